@@ -1,0 +1,39 @@
+"""attviz: the diagonal of self-attention, in any transformer, while it runs.
+
+    with attviz.capture(model) as cap:
+        model(**batch)
+    cap.diagonal                          # [num_layers, batch, num_heads, q_len], on the model's device
+    attviz.metrics.mean(cap.diagonal)     # [batch, q_len]
+
+Names load when they are first used: ``import attviz`` brings in torch and nothing else that is heavy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Analysis": "attviz.analysis",
+    "Page": "attviz.viewer",
+    "analyze": "attviz.analysis",
+    "view": "attviz.viewer",
+}
+_PACKAGES = ("hooks", "integrations", "io", "kernels", "metrics", "plots", "viewer")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or a subpackage, the first time somebody asks for it (PEP 562)."""
+    if name in _PACKAGES:
+        return importlib.import_module(f"attviz.{name}")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'attviz' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_PACKAGES})

@@ -1,0 +1,62 @@
+"""The exception tree of attviz.
+
+    AttvizError
+    ├── CaptureError            a capture that cannot be trusted or was misused
+    │   ├── UnknownLayerError   a layer name, pattern or index that the model does not have
+    │   └── RaggedLayersError   layers of different shapes read as one tensor
+    ├── ShapeError              (also ValueError) a tensor whose shape breaks a rule
+    ├── DtypeError              (also TypeError) a tensor whose dtype or device breaks a rule
+    ├── ArgumentError           (also ValueError) a parameter outside its choices
+    ├── FormatError             (also ValueError) a malformed file or document, with the path of the fault
+    ├── MetricError             a metric fed or merged with what does not fit
+    └── MissingExtraError       (also ImportError) an optional dependency that is not installed
+
+Every message names what was found, where, and the cure.
+"""
+
+
+class AttvizError(Exception):
+    """Base of every error that attviz raises on purpose."""
+
+
+class CaptureError(AttvizError, RuntimeError):
+    """A capture saw less than the model has, or was used outside its rules."""
+
+
+class UnknownLayerError(CaptureError, KeyError):
+    """A layer name, glob pattern or index that matches no attention module."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # KeyError would print the repr of the message
+
+
+class RaggedLayersError(CaptureError):
+    """Layers whose diagonals differ in shape were asked for as one tensor."""
+
+
+class CaptureWarning(UserWarning):
+    """What ``strict=False`` says instead of raising :class:`CaptureError`."""
+
+
+class ShapeError(AttvizError, ValueError):
+    """Tensors whose shapes break a rule; the message lists every size by name."""
+
+
+class DtypeError(AttvizError, TypeError):
+    """A tensor of a dtype or on a device that the operation cannot take."""
+
+
+class ArgumentError(AttvizError, ValueError):
+    """A parameter outside its choices; the message lists them."""
+
+
+class FormatError(AttvizError, ValueError):
+    """A malformed file or document; the message carries the path of the fault inside it."""
+
+
+class MetricError(AttvizError, RuntimeError):
+    """A metric fed from two models, merged with an incompatible state, or read from a damaged one."""
+
+
+class MissingExtraError(AttvizError, ImportError):
+    """An optional dependency is missing; the message is the pip command that installs it."""
