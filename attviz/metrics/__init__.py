@@ -12,7 +12,11 @@ from attviz.metrics.aggregates import TokenAggregates, aggregate, max, mean, min
 from attviz.metrics.entropies import entropy
 from attviz.metrics.lifts import lift
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "HeadStatistics": "attviz.metrics.head_statistics",
+    "HeadTable": "attviz.metrics.head_statistics",
+    "TokenStatistics": "attviz.metrics.token_statistics",
+}
 
 __all__ = ["TokenAggregates", "aggregate", "entropy", "lift", "max", "mean", "min", "range", "std", *_LAZY]
 
