@@ -203,7 +203,7 @@ class Observer:
                 break  # the innermost module runs as it was written
             if name is None:
                 continue
-            if compiled or module._compiled_call_impl is not None:
+            if compiled or getattr(module, "_compiled_call_impl", None) is not None:
                 inside = self.layout.expected_in(name)
                 return (inside[0], None) if len(inside) == 1 else (None, name)
             found = name  # unless the next one out turns out to be its compiled wrapper
