@@ -16,6 +16,8 @@ _LAZY = {
     "HeadStatistics": "attviz.metrics.head_statistics",
     "HeadTable": "attviz.metrics.head_statistics",
     "TokenStatistics": "attviz.metrics.token_statistics",
+    "VocabularyStatistics": "attviz.metrics.vocabulary_statistics",
+    "VocabularyTable": "attviz.metrics.vocabulary_table",
 }
 
 __all__ = ["TokenAggregates", "aggregate", "entropy", "lift", "max", "mean", "min", "range", "std", *_LAZY]
