@@ -103,9 +103,12 @@ class VocabularyStatistics(StreamingMetric):
     def prepare(self, model: torch.nn.Module) -> None:
         """Read the size of the vocabulary off ``model`` unless it is known; ``attviz.capture`` calls this."""
         if self.vocab_size is None:
-            embeddings = getattr(model, "get_input_embeddings", lambda: None)()
-            config = getattr(model, "config", None)
-            found = getattr(embeddings, "num_embeddings", None) or getattr(config, "vocab_size", None)
+            inner: Any = model if hasattr(model, "config") else getattr(model, "module", model)  # DistributedDataParallel and its like
+            try:
+                embeddings = inner.get_input_embeddings()
+            except (AttributeError, NotImplementedError):
+                embeddings = None
+            found = getattr(embeddings, "num_embeddings", None) or getattr(getattr(inner, "config", None), "vocab_size", None)
             self.vocab_size = found if type(found) is int and found > 0 else None
 
     @property
