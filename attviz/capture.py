@@ -237,6 +237,8 @@ class Capture:
     def _why_empty(self) -> str:
         if self._state == "new":
             return "capture: nothing was recorded yet. Run the model inside `with attviz.capture(model) as cap:`."
+        if self._recorder.keep == "none":
+            return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
         if self._recorder.forwards > self._recorder.recorded:
             return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
         return (

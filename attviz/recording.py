@@ -93,7 +93,7 @@ class PendingDiagonal:
     @torch.no_grad()
     def _finish(self) -> Tensor:
         if self._diagonal is not None:
-            return self._diagonal.clamp_(0.0, 1.0)
+            return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
         return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
 
 
@@ -120,12 +120,13 @@ class Recorder:
         recorded: Number of forwards that were recorded and ran to their end.
         forwards: Number of forwards seen, recorded or not.
         calls: Number of attention calls recorded in all of them.
+        keep: ``"last"``, ``"all"`` or ``"none"``.
     """
 
     def __init__(self, metrics: Sequence[Metric], keep: str) -> None:
         self.steps: list[StepRecording] = []
         self.recorded = self.forwards = self.calls = 0
-        self._keep = keep
+        self.keep = keep
         self._live = [metric for metric in metrics if hasattr(metric, "update_call")]
         self._metrics = [metric for metric in metrics if not hasattr(metric, "update_call")]
         self._indices: dict[tuple[str | None, int], int] = {}  # (layer, visit) -> index, in order of first execution
@@ -134,7 +135,7 @@ class Recorder:
         """A forward begins."""
         step = StepRecording(self.forwards)
         self.forwards += 1
-        if self._keep == "last":
+        if self.keep == "last":
             self.steps = []  # before the forward, so that two steps never stand in memory together
         return step
 
@@ -161,9 +162,9 @@ class Recorder:
                 self._feed(pending)
         step.pending = [pending for pending in step.pending if pending.layer != DROP]
         self.recorded += 1
-        if self._keep == "all":
+        if self.keep == "all":
             step.records()  # half the memory of what is pending
-        if self._keep != "none":
+        if self.keep != "none":
             self.steps.append(step)
 
     def _index(self, step: StepRecording, layer: str) -> int:
