@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionCall:
+class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where a frozen dataclass costs 1 us more
     """One attention as its operator saw it: either query, key and log-sum-exp, or the weights the model made itself.
 
     A call lives only while its operator runs: whoever is handed one reads it at once and keeps no tensor of it.

@@ -13,7 +13,11 @@ from attviz.metrics.entropies import entropy
 from attviz.metrics.fuji import Fuji, FujiNull, fuji, fuji_matrix, fuji_null
 from attviz.metrics.lifts import lift
 
-_LAZY: dict[str, str] = {}
+_LAZY = {
+    "HeadStatistics": "attviz.metrics.head_statistics",
+    "HeadTable": "attviz.metrics.head_statistics",
+    "TokenStatistics": "attviz.metrics.token_statistics",
+}
 
 __all__ = [
     "Fuji",
