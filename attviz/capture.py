@@ -88,6 +88,9 @@ class Capture:
     ) -> None:
         _check(model, keep, every)
         fed = _as_metrics(metrics)
+        for metric in fed:
+            if hasattr(metric, "prepare"):
+                metric.prepare(model)
         if keep == "none" and not fed:
             raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")
         self._model, self._every, self._strict = model, every, strict

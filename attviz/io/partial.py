@@ -79,6 +79,11 @@ class PartialArchive:
         """Layers of the documents so far."""
         return tuple(self._shape[0]) if self._shape else ()
 
+    @property
+    def num_heads(self) -> int:
+        """Heads of a layer; 0 before the first document."""
+        return self._shape[1] if self._shape else 0
+
     def __enter__(self) -> PartialArchive:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = FolderLock(self.folder)

@@ -10,15 +10,37 @@ from typing import Any
 
 from attviz.metrics.aggregates import TokenAggregates, aggregate, max, mean, min, range, std
 from attviz.metrics.entropies import entropy
+from attviz.metrics.fuji import Fuji, FujiNull, fuji, fuji_matrix, fuji_null
 from attviz.metrics.lifts import lift
 
 _LAZY = {
+    "Alarm": "attviz.metrics.alarms",
+    "AttentionHealth": "attviz.metrics.attention_health",
     "HeadStatistics": "attviz.metrics.head_statistics",
     "HeadTable": "attviz.metrics.head_statistics",
+    "HealthTable": "attviz.metrics.health_table",
     "TokenStatistics": "attviz.metrics.token_statistics",
+    "VocabularyStatistics": "attviz.metrics.vocabulary_statistics",
+    "VocabularyTable": "attviz.metrics.vocabulary_table",
 }
 
-__all__ = ["TokenAggregates", "aggregate", "entropy", "lift", "max", "mean", "min", "range", "std", *_LAZY]
+__all__ = [
+    "Fuji",
+    "FujiNull",
+    "TokenAggregates",
+    "aggregate",
+    "entropy",
+    "fuji",
+    "fuji_matrix",
+    "fuji_null",
+    "lift",
+    "max",
+    "mean",
+    "min",
+    "range",
+    "std",
+    *_LAZY,
+]
 
 
 def __getattr__(name: str) -> Any:

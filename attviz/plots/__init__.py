@@ -10,10 +10,29 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attviz.plots._aggregates import aggregates
+    from attviz.plots._distributions import distributions
+    from attviz.plots._head_map import head_map
+    from attviz.plots._head_similarity import head_similarity
+    from attviz.plots._image_map import image_map
+    from attviz.plots._quantiles import quantiles
     from attviz.plots._sequence import sequence
     from attviz.plots._series import series
+    from attviz.plots._token_bars import token_bars
+    from attviz.plots._word_clouds import word_clouds
 
-__all__ = ["sequence", "series"]
+__all__ = [
+    "aggregates",
+    "distributions",
+    "head_map",
+    "head_similarity",
+    "image_map",
+    "quantiles",
+    "sequence",
+    "series",
+    "token_bars",
+    "word_clouds",
+]
 
 
 def __getattr__(name: str) -> Any:

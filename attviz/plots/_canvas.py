@@ -21,6 +21,7 @@ INK, GREY, RED, BLUE, HIGHLIGHT = "#16181d", "#98a1b1", "#c9283e", "#0072b2", "#
 # Okabe and Ito's hues, the pale ones darkened to carry on white.
 HUES = ("#0072b2", "#c95400", "#00855f", "#b24c86", "#9a6a00", "#1a7fbb", "#7a7200", "#16181d")
 PROBABILITY = "attention to own position (probability)"
+PROBABILITY_ON_BAR = "attention to own position\n(probability)"
 _MAX_NAMED_TICKS = 140
 
 
