@@ -88,6 +88,9 @@ class Capture:
     ) -> None:
         _check(model, keep, every)
         fed = _as_metrics(metrics)
+        for metric in fed:
+            if hasattr(metric, "prepare"):
+                metric.prepare(model)
         if keep == "none" and not fed:
             raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")
         self._model, self._every, self._strict = model, every, strict
@@ -157,6 +160,8 @@ class Capture:
         missed = {name: why for name, why in observer.missed.items() if name in self._selection and name not in observer.skipped}
         if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
             self._raise_or_warn(nothing_seen(self._model, self._layout))
+        elif not self._recorder.forwards and observer.foreign:
+            self._raise_or_warn(f"{self._why_empty()} {observer.foreign} attention operators ran outside it.")
         elif missed:
             self._raise_or_warn(explain(self._model, self._layout, missed, len(observer.owners)))
 
@@ -185,7 +190,7 @@ class Capture:
         """
         if not self._recorder.steps:
             return tuple(name for name in self._layout.expected if name in self._selection)
-        return tuple(record.layer or f"call:{record.layer_index}" for record in self._last())
+        return tuple(f"call:{record.layer_index}" if record.layer is None else record.layer for record in self._last())
 
     @property
     def diagonal(self) -> Float[Tensor, "num_layers batch num_heads q_len"]:
@@ -234,6 +239,8 @@ class Capture:
     def _why_empty(self) -> str:
         if self._state == "new":
             return "capture: nothing was recorded yet. Run the model inside `with attviz.capture(model) as cap:`."
+        if self._recorder.keep == "none":
+            return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
         if self._recorder.forwards > self._recorder.recorded:
             return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
         return (

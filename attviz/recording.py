@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attviz.hooks.context import TokenContext
 from attviz.hooks.steps import DROP
-from attviz.kernels import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels import diagonal_from_qk, diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.records import AttentionCall, DiagonalRecord
 
 
@@ -55,10 +55,16 @@ class PendingDiagonal:
         self._record: DiagonalRecord | None = None
         self._bias: Tensor | None = None
         offset, query, key = call.kv_offset, call.query, call.key
-        if query is None or key is None or call.logsumexp is None:
+        if query is None or key is None:
             assert call.weights is not None
             own = call.weights.diagonal(offset, -2, -1)[..., : call.weights.shape[-2]]
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
+            return
+        if call.logsumexp is None:
+            alignment = "top_left" if call.is_causal else "bottom_right"
+            self._diagonal = diagonal_from_qk(
+                query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
+            )
             return
         self._diagonal = None
         self._scores = self_scores(query, key, offset)
@@ -84,6 +90,8 @@ class PendingDiagonal:
             if self._context is not None:
                 ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
             if mask is not None:
+                if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
+                    diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
                 diagonal = torch.where(mask[:, None, :].to(diagonal.device), diagonal, torch.nan)
             self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source)
             self._diagonal = self._bias = self._context = None
@@ -93,7 +101,7 @@ class PendingDiagonal:
     @torch.no_grad()
     def _finish(self) -> Tensor:
         if self._diagonal is not None:
-            return self._diagonal.clamp_(0.0, 1.0)
+            return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
         return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
 
 
@@ -120,12 +128,13 @@ class Recorder:
         recorded: Number of forwards that were recorded and ran to their end.
         forwards: Number of forwards seen, recorded or not.
         calls: Number of attention calls recorded in all of them.
+        keep: ``"last"``, ``"all"`` or ``"none"``.
     """
 
     def __init__(self, metrics: Sequence[Metric], keep: str) -> None:
         self.steps: list[StepRecording] = []
         self.recorded = self.forwards = self.calls = 0
-        self._keep = keep
+        self.keep = keep
         self._live = [metric for metric in metrics if hasattr(metric, "update_call")]
         self._metrics = [metric for metric in metrics if not hasattr(metric, "update_call")]
         self._indices: dict[tuple[str | None, int], int] = {}  # (layer, visit) -> index, in order of first execution
@@ -134,7 +143,7 @@ class Recorder:
         """A forward begins."""
         step = StepRecording(self.forwards)
         self.forwards += 1
-        if self._keep == "last":
+        if self.keep == "last":
             self.steps = []  # before the forward, so that two steps never stand in memory together
         return step
 
@@ -161,9 +170,9 @@ class Recorder:
                 self._feed(pending)
         step.pending = [pending for pending in step.pending if pending.layer != DROP]
         self.recorded += 1
-        if self._keep == "all":
+        if self.keep == "all":
             step.records()  # half the memory of what is pending
-        if self._keep != "none":
+        if self.keep != "none":
             self.steps.append(step)
 
     def _index(self, step: StepRecording, layer: str) -> int:
@@ -180,7 +189,8 @@ def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
     """``'encoder.0' .. 'encoder.5': [2, 4, 7]`` for each run of layers of one shape, for a message."""
     runs: list[tuple[list[str], tuple[int, ...]]] = []
     for record in records:
-        name, shape = record.layer or f"call {record.layer_index}", tuple(record.diagonal.shape)
+        name = f"call {record.layer_index}" if record.layer is None else record.layer
+        shape = tuple(record.diagonal.shape)
         if runs and runs[-1][1] == shape:
             runs[-1][0].append(name)
         else:

@@ -51,6 +51,7 @@ class _Thread(threading.local):
         self.contexts: list[TokenContext] = []
         self.step: Step | None = None  # of the running container
         self.implicit: Step | None = None  # of calls that no container announced
+        self.foreign = 0  # attention operators that ran on this thread outside the model
 
 
 class Observer:
@@ -102,6 +103,11 @@ class Observer:
         return True
 
     @property
+    def foreign(self) -> int:
+        """Attention operators that ran on this thread while no module of the model was being called."""
+        return self._local.foreign
+
+    @property
     def idle(self) -> bool:
         """Whether this thread is outside every container."""
         return self._local.depth == 0
@@ -110,11 +116,11 @@ class Observer:
         """A module that should attend is called."""
         self._local.scopes.append(LayerScope(name, cross))
 
-    def leave_layer(self, completed: bool) -> None:
+    def leave_layer(self, name: str, completed: bool) -> None:
         """It returned or raised: if nothing passed the tap meanwhile, it is a miss."""
         scopes = self._local.scopes
-        if not scopes:
-            return
+        if not scopes or scopes[-1].name != name:
+            return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
         if completed and not scope.seen:
             self.missed.setdefault(scope.name, "")
@@ -134,7 +140,10 @@ class Observer:
         if self.paused:
             return False
         local = self._local
-        return bool(local.depth or local.scopes) or self._on_stack()
+        if local.depth or local.scopes or self._on_stack():
+            return True
+        local.foreign += 1
+        return False
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Record one operator call if it is a self-attention of the captured model."""

@@ -81,15 +81,15 @@ class Scope:
     def attach_layers(self) -> None:
         """Put hooks on the modules that should attend and on those that were seen to."""
         for name in dict.fromkeys((*self._layout.expected, *self._observer.owners)):
-            if name in self._layout.hidden or name in self._layout.regions or name in self._hooked or name in self._layout.containers:
+            if name in self._layout.hidden or name in self._layout.regions or name in self._hooked:
                 continue
             self._hooked.add(name)
             module = self._layout.modules[name]
             always_cross = is_cross_attention(name, module)
             before = Hook(lambda module, args, kwargs, name=name, cross=always_cross: self._enter_layer(name, cross, module, args, kwargs))
-            after = Hook(lambda _, args, output: self._leave_layer(output is not None))
-            self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
-            self._layers.callback(module.register_forward_hook(after, always_call=True).remove)
+            after = Hook(lambda _, args, output, name=name: self._leave_layer(name, output is not None))
+            self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
 
     def detach_layers(self) -> None:
         """Take the hooks of the attention modules off."""
@@ -125,9 +125,9 @@ class Scope:
         if torch._C._current_graph_task_id() == -1:
             self._observer.enter_layer(name, cross or _given_two_sequences(module, args, kwargs))
 
-    def _leave_layer(self, completed: bool) -> None:
+    def _leave_layer(self, name: str, completed: bool) -> None:
         if torch._C._current_graph_task_id() == -1:
-            self._observer.leave_layer(completed)
+            self._observer.leave_layer(name, completed)
 
     def _wrapper(self, reader: ContextReader) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def around(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -103,11 +103,11 @@ def _device_present(key: str) -> bool:
         return torch.backends.mps.is_available()
     if key == "XPU":
         return torch.xpu.is_available()
-    return key == "CPU"
+    return key in ("CPU", "NestedTensorCPU")
 
 
 def _tapped(operator: Operator, original: Any) -> Any:
-    call_original, prepare, thread = original.call_boxed, operator.prepare, _thread
+    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, _thread
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         listeners = _listeners
@@ -115,12 +115,14 @@ def _tapped(operator: Operator, original: Any) -> Any:
             return call_original(keyset, *args, **kwargs)
         thread.busy = True
         try:
-            if prepare is not None:
-                args, kwargs = prepare(args, kwargs)
-            result = call_original(keyset, *args, **kwargs)
+            if prepare is None:
+                result = call_original(keyset, *args, **kwargs)
+            else:
+                asked_args, asked_kwargs = prepare(args, kwargs)
+                result = call_original(keyset, *asked_args, **asked_kwargs)
             for listener in listeners:
                 listener.observe(operator, args, kwargs, result)
-            return result
+            return result if restore is None else restore(args, kwargs, result)
         finally:
             thread.busy = False
 

@@ -79,3 +79,31 @@ def _packed_reference(query: Tensor, key: Tensor, cu_q: Tensor, options: QkOptio
     )
     assert diagonal is not None
     return RowSummary(diagonal, None, first, logsumexp, entropy, largest)
+
+
+def diagonal_from_logsumexp_reference(
+    query: Tensor,
+    key: Tensor,
+    logsumexp: Tensor,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    kv_offset: int | None = None,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Float64 oracle of ``diagonal_from_logsumexp`` for rows that see a key: the identity, off the whole score matrix."""
+    offset = key.shape[2] - query.shape[2] if kv_offset is None else kv_offset
+    denominator = logsumexp.double()
+    if sinks is not None:
+        denominator = torch.logaddexp(denominator, sinks.double()[:, None])
+    logits = dense_logits(query, key, scale=scale, bias=bias, softcap=softcap)
+    return torch.exp(logits - denominator[..., None]).diagonal(offset, dim1=-2, dim2=-1).clamp(0.0, 1.0)
+
+
+def diagonal_from_weights_reference(weights: Tensor, *, kv_offset: int | None = None) -> Tensor:
+    """Float64 oracle of ``diagonal_from_weights``: one element at a time."""
+    q_len, kv_len = weights.shape[2:]
+    offset = kv_len - q_len if kv_offset is None else kv_offset
+    rows = [weights[:, :, i, i + offset].double().clamp(0.0, 1.0) for i in range(q_len)]
+    return torch.stack(rows, -1) if rows else weights.new_empty(weights.shape[:3], dtype=torch.float64)

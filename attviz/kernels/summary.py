@@ -33,6 +33,16 @@ class RowSummary(NamedTuple):
     row_max_logit: Tensor | None = None
 
 
+def empty_outputs(like: Tensor, rows: torch.Size, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Storage for diagonal, weight on key 0 and aggregates; the last two hold nothing unless ``extras``."""
+    batch, _, q_len = rows
+    return (
+        like.new_empty(rows, dtype=torch.float32),
+        like.new_empty(rows if extras else (0,), dtype=torch.float32),
+        like.new_empty((5, batch, q_len) if extras else (0,), dtype=torch.float32),
+    )
+
+
 def head_aggregates(diagonal: Float[Tensor, "batch num_heads q_len"]) -> Float[Tensor, "5 batch q_len"]:
     """Mean, standard deviation (correction 1; NaN for one head), maximum, minimum and Table 2 entropy over the heads.
 

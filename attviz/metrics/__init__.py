@@ -14,9 +14,14 @@ from attviz.metrics.fuji import Fuji, FujiNull, fuji, fuji_matrix, fuji_null
 from attviz.metrics.lifts import lift
 
 _LAZY = {
+    "Alarm": "attviz.metrics.alarms",
+    "AttentionHealth": "attviz.metrics.attention_health",
     "HeadStatistics": "attviz.metrics.head_statistics",
     "HeadTable": "attviz.metrics.head_statistics",
+    "HealthTable": "attviz.metrics.health_table",
     "TokenStatistics": "attviz.metrics.token_statistics",
+    "VocabularyStatistics": "attviz.metrics.vocabulary_statistics",
+    "VocabularyTable": "attviz.metrics.vocabulary_table",
 }
 
 __all__ = [
