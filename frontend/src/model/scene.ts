@@ -160,7 +160,10 @@ export class Scene {
 
   tint(): { values: Float32Array; fit: Fit; name: string } | null {
     const values = this.state.tint === "off" ? null : this.valuesOf(this.state.tint);
-    return values ? { values, fit: fit(values, this.scale), name: this.nameOf(this.state.tint) } : null;
+    if (!values) return null;
+    // Special tokens are not tinted, and their large values must not pale the others.
+    const words = values.filter((_, token) => !this.set.special[token]);
+    return { values, fit: fit(words.length ? words : values, this.scale), name: this.nameOf(this.state.tint) };
   }
 
   /** The scale of strokes and matrix: fitted to all drawn vectors together, so that they compare. */

@@ -167,7 +167,8 @@ export class App {
   private opened(document: PageDocument): void {
     this.document = document;
     const { state } = this.store;
-    const set = state.set < document.sets.length ? state.set : 0;
+    const first = Math.max(0, document.sets.findIndex((one) => one.visible));
+    const set = state.set < document.sets.length && !(this.dataIsNew && state.set === START.set) ? state.set : first;
     const tokens = document.sets[set]?.tokens.length ?? 0;
     const inside = (token: number | null): number | null => (token !== null && token < tokens ? token : null);
     this.store.set({ set, token: inside(state.token), hoverToken: inside(state.hoverToken), window: state.window && state.window[1] <= tokens ? state.window : null });
