@@ -160,6 +160,8 @@ class Capture:
         missed = {name: why for name, why in observer.missed.items() if name in self._selection and name not in observer.skipped}
         if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
             self._raise_or_warn(nothing_seen(self._model, self._layout))
+        elif not self._recorder.forwards and observer.foreign:
+            self._raise_or_warn(f"{self._why_empty()} {observer.foreign} attention operators ran outside it.")
         elif missed:
             self._raise_or_warn(explain(self._model, self._layout, missed, len(observer.owners)))
 
@@ -188,7 +190,7 @@ class Capture:
         """
         if not self._recorder.steps:
             return tuple(name for name in self._layout.expected if name in self._selection)
-        return tuple(record.layer or f"call:{record.layer_index}" for record in self._last())
+        return tuple(f"call:{record.layer_index}" if record.layer is None else record.layer for record in self._last())
 
     @property
     def diagonal(self) -> Float[Tensor, "num_layers batch num_heads q_len"]:

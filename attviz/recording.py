@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from attviz.hooks.context import TokenContext
 from attviz.hooks.steps import DROP
-from attviz.kernels import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels import diagonal_from_qk, diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.records import AttentionCall, DiagonalRecord
 
 
@@ -55,10 +55,16 @@ class PendingDiagonal:
         self._record: DiagonalRecord | None = None
         self._bias: Tensor | None = None
         offset, query, key = call.kv_offset, call.query, call.key
-        if query is None or key is None or call.logsumexp is None:
+        if query is None or key is None:
             assert call.weights is not None
             own = call.weights.diagonal(offset, -2, -1)[..., : call.weights.shape[-2]]
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
+            return
+        if call.logsumexp is None:
+            alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
+            self._diagonal = diagonal_from_qk(
+                query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
+            )
             return
         self._diagonal = None
         self._scores = self_scores(query, key, offset)
@@ -84,6 +90,8 @@ class PendingDiagonal:
             if self._context is not None:
                 ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
             if mask is not None:
+                if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
+                    diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
                 diagonal = torch.where(mask[:, None, :].to(diagonal.device), diagonal, torch.nan)
             self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source)
             self._diagonal = self._bias = self._context = None
@@ -181,7 +189,8 @@ def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
     """``'encoder.0' .. 'encoder.5': [2, 4, 7]`` for each run of layers of one shape, for a message."""
     runs: list[tuple[list[str], tuple[int, ...]]] = []
     for record in records:
-        name, shape = record.layer or f"call {record.layer_index}", tuple(record.diagonal.shape)
+        name = f"call {record.layer_index}" if record.layer is None else record.layer
+        shape = tuple(record.diagonal.shape)
         if runs and runs[-1][1] == shape:
             runs[-1][0].append(name)
         else:

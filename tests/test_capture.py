@@ -327,3 +327,8 @@ def test_fault_in_a_metric_reaches_the_user_and_not_the_model(model, x):
         torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
     assert not any(hook_counts(model).values())
     assert not tap.installed()
+
+
+def test_running_another_model_only_is_loud(model, x):
+    with pytest.raises(CaptureError, match="no forward of Encoder was seen.*2 attention operators ran outside it"), attviz.capture(model):
+        Encoder(2)(x)

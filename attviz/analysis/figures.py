@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ def _least_count(analysis: Analysis) -> int:
 
 
 def _vectors(document: Document) -> np.ndarray:
-    values: np.ndarray = document.diagonal.reshape(-1, len(document.tokens)).astype(np.float64)
+    values: np.ndarray = document.diagonal.reshape(math.prod(document.diagonal.shape[:2]), -1).astype(np.float64)
     return values
 
 

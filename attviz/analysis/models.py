@@ -73,6 +73,8 @@ def load_model(name: str, *, classify: bool | None = None) -> tuple[Any, Any]:
         raise ArgumentError(
             f"model {name!r} could not be loaded: {reason} Name a hub id or a folder with config.json and weights."
         ) from error
+    if source != name:  # the path of an installed package says nothing to a reader of the archive
+        model.config._name_or_path = f"sentence-transformers/{BUNDLED}"
     return model.eval(), tokenizer
 
 

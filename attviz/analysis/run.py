@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import ExitStack
@@ -88,6 +89,7 @@ def analyze(
     known = class_names(model, label_names)
     settings = {
         "model": _model_name(model),
+        "weights": _fingerprint(model),
         "max_length": str(cutting.max_length),
         "long": long,
         "overlap": str(overlap),
@@ -260,6 +262,15 @@ def _text_part(model: nn.Module) -> nn.Module:
 
 def _model_name(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of a few values of every parameter, so that a run is not resumed with the same model trained further."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _unlimited(tokenizer: Any) -> int:

@@ -63,13 +63,13 @@ def vocabulary(analysis: Analysis, *, special: bool = False, first: bool = True)
         One row per token that occurs.
     """
     places = [_kept(document, special, first) for document in analysis.documents]
-    shape = _shape(analysis)
-    threshold = _top_third(analysis.documents, places, shape)
-    pool = _Pool(shape, threshold)
+    num_vectors = _num_vectors(analysis)
+    threshold = _top_third(analysis.documents, places, num_vectors)
+    pool = _Pool(num_vectors, threshold)
     waiting: list[tuple[list[str], np.ndarray]] = []
     for document, kept in zip(analysis.documents, places, strict=True):
         names = [document.tokens[place] for place in np.flatnonzero(kept)]
-        waiting.append((names, document.diagonal.reshape(-1, len(document.tokens))[:, kept].T))
+        waiting.append((names, document.diagonal.reshape(num_vectors, -1)[:, kept].T))
         if len(waiting) == _DOCUMENTS_AT_ONCE:
             pool.add(waiting)
             waiting = []
@@ -86,7 +86,7 @@ def _kept(document: Document, special: bool, first: bool) -> np.ndarray:
     return kept
 
 
-def _shape(analysis: Analysis) -> int:
+def _num_vectors(analysis: Analysis) -> int:
     for document in analysis.documents:
         return int(document.diagonal.shape[0] * document.diagonal.shape[1])
     return 0

@@ -12,7 +12,7 @@ from types import ModuleType
 import attviz
 from attviz.errors import AttvizError
 
-COMMANDS = ("demo",)
+COMMANDS = ("demo", "analyze", "plot", "convert", "bench")
 
 _EPILOG = """\
 the usual way:

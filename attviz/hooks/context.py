@@ -25,7 +25,8 @@ class TokenContext:
 
     Attributes:
         ids: ``[batch, tokens]`` or None.
-        mask: Bool ``[batch, cached + tokens]``, True where the token is real; None where no mask was given.
+        mask: ``[batch, cached + tokens]`` as the model was given it; None where it was given none.
+        mask_marks_padding: The mask is True where the token is padding; else it is non-zero where the token is real.
         past: Tokens in the cache before this call: an int, or a tensor where the cache keeps it on the device.
         cached: Whether a cache takes part in this call, so that more keys than queries do not mean cross-attention.
     """
@@ -34,6 +35,7 @@ class TokenContext:
     mask: Tensor | None = None
     past: int | Tensor = 0
     cached: bool = False
+    mask_marks_padding: bool = False
 
     def ids_of(self, batch: int, q_len: int) -> Tensor | None:
         """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
@@ -42,22 +44,29 @@ class TokenContext:
         return None
 
     def mask_of(self, batch: int, q_len: int) -> Tensor | None:
-        """Which queries are real tokens, where the mask fits them: it may cover cached tokens before them."""
-        if self.mask is None or self.mask.shape[0] != batch or self.mask.shape[1] < q_len:
+        """Which queries are real tokens, where the mask fits them.
+
+        It may cover cached tokens before them, and padding behind them that the model cut off (then the mask is longer than ``q_len``).
+        """
+        mask = self.mask
+        if mask is not None:  # only now: under inference_mode the result would be an inference tensor
+            mask = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
+        if mask is None or mask.shape[0] != batch or mask.shape[1] < q_len:
             return None
-        extra = self.mask.shape[1] - q_len
-        if extra and not self.cached:
-            return None
-        return self.mask[:, extra:] if not isinstance(self.past, int) or extra == self.past else None
+        extra = mask.shape[1] - q_len
+        if extra == 0:
+            return mask
+        if self.cached:
+            return mask[:, extra:] if not isinstance(self.past, int) or extra == self.past else None
+        return None if bool(mask[:, q_len:].any()) else mask
 
 
 class ContextReader:
     """Reads the :class:`TokenContext` of one container from the arguments of its forward."""
 
     def __init__(self, module: nn.Module, token_source: TokenSource | None) -> None:
-        self._names = _parameter_names(module)
+        self._names = parameter_names(module)
         self._source = token_source
-        self._padded_first = bool(getattr(module, "batch_first", False)) if isinstance(module, nn.Module) else False
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
         """Context of this call; what it does not say itself is inherited from the call around it."""
@@ -65,14 +74,16 @@ class ContextReader:
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
         foreign = any(isinstance(given.get(name), Tensor) for name in _OTHER_INPUTS)
-        mask, past, cached = _mask(given), *_past(given)
-        if outer is None or ids is not None or embedded or foreign or _padding(given) is not None:
+        past, cached = _past(given)
+        padding = _padding(given)
+        mask = _kept(given) if padding is None else padding
+        if outer is None or ids is not None or embedded or foreign or padding is not None:
             if ids is None and embedded and outer is not None:
                 ids = outer.ids
-            return TokenContext(ids, mask, past, cached or (outer is not None and outer.cached))
+            return TokenContext(ids, mask, past, cached or (outer is not None and outer.cached), padding is not None)
         if not cached:
             past, cached = outer.past, outer.cached
-        return TokenContext(outer.ids, outer.mask, past, cached)
+        return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:
         source = self._source
@@ -89,7 +100,8 @@ class ContextReader:
         return args[0] if args and _is_ids(args[0]) else None
 
 
-def _parameter_names(module: nn.Module) -> tuple[str, ...]:
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module's forward, in order."""
     try:
         return tuple(inspect.signature(module.forward).parameters)
     except (TypeError, ValueError):
@@ -108,14 +120,11 @@ def _padding(given: dict[str, Any]) -> Tensor | None:
     return None
 
 
-def _mask(given: dict[str, Any]) -> Tensor | None:
-    padding = _padding(given)
-    if padding is not None:
-        return padding.logical_not()
+def _kept(given: dict[str, Any]) -> Tensor | None:
     for name in _KEPT:
         value = given.get(name)
         if isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point():
-            return value.to(torch.bool)
+            return value
     return None
 
 

@@ -51,6 +51,7 @@ class _Thread(threading.local):
         self.contexts: list[TokenContext] = []
         self.step: Step | None = None  # of the running container
         self.implicit: Step | None = None  # of calls that no container announced
+        self.foreign = 0  # attention operators that ran on this thread outside the model
 
 
 class Observer:
@@ -102,6 +103,11 @@ class Observer:
         return True
 
     @property
+    def foreign(self) -> int:
+        """Attention operators that ran on this thread while no module of the model was being called."""
+        return self._local.foreign
+
+    @property
     def idle(self) -> bool:
         """Whether this thread is outside every container."""
         return self._local.depth == 0
@@ -110,11 +116,11 @@ class Observer:
         """A module that should attend is called."""
         self._local.scopes.append(LayerScope(name, cross))
 
-    def leave_layer(self, completed: bool) -> None:
+    def leave_layer(self, name: str, completed: bool) -> None:
         """It returned or raised: if nothing passed the tap meanwhile, it is a miss."""
         scopes = self._local.scopes
-        if not scopes:
-            return
+        if not scopes or scopes[-1].name != name:
+            return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
         if completed and not scope.seen:
             self.missed.setdefault(scope.name, "")
@@ -134,12 +140,15 @@ class Observer:
         if self.paused:
             return False
         local = self._local
-        return bool(local.depth or local.scopes) or self._on_stack()
+        if local.depth or local.scopes or self._on_stack():
+            return True
+        local.foreign += 1
+        return False
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Record one operator call if it is a self-attention of the captured model."""
-        if torch._C._current_graph_task_id() != -1 or not self.listening():
-            return  # the first: checkpointing computes a forward again inside backward
+        if torch._C._current_graph_task_id() != -1:
+            return  # checkpointing computes a forward again inside backward
         try:
             call = operator.read(args, kwargs, result)
             if call is not None:
@@ -152,14 +161,11 @@ class Observer:
         owner: str | None
         region: str | None = None
         if scope is not None and not self._discovering:
-            owner = scope.name
+            owner, cross = scope.name, scope.cross  # the ordinary call
         else:
-            owner, region = self._locate()
-            if owner is None and region is None and scope is not None:
-                owner = scope.name  # a replica: its hooks know its name, its identity is new
+            owner, cross, region = self._place(scope)
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
-        cross = (scope is not None and scope.cross) or (module is not None and owner is not None and is_cross_attention(owner, module))
         verdict = self._judge(operator, call, owner, module, cross, context)
         if verdict.accounts and scope is not None:
             scope.seen = True
@@ -191,6 +197,14 @@ class Observer:
         step.count += 1
 
     # ---- which module
+
+    def _place(self, scope: LayerScope | None) -> tuple[str | None, bool, str | None]:
+        """Owner, whether it attends to another sequence, and the compiled region the call came out of."""
+        owner, region = self._locate()
+        if owner is None and region is None and scope is not None:
+            owner = scope.name  # a replica: its hooks know its name, its identity is new
+        cross = (scope is not None and scope.cross) or (owner is not None and is_cross_attention(owner, self.layout.modules[owner]))
+        return owner, cross, region
 
     def _locate(self) -> tuple[str | None, str | None]:
         """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""

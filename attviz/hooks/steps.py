@@ -7,7 +7,7 @@ from typing import Any
 
 from attviz.hooks.modules import Layout, Selection, is_cross_attention
 
-DROP = ""  # in the names of a step: this call turned out to be cross-attention, or was not selected
+DROP = "<dropped>"  # in the names of a step: this call turned out to be cross-attention, or was not selected
 
 
 @dataclass(slots=True, eq=False)

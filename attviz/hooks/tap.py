@@ -24,7 +24,7 @@ class Listener(Protocol):
         """Whether this thread is inside something the listener wants to see; asked before each kernel."""
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """See one operator call, after its kernel; keeps its own faults to itself, only BaseException passes."""
+        """See one operator call, after its kernel, if it was listening; keeps its own faults to itself, only BaseException passes."""
 
 
 class _Thread(threading.local):
@@ -103,24 +103,28 @@ def _device_present(key: str) -> bool:
         return torch.backends.mps.is_available()
     if key == "XPU":
         return torch.xpu.is_available()
-    return key == "CPU"
+    return key in ("CPU", "NestedTensorCPU")
 
 
 def _tapped(operator: Operator, original: Any) -> Any:
-    call_original, prepare, thread = original.call_boxed, operator.prepare, _thread
+    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, _thread
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        listeners = _listeners
-        if thread.busy or not any([listener.listening() for listener in listeners]):
+        if thread.busy:
+            return call_original(keyset, *args, **kwargs)
+        listeners = [listener for listener in _listeners if listener.listening()]
+        if not listeners:
             return call_original(keyset, *args, **kwargs)
         thread.busy = True
         try:
-            if prepare is not None:
-                args, kwargs = prepare(args, kwargs)
-            result = call_original(keyset, *args, **kwargs)
+            if prepare is None:
+                result = call_original(keyset, *args, **kwargs)
+            else:
+                asked_args, asked_kwargs = prepare(args, kwargs)
+                result = call_original(keyset, *asked_args, **asked_kwargs)
             for listener in listeners:
                 listener.observe(operator, args, kwargs, result)
-            return result
+            return result if restore is None else restore(args, kwargs, result)
         finally:
             thread.busy = False
 

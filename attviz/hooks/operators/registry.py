@@ -14,6 +14,7 @@ Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
 Reader = Callable[[Arguments, Keywords, Any], "AttentionCall | None"]
 Preparer = Callable[[Arguments, Keywords], "tuple[Arguments, Keywords]"]
+Restorer = Callable[[Arguments, Keywords, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class Operator:
         kind: ``"fused"`` operators are attention by their name; a ``"softmax"`` has to be told from a router or a pooling
             head by its shape and its module.
         keys: Dispatch keys to tap, of those this process has.
-        prepare: Changes the arguments before the kernel runs, to make it return its log-sum-exp.
+        prepare: Changes the arguments before the kernel runs, to make it return its log-sum-exp or its weights.
+        restore: Turns ``(original args, original kwargs, result)`` back into the result that the caller asked for.
     """
 
     name: str
@@ -35,9 +37,10 @@ class Operator:
     kind: Literal["fused", "softmax"]
     keys: tuple[str, ...] = ("CPU", "CUDA")
     prepare: Preparer | None = None
+    restore: Restorer | None = None
 
 
-_FAMILIES = ("sdpa", "softmax", "variable_length")
+_FAMILIES = ("sdpa", "softmax", "fast_path", "variable_length")
 _table: dict[str, Operator] = {}
 
 

@@ -1,7 +1,5 @@
-"""Softmaxes that may be attention: eager models, the math path of SDPA, and both fast paths of ``nn.TransformerEncoder``.
+"""Softmaxes that may be attention: eager models, and the math path of SDPA before its dropout.
 
-The fast-path operators (``_transformer_encoder_layer_fwd``, ``_native_multi_head_attention``) do not return weights, but both call
-``_softmax`` or ``_masked_softmax`` through the dispatcher, so the weights pass here and nothing has to be computed again.
 ``_safe_softmax`` calls ``_softmax``: the tap records the outermost of nested operators only.
 """
 
@@ -30,5 +28,4 @@ def _softmax(name: str, dim_index: int, keys: tuple[str, ...] = ("CPU", "CUDA", 
 OPERATORS = (
     _softmax("aten::_softmax", 1),
     _softmax("aten::_safe_softmax", 1),
-    _softmax("aten::_masked_softmax", 2, ("CPU", "CUDA")),
 )
