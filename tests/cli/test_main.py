@@ -103,6 +103,14 @@ def test_plot_prints_the_paths_it_wrote(archive, tmp_path, capsys):
     assert err.strip() == f"2 files in {tmp_path / 'figures'}/"
 
 
+def test_plot_reads_files_of_the_original_tool(tmp_path, capsys):
+    vector = {"name": 0, "vectors": ["0.25", "0.5"]}
+    document = {"text": "a b", "sets": [{"tokens": ["a", "b"], "attention_vectors": [vector]}], "output_activations": []}
+    (tmp_path / "old.json").write_text(json.dumps({"0": document}))
+    code, out, _ = call(capsys, "plot", tmp_path / "old.json", "--figure", "aggregates", "-o", tmp_path)
+    assert (code, Path(out.strip()).name) == (0, "aggregates_0000.png")
+
+
 def test_plot_names_an_unknown_figure_and_document(archive, tmp_path, capsys):
     assert "figure must be one of sequence, series" in mistake(capsys, "plot", archive, "--figure", "pie", "-o", tmp_path)
     assert "document 7 does not exist" in mistake(capsys, "plot", archive, "--document", 7, "-o", tmp_path)
@@ -185,8 +193,8 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     assert code == 0
     assert [row["token"] for row in json.loads(out)["documents"][0]["tokens"]] == ["[CLS]", "the", "river", "[SEP]"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"demo.attviz", "series_0000.png", "head_map.png"}
-    assert "3 files in" in err
+    assert written == {"demo.attviz", "demo.json", "demo.tex", "series_0000.png", "head_map.png"}
+    assert "5 files in" in err
 
 
 def _figures():
@@ -247,6 +255,8 @@ def test_ctrl_c_ends_with_130_and_a_fault_of_ours_keeps_its_traceback(monkeypatc
 
 
 def test_help_needs_neither_transformers_nor_matplotlib():
-    code = "import sys, attviz.cli; attviz.cli._parser(); print([m for m in ('transformers', 'matplotlib', 'torchmetrics') if m in sys.modules])"
+    code = (
+        "import sys, attviz.cli as c; c._parser(); print([m for m in ('transformers', 'matplotlib', 'torchmetrics') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
