@@ -1,0 +1,239 @@
+"""The diagonal from query and key alone: an online log-sum-exp without values, where no attention kernel handed one out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import torch
+
+from attviz.errors import ArgumentError, DtypeError, ShapeError
+from attviz.kernels import checks
+from attviz.kernels.blocked_softmax import ScoreRules, row_sums
+from attviz.kernels.summary import RowSummary
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+Alignment = Literal["bottom_right", "top_left"]
+
+
+class QkOptions(TypedDict, total=False):
+    """The keyword options of :func:`diagonal_from_qk`, which explains them."""
+
+    scale: float | None
+    is_causal: bool
+    causal_alignment: Alignment
+    window_size: tuple[int, int]
+    softcap: float
+    sinks: Tensor | None
+    alibi_slopes: Tensor | None
+    bias: Tensor | None
+    key_mask: Tensor | None
+    kv_offset: int | None
+    cu_seqlens_q: Tensor | None
+    cu_seqlens_k: Tensor | None
+    max_seqlen: int | None
+
+
+def diagonal_from_qk(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    causal_alignment: Alignment = "bottom_right",
+    window_size: tuple[int, int] = (-1, -1),
+    softcap: float = 0.0,
+    sinks: Float[Tensor, " num_heads"] | None = None,
+    alibi_slopes: Float[Tensor, "*batch num_heads"] | None = None,
+    bias: Tensor | None = None,
+    key_mask: Bool[Tensor, "batch kv_len"] | None = None,
+    kv_offset: int | None = None,
+    cu_seqlens_q: Int[Tensor, " sequences+1"] | None = None,
+    cu_seqlens_k: Int[Tensor, " sequences+1"] | None = None,
+    max_seqlen: int | None = None,
+) -> Float[Tensor, "batch num_heads q_len"]:
+    """Attention weight each query gives its own key, without the ``q_len x kv_len`` matrix and without values.
+
+    Online softmax (arXiv:1805.02867) over blocks of keys: O(q_len * kv_len * head_dim) work, O(q_len) memory. A query that sees no key,
+    or not its own, gives 0.
+
+    Args:
+        query: After positional encoding, any float dtype and strides; scores accumulate in float32 (float64 for float64 on the CPU).
+        key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
+        scale: Factor on ``query @ key.mT``; None means ``head_dim ** -0.5``.
+        is_causal: Hide the keys after each query's position.
+        causal_alignment: Position of query 0 for causal mask, window and ALiBi: key ``kv_len - q_len`` (``"bottom_right"``, as
+            FlashAttention since 2.1) or key 0 (``"top_left"``, as torch SDPA).
+        window_size: Keys seen (before, after) the query's position, -1 for all, as in FlashAttention.
+        softcap: Scaled scores become ``softcap * tanh(score / softcap)`` before any bias; 0 means no cap.
+        sinks: Learned logit of each head that joins the denominator.
+        alibi_slopes: Adds ``-slope * abs(position - key)``; ``[num_heads]`` or ``[batch, num_heads]``.
+        bias: Added to the logits, or bool with True where a key is kept; broadcasts to ``[batch, num_heads, q_len, kv_len]``.
+        key_mask: True where the key is real.
+        kv_offset: Key slot of query 0: query ``i`` weighs key ``i + kv_offset``; None means ``kv_len - q_len``.
+        cu_seqlens_q: Start of each packed sequence and the total; then ``batch`` is 1, and each sequence attends within itself.
+        cu_seqlens_k: The same for the keys; None means ``cu_seqlens_q``.
+        max_seqlen: Longest packed sequence of queries; saves empty programs on the GPU. None means ``q_len``.
+
+    Returns:
+        Probabilities in [0, 1], float32, on the device of ``query``, outside the autograd graph.
+
+    Raises:
+        ShapeError: If sizes disagree, or a query has no key of its own.
+        DtypeError: If a tensor is of another kind or on another device.
+        ArgumentError: If options exclude each other.
+
+    Example:
+        >>> diagonal_from_qk(torch.zeros(1, 1, 4, 16), torch.zeros(1, 1, 4, 16), is_causal=True)
+        tensor([[[1.0000, 0.5000, 0.3333, 0.2500]]])
+    """
+    options: QkOptions = {
+        "scale": scale,
+        "is_causal": is_causal,
+        "causal_alignment": causal_alignment,
+        "window_size": window_size,
+        "softcap": softcap,
+        "sinks": sinks,
+        "alibi_slopes": alibi_slopes,
+        "bias": bias,
+        "key_mask": key_mask,
+        "kv_offset": kv_offset,
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
+        "max_seqlen": max_seqlen,
+    }
+    return _run("diagonal_from_qk", query, key, False, options)[0]
+
+
+def summary_from_qk(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    **options: Unpack[QkOptions],
+) -> RowSummary:
+    """Diagonal, log-sum-exp, row entropy, largest logit and weight on key 0, all from one pass over query and key.
+
+    Takes the options of :func:`diagonal_from_qk`, raises what it raises, and leaves ``aggregates`` None.
+
+    Example:
+        >>> rows = summary_from_qk(torch.zeros(1, 1, 2, 16), torch.zeros(1, 1, 2, 16), is_causal=True)
+        >>> rows.row_entropy, rows.first_token
+        (tensor([[[0.0000, 0.6931]]]), tensor([[[1.0000, 0.5000]]]))
+    """
+    diagonal, logsumexp, entropy, largest, first = _run("summary_from_qk", query, key, True, options).unbind()
+    return RowSummary(diagonal, first_token=first, logsumexp=logsumexp, row_entropy=entropy, row_max_logit=largest)
+
+
+def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOptions) -> Tensor:
+    """Check the options, then call the operator outside the graph."""
+    checks.check_query_and_key(name, query, key)
+    sinks, slopes = options.get("sinks"), options.get("alibi_slopes")
+    bias, key_mask = options.get("bias"), options.get("key_mask")
+    batch, num_heads = query.shape[:2]
+    checks.check_sinks(name, sinks, query)
+    checks.check_bias(name, bias, query, key)
+    checks.check_mask(name, "key_mask", key_mask, ((batch, key.shape[2]),))
+    if slopes is not None and tuple(slopes.shape) not in ((num_heads,), (batch, num_heads)):
+        raise ShapeError(f"{name}: alibi_slopes are [num_heads] or [batch, num_heads], got {tuple(slopes.shape)} for {num_heads} heads.")
+    softcap = options.get("softcap", 0.0)
+    checks.check_softcap(name, softcap)
+    alignment = options.get("causal_alignment", "bottom_right")
+    if alignment not in ("bottom_right", "top_left"):
+        raise ArgumentError(f"{name}: causal_alignment is 'bottom_right' or 'top_left', got {alignment!r}.")
+    kv_offset, cu_q, cu_k = options.get("kv_offset"), options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
+    if cu_q is None and cu_k is None:
+        kv_offset = checks.resolve_kv_offset(name, kv_offset, query, key)
+    else:
+        cu_q, cu_k = _check_packed(name, query, bias, key_mask, cu_q, cu_k)
+    left, right = options.get("window_size", (-1, -1))
+    right = 0 if options.get("is_causal", False) else right
+    scale = checks.resolve_scale(options.get("scale"), query)
+    longest = options.get("max_seqlen") or query.shape[2]
+    rules = (scale, kv_offset, alignment == "bottom_right", left, right, float(softcap), sinks, slopes, bias, key_mask)
+    with torch.no_grad():
+        out: Tensor = _qk_op(query, key, *rules, cu_q, cu_k, longest, summary)
+    return out
+
+
+def _check_packed(
+    name: str, query: Tensor, bias: Tensor | None, key_mask: Tensor | None, cu_q: Tensor | None, cu_k: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Raise unless the packed sequences are described soundly; return both boundaries."""
+    if cu_q is None:
+        raise ArgumentError(f"{name}: cu_seqlens_k was given without cu_seqlens_q.")
+    if bias is not None or key_mask is not None:
+        raise ArgumentError(f"{name}: bias and key_mask have no meaning for packed sequences; leave them out with cu_seqlens_q.")
+    if query.shape[0] != 1:
+        raise ShapeError(f"{name}: packed sequences come as batch 1, [1, heads, total, head_dim], got batch={query.shape[0]}.")
+    cu_k = cu_q if cu_k is None else cu_k
+    for role, boundaries in (("cu_seqlens_q", cu_q), ("cu_seqlens_k", cu_k)):
+        if boundaries.dim() != 1 or boundaries.dtype not in (torch.int32, torch.int64) or boundaries.device != query.device:
+            raise DtypeError(f"{name}: {role} is a 1-D int32 or int64 tensor on {query.device}, got {boundaries.dtype} {boundaries.shape}.")
+    if cu_q.shape != cu_k.shape or cu_q.numel() == 0:
+        raise ShapeError(
+            f"{name}: cu_seqlens_q and cu_seqlens_k hold one boundary more than sequences, got {cu_q.numel()}, {cu_k.numel()}."
+        )
+    return cu_q, cu_k
+
+
+@torch.library.custom_op(
+    "attviz::diagonal_from_qk",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, float scale, SymInt? kv_offset, bool bottom_right, SymInt left, SymInt right, float softcap, "
+    "Tensor? sinks, Tensor? alibi_slopes, Tensor? bias, Tensor? key_mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+    "SymInt max_seqlen, bool summary) -> Tensor",
+)
+def _qk_op(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    kv_offset: int | None,
+    bottom_right: bool,
+    left: int,
+    right: int,
+    softcap: float,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
+    bias: Tensor | None,
+    key_mask: Tensor | None,
+    cu_seqlens_q: Tensor | None,
+    cu_seqlens_k: Tensor | None,
+    max_seqlen: int,
+    summary: bool,
+) -> Tensor:
+    """Blocked torch, one sequence after another: ``[5 if summary else 1, batch, num_heads, q_len]``."""
+    batch, num_heads, q_len, _ = query.shape
+    out = torch.zeros(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
+    if bias is not None:
+        bias = bias[(None,) * (4 - bias.dim())]
+    for b, queries, keys in _sequences(batch, q_len, key.shape[2], cu_seqlens_q, cu_seqlens_k):
+        shift = (keys.stop - keys.start) - (queries.stop - queries.start)
+        rules = ScoreRules(
+            scale=scale,
+            kv_offset=shift if kv_offset is None else kv_offset,
+            alignment=shift if bottom_right else 0,
+            left=left,
+            right=right,
+            softcap=softcap,
+            sinks=sinks,
+            alibi_slopes=None if alibi_slopes is None else alibi_slopes.expand(batch, num_heads)[b],
+            bias=None if bias is None else bias[b if bias.shape[0] > 1 else 0],
+            key_mask=None if key_mask is None else key_mask[b if key_mask.shape[0] > 1 else 0],
+        )
+        out[:, b, :, queries] = row_sums(query[b, :, queries], key[b, :, keys], rules)[: len(out)]
+    return out
+
+
+def _sequences(batch: int, q_len: int, kv_len: int, cu_q: Tensor | None, cu_k: Tensor | None) -> list[tuple[int, slice, slice]]:
+    """Batch element, queries and keys of every sequence, packed or not."""
+    if cu_q is None or cu_k is None:
+        return [(b, slice(0, q_len), slice(0, kv_len)) for b in range(batch)]
+    edges_q, edges_k = cu_q.tolist(), cu_k.tolist()
+    return [(0, slice(*edges_q[n : n + 2]), slice(*edges_k[n : n + 2])) for n in range(len(edges_q) - 1)]
+
+
+@_qk_op.register_fake
+def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
+    return query.new_empty((5 if rest[-1] else 1, *query.shape[:3]), dtype=torch.float32)
