@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class PendingDiagonal:
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
             return
         if call.logsumexp is None:
-            alignment = "top_left" if call.is_causal else "bottom_right"
+            alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
             self._diagonal = diagonal_from_qk(
                 query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
             )

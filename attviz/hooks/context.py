@@ -65,7 +65,7 @@ class ContextReader:
     """Reads the :class:`TokenContext` of one container from the arguments of its forward."""
 
     def __init__(self, module: nn.Module, token_source: TokenSource | None) -> None:
-        self._names = _parameter_names(module)
+        self._names = parameter_names(module)
         self._source = token_source
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
@@ -100,7 +100,8 @@ class ContextReader:
         return args[0] if args and _is_ids(args[0]) else None
 
 
-def _parameter_names(module: nn.Module) -> tuple[str, ...]:
+def parameter_names(module: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a module's forward, in order."""
     try:
         return tuple(inspect.signature(module.forward).parameters)
     except (TypeError, ValueError):
