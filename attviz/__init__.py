@@ -13,6 +13,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from attviz.capture import Capture, capture
+
+__all__ = ["Analysis", "Capture", "Page", "analyze", "capture", "view"]
 __version__ = "0.1.0"
 
 _HOMES = {

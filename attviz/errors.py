@@ -9,6 +9,8 @@
     ├── ArgumentError           (also ValueError) a parameter outside its choices
     ├── FormatError             (also ValueError) a malformed file or document, with the path of the fault
     ├── MetricError             a metric fed or merged with what does not fit
+    │   ├── EmptyMetricError    a metric read before anything was seen
+    │   └── AttentionAlarmError what AttentionHealth raises under on_alarm="raise"
     └── MissingExtraError       (also ImportError) an optional dependency that is not installed
 
 Every message names what was found, where, and the cure.
@@ -56,6 +58,22 @@ class FormatError(AttvizError, ValueError):
 
 class MetricError(AttvizError, RuntimeError):
     """A metric fed from two models, merged with an incompatible state, or read from a damaged one."""
+
+
+class EmptyMetricError(MetricError):
+    """A metric was read before it, or any process it is pooled with, saw anything."""
+
+
+class AttentionAlarmError(MetricError):
+    """Attention in training crossed a threshold; ``alarms`` says which."""
+
+    def __init__(self, message: str, alarms: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.alarms = alarms
+
+
+class AttentionAlarmWarning(UserWarning):
+    """Attention in training crossed a threshold, under ``on_alarm="warn"``."""
 
 
 class MissingExtraError(AttvizError, ImportError):

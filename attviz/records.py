@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,8 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionCall:
+class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where a frozen dataclass costs 1 us more
     """One attention as its operator saw it: either query, key and log-sum-exp, or the weights the model made itself.
 
     A call lives only while its operator runs: whoever is handed one reads it at once and keeps no tensor of it.
@@ -95,6 +95,29 @@ class Document:
     prediction: int | None = None
     probabilities: Float[np.ndarray, " num_classes"] | None = None
     grid: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """A data set seen through one model: what ``attviz.analyze`` returns, ``attviz.io.save`` keeps and ``attviz.view`` shows.
+
+    Attributes:
+        layers: Attention modules in order of execution; the first axis of every document's diagonal.
+        documents: One per text (or per piece of a long text), in the order given; may be read from disk as it is asked for.
+        label_names: One per class, where there are classes.
+        model_name: Hub id or folder of the model.
+        settings: What the run was asked for (maximum length, precision, ...), as text.
+    """
+
+    layers: tuple[str, ...]
+    documents: Sequence[Document]
+    label_names: tuple[str, ...] | None = None
+    model_name: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        name = f"{self.model_name}: " if self.model_name else ""
+        return f"<Analysis {name}{len(self.documents)} documents, {len(self.layers)} layers>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,6 @@
+"""A data set through a model: texts in, the diagonals of every token, layer and head out."""
+
+from attviz.analysis.run import analyze
+from attviz.records import Analysis
+
+__all__ = ["Analysis", "analyze"]

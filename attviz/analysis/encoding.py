@@ -1,0 +1,185 @@
+"""Texts cut into what a model can take, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attviz.errors import ArgumentError
+
+LONG_CHOICES = ("truncate", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One text of the data set, with what is known of it."""
+
+    text: str
+    name: str
+    label: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One input of the model: a text, or a piece of a long one.
+
+    Attributes:
+        number: Place among all inputs of the data set.
+        inputs: What the tokenizer gave, one list of ints per name (``input_ids``, ``token_type_ids``, ...).
+        tokens: As the tokenizer spells them.
+        offsets: Characters of ``source.text``; None where the tokenizer does not tell.
+        special: True for [CLS], [SEP] and their like.
+    """
+
+    number: int
+    source: Source
+    inputs: Mapping[str, Sequence[int]]
+    tokens: tuple[str, ...]
+    offsets: np.ndarray | None
+    special: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """What to do with long texts.
+
+    Attributes:
+        max_length: Tokens of one input, special ones included.
+        long: ``"truncate"`` drops what is too long, ``"split"`` makes several inputs of it.
+        overlap: Tokens that neighbouring pieces share when a text is split.
+        delimiter: Divides every text into pieces before anything else; None keeps it whole.
+    """
+
+    max_length: int
+    long: str = "truncate"
+    overlap: int = 0
+    delimiter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.long not in LONG_CHOICES:
+            raise ArgumentError(f"long must be one of {', '.join(map(repr, LONG_CHOICES))}; got {self.long!r}.")
+        if self.max_length < 3:
+            raise ArgumentError(f"max_length must be at least 3 (two special tokens and one more), got {self.max_length}.")
+        if not 0 <= self.overlap < self.max_length - 2:
+            raise ArgumentError(f"overlap must be from 0 to max_length - 3 = {self.max_length - 3} tokens, got {self.overlap}.")
+
+
+def length_limit(model: nn.Module, tokenizer: Any) -> int | None:
+    """Most tokens that the model's position embeddings and its tokenizer allow; None where neither says."""
+    limits = []
+    named = getattr(tokenizer, "model_max_length", None)
+    if isinstance(named, int) and named < 10**9:  # tokenizers without a limit say 10**30
+        limits.append(named)
+    config = getattr(model, "config", None)
+    if isinstance(positions := getattr(config, "max_position_embeddings", None), int):
+        limits.append(positions)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and "position" in name.rsplit(".", 1)[-1] and module.padding_idx is not None:
+            limits.append(module.num_embeddings - module.padding_idx - 1)  # RoBERTa counts positions from padding_idx + 1
+    return min(limits, default=None)
+
+
+def encode(sources: Iterable[Source], tokenizer: Any, cutting: Cutting) -> Iterator[Encoded]:
+    """Every input of the data set, in order.
+
+    Raises:
+        ArgumentError: If a text is no string, or must be split by a tokenizer that cannot.
+    """
+    number = 0
+    for source in sources:
+        for piece in _divided(source, cutting.delimiter):
+            for encoded in _tokenized(piece, tokenizer, cutting):
+                yield Encoded(number, *encoded)
+                number += 1
+
+
+def _divided(source: Source, delimiter: str | None) -> list[Source]:
+    if not isinstance(source.text, str):
+        raise ArgumentError(f"text {source.name!r} must be a string, got {type(source.text).__name__}. Drop or fill missing texts first.")
+    if not delimiter:
+        return [source]
+    pieces = [piece for piece in source.text.split(delimiter) if piece.strip()] or [""]
+    return [
+        source if len(pieces) == 1 and pieces[0] == source.text else Source(p, f"{source.name}[{n}]", source.label)
+        for n, p in enumerate(pieces)
+    ]
+
+
+def _tokenized(
+    source: Source, tokenizer: Any, cutting: Cutting
+) -> list[tuple[Source, Mapping[str, Sequence[int]], tuple[str, ...], np.ndarray | None, np.ndarray]]:
+    fast = bool(getattr(tokenizer, "is_fast", False))
+    split = cutting.long == "split"
+    if split and not fast:
+        raise ArgumentError(
+            f"long='split' needs a fast tokenizer, and {type(tokenizer).__name__} is not one. Use long='truncate', or split on a delimiter."
+        )
+    options: dict[str, Any] = {"truncation": True, "max_length": cutting.max_length, "return_special_tokens_mask": True}
+    if fast:
+        options |= {"return_offsets_mapping": True}
+    if split:
+        options |= {"return_overflowing_tokens": True, "stride": cutting.overlap}
+    encoding = tokenizer([source.text], **options)
+    pieces: list[tuple[Source, Mapping[str, Sequence[int]], tuple[str, ...], np.ndarray | None, np.ndarray]] = []
+    for place, ids in enumerate(encoding["input_ids"]):
+        inputs = {name: list(encoding[name][place]) for name in encoding if name in tokenizer.model_input_names or name == "input_ids"}
+        inputs.setdefault("attention_mask", [1] * len(ids))
+        special = np.array(encoding["special_tokens_mask"][place], dtype=bool)
+        offsets = np.array(encoding["offset_mapping"][place], dtype=np.int64).reshape(-1, 2) if fast else None
+        own = source
+        if split and len(encoding["input_ids"]) > 1 and offsets is not None:
+            own, offsets = _piece_of(source, place, offsets, special)
+        pieces.append((own, inputs, tuple(tokenizer.convert_ids_to_tokens(ids)), offsets, special))
+    return pieces
+
+
+def _piece_of(source: Source, place: int, offsets: np.ndarray, special: np.ndarray) -> tuple[Source, np.ndarray]:
+    """The characters that a piece covers, and offsets into them."""
+    real = offsets[~special]
+    begin, end = (int(real[:, 0].min()), int(real[:, 1].max())) if len(real) else (0, 0)
+    moved = np.where(special[:, None], 0, offsets - begin)
+    return Source(source.text[begin:end], f"{source.name}[{place}]", source.label), moved
+
+
+def batches(encoded: Iterable[Encoded], batch_size: int, *, pad: bool, window: int = 64) -> Iterator[list[Encoded]]:
+    """Inputs of like length together: sorted within a window of that many batches, so that memory stays bounded.
+
+    Args:
+        encoded: In the order of the data set.
+        batch_size: Most inputs of a batch.
+        pad: Whether inputs of different lengths may share a batch; without a padding token they may not.
+        window: Batches that are sorted together.
+    """
+    waiting: list[Encoded] = []
+    for one in encoded:
+        waiting.append(one)
+        if len(waiting) == batch_size * window:
+            yield from _cut(waiting, batch_size, pad)
+            waiting = []
+    yield from _cut(waiting, batch_size, pad)
+
+
+def _cut(waiting: list[Encoded], batch_size: int, pad: bool) -> Iterator[list[Encoded]]:
+    batch: list[Encoded] = []
+    for one in sorted(waiting, key=lambda one: len(one.tokens)):
+        if len(batch) == batch_size or (batch and not pad and len(batch[0].tokens) != len(one.tokens)):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch
+
+
+def padded(batch: Sequence[Encoded], tokenizer: Any, device: torch.device) -> dict[str, Tensor]:
+    """The batch as tensors, padded on the right: a padding token in ``input_ids``, zero elsewhere."""
+    longest = max(len(one.tokens) for one in batch)
+    fill = {"input_ids": getattr(tokenizer, "pad_token_id", None) or 0, "token_type_ids": getattr(tokenizer, "pad_token_type_id", 0)}
+    return {
+        name: torch.tensor([[*one.inputs[name], *[fill.get(name, 0)] * (longest - len(one.tokens))] for one in batch], device=device)
+        for name in batch[0].inputs
+    }

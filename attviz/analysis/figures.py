@@ -1,0 +1,288 @@
+"""Every figure of the paper from one analysis: what is drawn of it, and how it is called on disk."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from attviz.analysis.vocabulary import Vocabulary, vocabulary
+from attviz.errors import ArgumentError
+from attviz.records import Analysis, Document
+from attviz.spelling import readable_labels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_MOST_SEQUENCE_VECTORS = 24
+_MOST_SIMILAR_HEADS = 256
+_CLOUDS = 9
+_NULL_PERMUTATIONS = 5
+
+
+@dataclass
+class FigureSource:
+    """An analysis with what several figures need of it, computed once.
+
+    Attributes:
+        analysis: The documents.
+        documents: Which of them get figures of their own, by index.
+        min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
+    """
+
+    analysis: Analysis
+    documents: Sequence[int]
+    min_count: int
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Statistics of every token, special ones left out, and position 0 where the first token always sees only itself."""
+        return vocabulary(self.analysis, first=not self._causal)
+
+    @cached_property
+    def token_values(self) -> dict[str, np.ndarray]:
+        """Mean, max and min over all heads of every token that is not special."""
+        rows: dict[str, list[np.ndarray]] = {"mean": [], "max": [], "min": []}
+        for document in self.analysis.documents:
+            values = _vectors(document)[:, _ordinary(document)]
+            for name, part in rows.items():
+                part.append(getattr(values, name)(axis=0))
+        return {name: np.concatenate([np.zeros(0), *part]) for name, part in rows.items()}
+
+    @cached_property
+    def _causal(self) -> bool:
+        """Whether position 0 gives itself everything in every head, as under a causal mask."""
+        firsts = [document.diagonal[..., 0] for document in self.analysis.documents[:8] if document.diagonal.shape[2] > 1]
+        return bool(firsts) and all((first > 0.999).all() for first in firsts)
+
+    @cached_property
+    def frequent(self) -> np.ndarray:
+        """Places in the vocabulary of the tokens that occur often enough."""
+        return np.flatnonzero(self.vocabulary.count >= self.min_count)
+
+
+def write_figures(
+    analysis: Analysis,
+    folder: str | os.PathLike[str],
+    *,
+    figures: Sequence[str] | None = None,
+    documents: int | Sequence[int] = 3,
+    min_count: int | None = None,
+    formats: Sequence[str] = ("png",),
+    dpi: int = 160,
+) -> Iterator[Path]:
+    """Draw figures of an analysis into a folder, one after the other.
+
+    Args:
+        analysis: From :func:`attviz.analyze` or :func:`attviz.io.load`.
+        folder: Made if it is not there.
+        figures: Names out of :data:`FIGURES`; None draws all that the analysis has data for.
+        documents: How many documents, or which, get the figures that show one text.
+        min_count: For bars, clouds and similarities; None takes 5 from a hundred documents on, else 1.
+        formats: ``"png"``, ``"svg"``, ``"pdf"``, or whatever matplotlib writes.
+        dpi: Of pictures made of dots.
+
+    Yields:
+        The path of each file as soon as it is written.
+
+    Raises:
+        ArgumentError: If a figure or a document does not exist, or there is no document at all.
+    """
+    names = list(FIGURES) if figures is None else [_known(name) for name in figures]
+    source = FigureSource(analysis, _chosen(analysis, documents), _least_count(analysis) if min_count is None else min_count)
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        for stem, figure in FIGURES[name](source):
+            yield from _saved(figure, place / stem, formats, dpi)
+
+
+def _saved(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> Iterator[Path]:
+    import matplotlib.pyplot as plt
+
+    try:
+        for suffix in formats:
+            path = stem.with_name(f"{stem.name}.{suffix}")
+            try:
+                figure.savefig(path, dpi=dpi)
+            except ValueError as error:
+                raise ArgumentError(f"format {suffix!r} is not one that matplotlib writes: {error}") from error
+            yield path
+    finally:
+        plt.close(figure)
+
+
+def _known(name: str) -> str:
+    if name not in FIGURES:
+        raise ArgumentError(f"figure must be one of {', '.join(FIGURES)}; got {name!r}.")
+    return name
+
+
+def _chosen(analysis: Analysis, documents: int | Sequence[int]) -> list[int]:
+    count = len(analysis.documents)
+    if not count:
+        raise ArgumentError("the analysis has no documents: there is nothing to draw.")
+    if isinstance(documents, int):
+        # spread over the data set, so that a sorted one does not show its first class only
+        return sorted({int(place) for place in np.linspace(0, count - 1, max(0, min(documents, count)))})
+    for place in documents:
+        if not 0 <= place < count:
+            raise ArgumentError(f"document {place} does not exist: the analysis has documents 0 to {count - 1}.")
+    return list(documents)
+
+
+def _least_count(analysis: Analysis) -> int:
+    return 5 if len(analysis.documents) >= 100 else 1
+
+
+def _vectors(document: Document) -> np.ndarray:
+    values: np.ndarray = document.diagonal.reshape(math.prod(document.diagonal.shape[:2]), -1).astype(np.float64)
+    return values
+
+
+def _ordinary(document: Document) -> np.ndarray:
+    return np.ones(len(document.tokens), dtype=bool) if document.special is None else ~document.special
+
+
+def _each(source: FigureSource, name: str) -> Iterator[tuple[str, Document]]:
+    for place in source.documents:
+        document = source.analysis.documents[place]
+        if document.tokens:
+            yield f"{name}_{place:04d}", document
+
+
+def _sequence(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    """Tokens with strokes: every head where they are few, else the mean of each layer; tinted by the mean of all; none for special ones."""
+    from attviz.plots import sequence
+
+    for stem, document in _each(source, "sequence"):
+        rows: np.ndarray = document.diagonal.astype(np.float64)
+        rows[:, :, ~_ordinary(document)] = np.nan  # [CLS] and [SEP] would take the whole scale
+        names = None
+        if rows.shape[0] * rows.shape[1] > _MOST_SEQUENCE_VECTORS:
+            rows = rows.mean(axis=1)
+            names = [f"mean L{layer}" for layer in range(len(rows))]
+        tint = rows.reshape(-1, len(document.tokens)).mean(axis=0)
+        yield stem, sequence(rows, tokens=document.tokens, names=names, tint=tint).figure  # type: ignore[misc]
+
+
+def _series(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import series
+
+    for stem, document in _each(source, "series"):
+        yield stem, series(_vectors(document), tokens=document.tokens).figure  # type: ignore[misc]
+
+
+def _aggregates(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import aggregates
+
+    for stem, document in _each(source, "aggregates"):
+        values = _vectors(document)
+        values[:, ~_ordinary(document)] = np.nan
+        yield stem, aggregates(values, tokens=document.tokens).figure  # type: ignore[misc]
+
+
+def _image_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import image_map
+
+    for stem, document in _each(source, "image_map"):
+        if document.grid is not None:
+            yield stem, image_map(_vectors(document).mean(axis=0), grid=document.grid).figure  # type: ignore[misc]
+
+
+def _head_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import head_map
+
+    total, count = np.zeros(()), 0
+    for document in source.analysis.documents:
+        kept = _ordinary(document)
+        total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
+        count += int(kept.sum())
+    if count:
+        yield "head_map", head_map(total / count).figure  # type: ignore[misc]
+
+
+def _token_bars(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import token_bars
+
+    if source.frequent.size and all(document.grid is None for document in source.analysis.documents[:1]):
+        mean, std, maximum = source.vocabulary.pooled()
+        words = source.vocabulary
+        ax = token_bars(mean, tokens=words.tokens, std=std, maximum=maximum, count=words.count, min_count=source.min_count)
+        yield "token_bars", ax.figure  # type: ignore[misc]
+
+
+def _word_clouds(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    """The heads with the largest mean diagonal; size = how often a token stands in the top third of the head's occurrences."""
+    from attviz.plots import word_clouds
+
+    words = source.vocabulary
+    if not source.frequent.size:
+        return
+    num_heads = words.mean.shape[2]
+    strength = (words.mean * words.count[:, None, None]).sum(axis=0).ravel()
+    heads = sorted(np.argsort(-strength, kind="stable")[:_CLOUDS].tolist())
+    labels = readable_labels(words.tokens)
+    weights = words.top.reshape(len(labels), -1)
+    clouds = []
+    for head in heads:
+        cloud: dict[str, float] = {}
+        for place in source.frequent.tolist():
+            cloud[labels[place]] = cloud.get(labels[place], 0.0) + float(weights[place, head])
+        clouds.append(cloud)
+    grid = word_clouds(clouds, names=[f"layer {head // num_heads} head {head % num_heads}" for head in heads])
+    yield "word_clouds", grid[0].figure
+
+
+def _head_similarity(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    """AUFUJI between heads (layers, where heads are too many), over the tokens that occur often enough."""
+    import torch
+
+    from attviz.metrics import fuji_matrix, fuji_null
+    from attviz.plots import head_similarity
+
+    mean = source.vocabulary.mean[source.frequent]
+    num_items, num_layers, num_heads = mean.shape
+    heads = num_layers * num_heads <= _MOST_SIMILAR_HEADS
+    scores = torch.from_numpy((mean.reshape(num_items, -1) if heads else mean.mean(axis=2)).T.copy())
+    if num_items < 2 or len(scores) < 2:
+        return
+    names = [f"{row // num_heads}.{row % num_heads}" if heads else str(row) for row in range(len(scores))]
+    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS)
+    level = float(torch.nanmean(null.mean))
+    yield "head_similarity", head_similarity(fuji_matrix(scores).numpy(), names=names, null=level).figure  # type: ignore[misc]
+
+
+def _distributions(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import distributions
+
+    if source.token_values["mean"].size:
+        yield "distributions", distributions(source.token_values).figure  # type: ignore[misc]
+
+
+def _quantiles(source: FigureSource) -> Iterator[tuple[str, Figure]]:
+    from attviz.plots import quantiles
+
+    drawable = {name: values for name, values in source.token_values.items() if np.unique(values[values > 0]).size > 1}
+    if drawable:
+        yield "quantiles", quantiles(drawable).figure  # type: ignore[misc]
+
+
+FIGURES: dict[str, Callable[[FigureSource], Iterator[tuple[str, "Figure"]]]] = {
+    "sequence": _sequence,
+    "series": _series,
+    "aggregates": _aggregates,
+    "head_map": _head_map,
+    "token_bars": _token_bars,
+    "word_clouds": _word_clouds,
+    "head_similarity": _head_similarity,
+    "distributions": _distributions,
+    "quantiles": _quantiles,
+    "image_map": _image_map,
+}

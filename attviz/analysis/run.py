@@ -1,0 +1,151 @@
+"""``attviz.analyze``: run the texts through the model in batches and keep the diagonal of every token."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence, Sized
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from attviz.analysis.classes import class_names
+from attviz.analysis.encoding import Cutting, encode, length_limit
+from attviz.analysis.runner import TextRunner, run_signals
+from attviz.analysis.signals import is_processor
+from attviz.analysis.sources import sources_of
+from attviz.analysis.temporary import TemporaryFolder
+from attviz.errors import ArgumentError
+from attviz.io import ArchiveDocuments, load
+from attviz.io.partial import PartialArchive
+from attviz.records import Analysis, Document
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_IN_MEMORY_BYTES = 256 * 1024**2
+_UNLIMITED = 10**9  # tokens, where neither the model nor its tokenizer says
+
+
+def analyze(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Iterable[Any],
+    *,
+    labels: Iterable[int | str | None] | None = None,
+    label_names: Sequence[str] | None = None,
+    names: Iterable[str] | None = None,
+    batch_size: int = 16,
+    max_length: int | None = None,
+    long: str = "truncate",
+    overlap: int = 0,
+    delimiter: str | None = None,
+    layers: Sequence[str | int] | None = None,
+    metrics: Any = None,
+    precision: str = "float16",
+    archive: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+) -> Analysis:
+    """Run texts through a model and keep, per token, what every head of every layer gives to the token's own position.
+
+    Texts are read as they are needed, batched by length, and their diagonals appended to an archive on disk, so that memory
+    stays bounded for any number of them. With ``archive=`` a run that was stopped (Ctrl-C, a full disk, a crash) is taken up
+    again by the same call; without it the archive is a temporary one, read into memory at the end when it is small.
+
+    Args:
+        model: A transformers model, on the device where it shall run; it is put into eval mode for the run, and back.
+        tokenizer: Its tokenizer; for a vision or audio model its image processor or feature extractor.
+        texts: Strings; a list, a generator, a column of a Hugging Face data set. For a vision model images, whose patches become
+            tokens and keep their grid; for an audio model sounds, whose frames become tokens.
+        labels: The true class of each text: indices, or names of ``label_names``; None where unknown.
+        label_names: One per class; None takes those of the model's configuration.
+        names: What documents are called; None numbers them.
+        batch_size: Texts that go through the model together.
+        max_length: Most tokens of one input; None takes what the model allows.
+        long: ``"truncate"`` or ``"split"`` texts of more tokens than that.
+        overlap: Tokens that neighbouring pieces of a split text share.
+        delimiter: Divide each text at this string first; every piece becomes a document.
+        layers: Names, patterns or indices of the layers to keep, as in :func:`attviz.capture`.
+        metrics: One or several streaming metrics, fed along the way. A resumed run feeds them only what is left to do.
+        precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
+        archive: Where to keep the result; None keeps nothing on disk that outlives the analysis.
+        progress: Show a bar on stderr.
+
+    Returns:
+        The analysis: layers, documents in the order of the texts, class names, model name.
+
+    Raises:
+        ArgumentError: If a parameter, a text or a label does not fit; a tokenizer that does not belong to the model among them.
+        CaptureError: If the model's attention cannot be seen.
+        FormatError: If another process writes to the archive.
+    """
+    if batch_size < 1:
+        raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
+    known = class_names(model, label_names)
+    sources = sources_of(texts, labels, names, known)
+    settings = {"model": _model_name(model), "weights": _fingerprint(model), "precision": precision}
+    settings["layers"] = repr(None if layers is None else list(layers))
+    if is_processor(tokenizer):
+        work = partial(run_signals, model, tokenizer, sources, batch_size=batch_size, layers=layers, metrics=metrics)
+    else:
+        cutting = _cutting(model, tokenizer, max_length, long, overlap, delimiter)
+        settings |= {name: repr(value) for name, value in asdict(cutting).items()}
+        runner = TextRunner(model, tokenizer, layers=layers, metrics=metrics)
+        work = partial(runner.run, encode(sources, tokenizer, cutting), batch_size=batch_size)
+    total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
+    return _kept(work, archive, settings, known, lambda: _bar(total, progress))
+
+
+def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
+    limit = length_limit(model, tokenizer)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise ArgumentError(f"max_length={max_length} is more than the model can take ({limit} tokens). Use long='split' for longer texts.")
+    return Cutting(max_length or limit or _UNLIMITED, long, overlap, delimiter)
+
+
+def _kept(
+    work: Callable[[PartialArchive, tqdm[Any]], None],
+    archive: str | os.PathLike[str] | None,
+    settings: dict[str, str],
+    known: Sequence[str] | None,
+    bar: Callable[[], tqdm[Any]],
+) -> Analysis:
+    """Do the work into the archive asked for, or into a temporary one."""
+    with ExitStack() as stack:
+        temporary = stack.enter_context(TemporaryFolder()) if archive is None else None
+        path = Path(archive or "") if temporary is None else temporary.path / "run.attviz"
+        growing = stack.enter_context(PartialArchive(path, settings))
+        work(growing, stack.enter_context(bar()))
+        growing.finish(layers=growing.layers, label_names=known, model_name=settings["model"])
+        return load(path) if temporary is None else _result(path, temporary)
+
+
+def _result(path: Path, temporary: TemporaryFolder) -> Analysis:
+    """A small result is read into memory; a large one keeps its folder until nobody holds its documents."""
+    analysis = load(path)
+    large = path.stat().st_size > _IN_MEMORY_BYTES
+    documents: Sequence[Document] = ArchiveDocuments(path, owner=temporary.keep()) if large else list(analysis.documents)
+    return Analysis(analysis.layers, documents, analysis.label_names, analysis.model_name, analysis.settings)
+
+
+def _bar(total: int | None, progress: bool) -> tqdm[Any]:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="text", desc="attviz", disable=not progress, dynamic_ncols=True)
+
+
+def _model_name(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """A hash of a few values of every parameter, so that a run is not resumed with the same model trained further."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

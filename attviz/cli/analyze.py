@@ -1,0 +1,123 @@
+"""Run a data set through a transformer and keep the self-attention of every token, layer and head.
+
+MODEL is a hub id, a local folder, or all-MiniLM-L6-v2 (in the `demo` extra). DATA is a .csv, .tsv or .jsonl file, a file
+with one text a line, or a folder of .txt files. A run that was stopped (Ctrl-C, a full disk) goes on when the same command
+is given again.
+
+  attviz analyze distilbert-base-uncased-finetuned-sst-2-english reviews.csv -o run.attviz
+  attviz analyze ./my-model test.tsv --text-column text_a --label-names business,sport -o run.attviz
+  attviz analyze all-MiniLM-L6-v2 notes/ --long split --overlap 32 -o notes.attviz --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "run a data set through a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``attviz analyze``."""
+    parser.add_argument("model", metavar="MODEL", help="a hub id or a local folder")
+    parser.add_argument("data", type=Path, metavar="DATA", help=".csv, .tsv, .jsonl, a text file, or a folder of .txt files")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive to write, such as run.attviz")
+    parser.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, text_a, sentence, content or document)")
+    parser.add_argument("--label-column", metavar="NAME", help="column of the classes (default: label, labels or class, if there)")
+    parser.add_argument("--label-names", metavar="A,B,...", help="names of the classes, in the order of their indices")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N texts")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts that run together (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of one input (default: what the model allows)")
+    parser.add_argument(
+        "--long", choices=("truncate", "split"), default="truncate", help="what to do with longer texts (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--overlap", type=int, default=0, metavar="N", help="tokens that pieces of a split text share (default: %(default)s)"
+    )
+    parser.add_argument("--delimiter", metavar="STRING", help="divide every text here first; each piece becomes a document")
+    parser.add_argument("--layers", metavar="A,B,...", help="names, patterns or indices of layers to keep (default: all)")
+    parser.add_argument(
+        "--precision", choices=("float16", "float32"), default="float16", help="of the stored values (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, run, keep, and say what came of it."""
+    from attviz.analysis import analyze
+    from attviz.analysis.classes import class_names
+    from attviz.analysis.models import load_model
+    from attviz.analysis.reading import classes_of, read_texts
+
+    table = read_texts(args.data, text_column=args.text_column, label_column=args.label_column)
+    stop = args.limit if args.limit is not None else len(table.texts)
+    model, tokenizer = load_model(args.model)
+    model = _moved(model, args.device)
+    asked = args.label_names.split(",") if args.label_names else None
+    names = classes_of(table, asked, class_names(model, None))
+    analysis = analyze(
+        model,
+        tokenizer,
+        table.texts[:stop],
+        labels=None if table.labels is None else table.labels[:stop],
+        label_names=names,
+        names=table.names[:stop],
+        batch_size=args.batch_size,
+        max_length=args.max_length,
+        long=args.long,
+        overlap=args.overlap,
+        delimiter=args.delimiter,
+        layers=None if args.layers is None else [int(part) if part.lstrip("-").isdigit() else part for part in args.layers.split(",")],
+        precision=args.precision,
+        archive=args.output,
+        progress=not args.quiet,
+    )
+    _report(_summary(analysis, args.output), as_json=args.json)
+    return 0
+
+
+def _moved(model: Any, device: str) -> Any:
+    from attviz.errors import ArgumentError
+
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ArgumentError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _summary(analysis: object, output: Path) -> dict[str, object]:
+    from attviz.records import Analysis
+
+    assert isinstance(analysis, Analysis)
+    tokens, labelled, correct, heads = 0, 0, 0, 0
+    for document in analysis.documents:
+        tokens += len(document.tokens)
+        heads = document.diagonal.shape[1]
+        if document.label is not None and document.prediction is not None:
+            labelled += 1
+            correct += document.label == document.prediction
+    summary: dict[str, object] = {
+        "output": str(output),
+        "bytes": output.stat().st_size,
+        "model": analysis.model_name,
+        "documents": len(analysis.documents),
+        "tokens": tokens,
+        "layers": len(analysis.layers),
+        "heads": heads,
+    }
+    return summary | ({"accuracy": correct / labelled} if labelled else {})
+
+
+def _report(summary: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary))
+        return
+    print("\n".join(f"{name:<10} {value:.4f}" if isinstance(value, float) else f"{name:<10} {value}" for name, value in summary.items()))
+    print(f"Next: attviz plot {summary['output']} --figure all -o figures/", file=sys.stderr)

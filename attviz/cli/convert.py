@@ -1,0 +1,125 @@
+"""Turn an archive, or a file of the original AttViz tool, into another format.
+
+The endings say what is what: .attviz (archive), .json (AttViz JSON), .csv, .parquet (one row per token), .tex (coloured text).
+
+  attviz convert run.attviz run.json                 for the original AttViz page
+  attviz convert run.attviz run.json --head 3.7      only layer 3 head 7
+  attviz convert explanations.json run.attviz        and back: then `attviz plot run.attviz`
+  attviz convert run.attviz text.tex --document 5    a coloured text for a paper
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from attviz.errors import ArgumentError
+from attviz.records import Analysis
+
+HELP = "to and from AttViz JSON, LaTeX, CSV, Parquet"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``attviz convert``."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help=".attviz or .json")
+    parser.add_argument("target", type=Path, metavar="TARGET", help=".attviz, .json, .csv, .parquet or .tex")
+    parser.add_argument("--document", action="append", type=int, metavar="N", help="only this document; may be given several times")
+    parser.add_argument("--head", action="append", metavar="L.H", help="only this head, such as 3.7 (.json and .tex); several times")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read, choose, write."""
+    if args.target.suffix not in _WRITERS:
+        raise ArgumentError(f"{args.target}: the ending must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
+    analysis = _chosen(read_analysis(args.source), args.document)
+    _WRITERS[args.target.suffix](analysis, args.target, [_head(text, analysis) for text in args.head or []] or None)
+    print(args.target)
+    print(f"{len(analysis.documents)} documents", file=sys.stderr)
+    return 0
+
+
+def read_analysis(source: Path) -> Analysis:
+    """An archive, or a file of the original tool, by its ending."""
+    from attviz import io
+
+    if source.suffix == ".json":
+        return io.analysis_of(io.read_attviz_json(source), model_name=source.stem)
+    return io.load(source)
+
+
+def _chosen(analysis: Analysis, documents: list[int] | None) -> Analysis:
+    if documents is None:
+        return analysis
+    for place in documents:
+        if not 0 <= place < len(analysis.documents):
+            raise ArgumentError(f"document {place} does not exist: there are documents 0 to {len(analysis.documents) - 1}.")
+    return replace(analysis, documents=[analysis.documents[place] for place in documents])
+
+
+def _head(text: str, analysis: Analysis) -> tuple[int, int]:
+    layer, dot, head = text.partition(".")
+    if not (dot and layer.isdecimal() and head.isdecimal()):
+        raise ArgumentError(f"--head must be like 3.7 (layer 3, head 7), got {text!r}.")
+    shape = analysis.documents[0].diagonal.shape if analysis.documents else (0, 0)
+    if int(layer) >= shape[0] or int(head) >= shape[1]:
+        raise ArgumentError(f"layer {layer} head {head} does not exist: there are {shape[0]} layers of {shape[1]} heads.")
+    return int(layer), int(head)
+
+
+def _write_archive(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
+    from attviz import io
+
+    _refuse(heads, target)
+    io.save(analysis, target, precision="float32")
+
+
+def _write_json(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
+    from attviz import io
+
+    io.write_attviz_json(io.attviz_documents(analysis, heads=heads), target)
+
+
+def _write_csv(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
+    from attviz import io
+
+    _refuse(heads, target)
+    io.to_csv(analysis, target)
+
+
+def _write_parquet(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
+    from attviz import io
+
+    _refuse(heads, target)
+    io.to_parquet(analysis, target)
+
+
+def write_latex(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None = None) -> None:
+    """A document with a paragraph per text, tinted by the mean of the chosen heads."""
+    from attviz.io.latex import LATEX_END, LATEX_PREAMBLE, to_latex
+
+    parts = []
+    for document in analysis.documents:
+        values = document.diagonal.astype("float64")
+        chosen = values.reshape(values.shape[0] * values.shape[1], -1) if heads is None else values[tuple(zip(*heads, strict=True))]
+        row = chosen.mean(axis=0)
+        if document.special is not None:
+            row[document.special] = 0.0  # [CLS] and [SEP] would take the whole scale
+        parts.append(to_latex(document.tokens, row))
+    target.write_text(LATEX_PREAMBLE + "\n\n\\bigskip\n".join(parts) + LATEX_END, encoding="utf-8")
+
+
+def _refuse(heads: list[tuple[int, int]] | None, target: Path) -> None:
+    if heads is not None:
+        raise ArgumentError(f"--head is for .json and .tex, not for {target.suffix}.")
+
+
+_WRITERS: dict[str, Callable[[Analysis, Path, list[tuple[int, int]] | None], None]] = {
+    ".attviz": _write_archive,
+    ".json": _write_json,
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".tex": write_latex,
+}

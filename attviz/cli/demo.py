@@ -1,0 +1,100 @@
+"""See attviz work: a small model, a few short texts, numbers on the terminal and figures in a folder.
+
+Without options the demo takes all-MiniLM-L6-v2 from the installed package (no network; its weights are verified first)
+and texts of our own. Try your own text, file or model:
+
+  attviz demo --text "The bank raised its rates." --text "They sat on the bank."
+  attviz demo --file notes.txt --model distilbert-base-uncased -o tour/
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+HELP = "see it work: numbers and figures from a small model"
+
+TEXTS = (
+    "The old bridge over the river was closed after the storm.",
+    "The bank by the river flooded, so the bank in the town stayed open late.",
+    "Seven tiny transformers politely refused to attend to themselves.",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``attviz demo``."""
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text of yours; may be given several times")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="a text file; every non-empty line is a text")
+    parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="MODEL", help="a hub id or a local folder (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("attviz-demo"), metavar="DIR", help="folder (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of tables")
+    parser.add_argument("--no-figures", action="store_true", help="print only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load, analyse, print, draw."""
+    texts = _texts(args)
+    _say(f"loading {args.model} ...")
+    from attviz.analysis import analyze
+    from attviz.analysis.models import load_model
+
+    model, tokenizer = load_model(args.model)
+    analysis = analyze(model, tokenizer, texts, precision="float32")
+    _print_tables(analysis, as_json=args.json)
+    if args.no_figures:
+        return 0
+    from attviz import io
+    from attviz.analysis.figures import write_figures
+    from attviz.cli.convert import write_latex
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    written = [
+        io.save(analysis, args.output / "demo.attviz", precision="float32"),
+        io.write_attviz_json(io.attviz_documents(analysis), args.output / "demo.json"),
+        args.output / "demo.tex",
+    ]
+    write_latex(analysis, written[-1])
+    for path in write_figures(analysis, args.output, documents=len(texts)):
+        _say(f"drawn {path}")
+        written.append(path)
+    _say(f"{len(written)} files in {args.output}/; start with {_first_picture(written)}.")
+    _say(f"Next: attviz plot {args.output / 'demo.attviz'} --figure all -o figures/")
+    return 0
+
+
+def _texts(args: argparse.Namespace) -> list[str]:
+    from attviz.errors import ArgumentError
+
+    texts = list(args.text or [])
+    if args.file is not None:
+        lines = [line.strip() for line in args.file.read_text(encoding="utf-8", errors="replace").splitlines()]
+        texts += [line for line in lines if line]
+        if not texts:
+            raise ArgumentError(f"{args.file} has no text in it.")
+    return texts or list(TEXTS)
+
+
+def _print_tables(analysis: object, *, as_json: bool) -> None:
+    from attviz.cli.table import token_rows, token_table
+    from attviz.records import Analysis
+
+    assert isinstance(analysis, Analysis)
+    if as_json:
+        documents = [{"text": document.text, "tokens": token_rows(document)} for document in analysis.documents]
+        print(json.dumps({"model": analysis.model_name, "layers": list(analysis.layers), "documents": documents}))
+        return
+    num_heads = analysis.documents[0].diagonal.shape[1]
+    print(f"Attention of each token to its own position; aggregates over {len(analysis.layers)} layers x {num_heads} heads.")
+    for document in analysis.documents:
+        print(f"\n{document.text}\n\n{token_table(document)}")
+
+
+def _first_picture(written: list[Path]) -> str:
+    pictures = [path for path in written if path.suffix == ".png"]
+    return str(next((path for path in pictures if path.name.startswith("sequence")), pictures[0] if pictures else written[0]))
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Where attention happens (modules, scope) and what passes (tap, operators)."""

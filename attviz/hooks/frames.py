@@ -1,0 +1,46 @@
+"""Which module is running now, read off the Python stack.
+
+Every call of a module passes through ``nn.Module._wrapped_call_impl`` and, unless it is compiled in place, ``_call_impl``; their frames
+hold the module. So the tap can name the innermost module without a hook on it: inside compiled regions, inside the fast path of
+``nn.TransformerEncoderLayer`` (which a hook would switch off), and for modules nobody expected to attend.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from torch import nn
+
+_CODES = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
+
+
+class Running(NamedTuple):
+    """A module that is being called, and which call it is (the identity of its frame)."""
+
+    module: nn.Module
+    identity: int
+
+
+def running_modules() -> Iterator[Running]:
+    """Modules being called on this thread, innermost first."""
+    frame = sys._getframe(1)
+    previous: nn.Module | None = None
+    while frame is not None:
+        if frame.f_code in _CODES:
+            module = frame.f_locals["self"]
+            if module is not previous:  # _wrapped_call_impl right above its own _call_impl
+                yield Running(module, id(frame))
+            previous = module
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def call_site() -> int:
+    """Where in the generated code an operator was called: every frame and line up to the module that runs it."""
+    places: list[tuple[int, int]] = []
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code not in _CODES:
+        places.append((id(frame.f_code), frame.f_lineno))
+        frame = frame.f_back  # type: ignore[assignment]
+    return hash(tuple(places))

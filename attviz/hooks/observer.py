@@ -1,0 +1,266 @@
+"""Joins scope and tap for one capture: decides which module an attention call belongs to and whether it has a diagonal.
+
+The rules, in order: a call inside the recomputation of a checkpoint is the same call again; the innermost hooked module owns a call, else
+the innermost running one; cross-attention and foreign softmaxes are skipped with a reason; calls from a compiled region are held back until
+its step ends, and get names only if their number is the number of attention modules in the region.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from attviz.hooks import frames
+from attviz.hooks.context import TokenContext
+from attviz.hooks.judge import Judge, Verdict
+from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, is_cross_attention, owner_of
+from attviz.hooks.operators import Operator
+from attviz.hooks.steps import Step
+from attviz.records import AttentionCall
+
+
+class Sink(Protocol):
+    """Where attention calls go: one step after the other, calls in order of execution."""
+
+    def begin(self) -> Any:
+        """A forward begins; what it returns stands for the step in the other calls."""
+
+    def add(self, step: Any, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
+        """One self-attention of the step; ``layer`` is None where it is not known yet or never will be."""
+
+    def end(self, step: Any, names: dict[int, str | None], completed: bool) -> None:
+        """The forward ended; ``names`` holds the layers of calls that were added without one, by their place."""
+
+
+class LayerScope:
+    """One execution of a hooked module."""
+
+    __slots__ = ("cross", "name", "seen")
+
+    def __init__(self, name: str, cross: bool) -> None:
+        self.name, self.cross, self.seen = name, cross, False
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.depth = 0
+        self.scopes: list[LayerScope] = []
+        self.contexts: list[TokenContext] = []
+        self.step: Step | None = None  # of the running container
+        self.implicit: Step | None = None  # of calls that no container announced
+        self.foreign = 0  # attention operators that ran on this thread outside the model
+
+
+class Observer:
+    """The listener of one capture. Its faults are kept in ``faults``; they never break the user's forward.
+
+    Attributes:
+        faults: What went wrong inside the tap, ours or a metric's.
+        missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
+        skipped: Modules whose attention has no diagonal, with the reason.
+        owners: Modules that were seen to attend, in order of first execution.
+        paused: Set between samples of ``every=N``.
+    """
+
+    def __init__(self, layout: Layout, selection: Selection, sink: Sink) -> None:
+        self.layout, self.selection, self._sink = layout, selection, sink
+        self.faults: list[Exception] = []
+        self.missed: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.owners: dict[str, None] = {}
+        self.paused = False
+        self._discovering = True  # until the first forward has ended, every call is located on the Python stack
+        self._local = _Thread()
+        self._judge = Judge(layout, selection)
+        self._owner_of: dict[str, str] = {}
+
+    # ---- scope: called by the hooks
+
+    def enter(self, read_context: Callable[[TokenContext | None], TokenContext]) -> None:
+        """A container is called; the outermost one opens a step."""
+        local = self._local
+        if local.depth == 0 and not self.paused:
+            self.close_implicit()
+            local.step = Step(self._sink.begin())
+        local.depth += 1
+        local.contexts.append(read_context(local.contexts[-1] if local.contexts else None))
+
+    def leave(self, completed: bool) -> bool:
+        """A container returned or raised; True where that ended a step."""
+        local = self._local
+        if local.depth == 0:
+            return False
+        local.depth -= 1
+        local.contexts.pop()
+        if local.depth or local.step is None:
+            return False
+        local.scopes.clear()
+        step, local.step = local.step, None
+        self._end(step, completed)
+        return True
+
+    @property
+    def foreign(self) -> int:
+        """Attention operators that ran on this thread while no module of the model was being called."""
+        return self._local.foreign
+
+    @property
+    def idle(self) -> bool:
+        """Whether this thread is outside every container."""
+        return self._local.depth == 0
+
+    def enter_layer(self, name: str, cross: bool) -> None:
+        """A module that should attend is called."""
+        self._local.scopes.append(LayerScope(name, cross))
+
+    def leave_layer(self, name: str, completed: bool) -> None:
+        """It returned or raised: if nothing passed the tap meanwhile, it is a miss."""
+        scopes = self._local.scopes
+        if not scopes or scopes[-1].name != name:
+            return  # another hook raised before ours ran, or the scope belongs to a forward that failed
+        scope = scopes.pop()
+        if completed and not scope.seen:
+            self.missed.setdefault(scope.name, "")
+        elif scope.seen and scopes:
+            scopes[-1].seen = True
+
+    def close_implicit(self) -> None:
+        """End this thread's step that no container announced, if there is one."""
+        step, self._local.implicit = self._local.implicit, None
+        if step is not None:
+            self._end(step, completed=True)
+
+    # ---- tap: called for each operator of the table
+
+    def listening(self) -> bool:
+        """Whether this thread runs the captured model."""
+        if self.paused:
+            return False
+        local = self._local
+        if local.depth or local.scopes or self._on_stack():
+            return True
+        local.foreign += 1
+        return False
+
+    def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Record one operator call if it is a self-attention of the captured model."""
+        if torch._C._current_graph_task_id() != -1:
+            return  # checkpointing computes a forward again inside backward
+        try:
+            call = operator.read(args, kwargs, result)
+            if call is not None:
+                self._receive(self._local, operator, call)
+        except Exception as fault:
+            self.faults.append(fault)
+
+    def _receive(self, local: _Thread, operator: Operator, call: AttentionCall) -> None:
+        scope = local.scopes[-1] if local.scopes else None
+        owner: str | None
+        region: str | None = None
+        if scope is not None and not self._discovering:
+            owner, cross = scope.name, scope.cross  # the ordinary call
+        else:
+            owner, cross, region = self._place(scope)
+        context = local.contexts[-1] if local.contexts else None
+        module = None if owner is None else self.layout.modules[owner]
+        verdict = self._judge(operator, call, owner, module, cross, context)
+        if verdict.accounts and scope is not None:
+            scope.seen = True
+        if region is not None:
+            if verdict.call is not None or operator.kind == "fused":
+                self._keep_region(local, region, verdict.call, context)
+        elif owner is not None:
+            self._keep(local, owner, verdict, context)
+
+    def _keep(self, local: _Thread, owner: str, verdict: Verdict, context: TokenContext | None) -> None:
+        if verdict.reason is not None:
+            self.skipped.setdefault(owner, verdict.reason)
+        if verdict.call is None:
+            return
+        self.owners.setdefault(owner)
+        if owner in self.selection:
+            step = local.step or self._implicit_step(local, owner)
+            self._sink.add(step.handle, owner, verdict.call, context)
+            step.count += 1
+
+    def _keep_region(self, local: _Thread, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
+        step = local.step or self._implicit_step(local, None)
+        places = step.regions.setdefault(region, [])
+        if call is None:
+            places.append(None)
+            return
+        places.append(step.count)
+        self._sink.add(step.handle, None, call, context)
+        step.count += 1
+
+    # ---- which module
+
+    def _place(self, scope: LayerScope | None) -> tuple[str | None, bool, str | None]:
+        """Owner, whether it attends to another sequence, and the compiled region the call came out of."""
+        owner, region = self._locate()
+        if owner is None and region is None and scope is not None:
+            owner = scope.name  # a replica: its hooks know its name, its identity is new
+        cross = (scope is not None and scope.cross) or (owner is not None and is_cross_attention(owner, self.layout.modules[owner]))
+        return owner, cross, region
+
+    def _locate(self) -> tuple[str | None, str | None]:
+        """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
+        found: str | None = None
+        for running in frames.running_modules():
+            compiled = is_compiled_wrapper(running.module)
+            module = running.module._orig_mod if compiled else running.module
+            name = self.layout.names.get(id(module))
+            if found is not None and not (compiled and name == found):
+                break  # the innermost module runs as it was written
+            if name is None:
+                continue
+            if compiled or getattr(module, "_compiled_call_impl", None) is not None:
+                inside = self.layout.expected_in(name)
+                return (inside[0], None) if len(inside) == 1 else (None, name)
+            found = name  # unless the next one out turns out to be its compiled wrapper
+        return (None, None) if found is None else (self._owner(found), None)
+
+    def _owner(self, name: str) -> str:
+        if name not in self._owner_of:
+            owner = owner_of(self.layout, name)
+            inside = self.layout.expected_in(owner)
+            # the fast path of an encoder layer runs its attention without calling it
+            self._owner_of[name] = inside[0] if owner in self.layout.hidden and len(inside) == 1 else owner
+        return self._owner_of[name]
+
+    def _on_stack(self) -> bool:
+        """Whether a module of the model is being called on this thread: in compiled code and on other threads no container hook runs."""
+        return self._outermost_call() is not None
+
+    def _outermost_call(self) -> int | None:
+        names, outermost = self.layout.names, None
+        for running in frames.running_modules():
+            module = running.module._orig_mod if is_compiled_wrapper(running.module) else running.module
+            if id(module) in names:
+                outermost = running.identity
+        return outermost
+
+    # ---- steps
+
+    def _implicit_step(self, local: _Thread, owner: str | None) -> Step:
+        """Step of a call outside every container: compiled inside the context, or a block called by itself."""
+        identity = self._outermost_call() or 0
+        site: object = owner if owner is not None else frames.call_site()
+        step = local.implicit
+        if step is None or step.identity != identity or site in step.sites:
+            self.close_implicit()
+            step = local.implicit = Step(self._sink.begin(), identity=identity)
+        step.sites.add(site)
+        return step
+
+    def _end(self, step: Step, completed: bool) -> None:
+        missed: dict[str, str] = {}
+        names = step.names(self.layout, self.selection, missed)
+        if completed:
+            self.missed.update(missed)
+            self._discovering = False
+        self.owners.update(dict.fromkeys(name for name in names.values() if name))
+        self._sink.end(step.handle, names, completed)

@@ -1,0 +1,23 @@
+"""Files in and out: the attviz archive, the AttViz JSON, LaTeX, and tables."""
+
+from attviz.io.archive import ArchiveDocuments, load, save
+from attviz.io.attviz_documents import analysis_of, attviz_documents
+from attviz.io.attviz_json import parse_attviz, read_attviz_json, write_attviz_json
+from attviz.io.latex import escape_latex, to_latex
+from attviz.io.table import to_csv, to_pandas, to_parquet
+
+__all__ = [
+    "ArchiveDocuments",
+    "analysis_of",
+    "attviz_documents",
+    "escape_latex",
+    "load",
+    "parse_attviz",
+    "read_attviz_json",
+    "save",
+    "to_csv",
+    "to_latex",
+    "to_pandas",
+    "to_parquet",
+    "write_attviz_json",
+]

@@ -1,0 +1,85 @@
+"""Between an analysis and the documents of the AttViz JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from attviz.errors import ArgumentError, FormatError
+from attviz.records import Analysis, AttvizDocument, AttvizSet, AttvizVector, Document
+
+
+def attviz_documents(analysis: Analysis, *, heads: Sequence[tuple[int, int]] | None = None) -> Iterator[AttvizDocument]:
+    """Documents for the AttViz tool, one vector per head, made as they are asked for.
+
+    Args:
+        analysis: The documents.
+        heads: (layer, head) of the vectors to keep; None keeps all, which is much for the original page beyond a few dozen.
+
+    Raises:
+        ArgumentError: If a head does not exist.
+    """
+    for document in analysis.documents:
+        num_layers, num_heads, _ = document.diagonal.shape
+        chosen = heads if heads is not None else [(layer, head) for layer in range(num_layers) for head in range(num_heads)]
+        for layer, head in chosen:
+            if not (0 <= layer < num_layers and 0 <= head < num_heads):
+                raise ArgumentError(f"layer {layer} head {head} does not exist: the analysis has {num_layers} layers of {num_heads} heads.")
+        values = document.diagonal.astype(np.float32)
+        vectors = tuple(AttvizVector(tuple(values[layer, head].tolist()), f"layer {layer} head {head}") for layer, head in chosen)
+        yield AttvizDocument(
+            text=document.text,
+            sets=(AttvizSet(document.tokens, vectors),),
+            name=document.name or None,
+            activations=_activations(document, analysis.label_names),
+        )
+
+
+def analysis_of(documents: Iterable[AttvizDocument], *, model_name: str = "AttViz JSON") -> Analysis:
+    """An analysis of AttViz documents: each set is a document, its vectors are the heads of a single layer.
+
+    Classes come from the names of the activations; activations that are probabilities (from 0 to 1, adding up to 1) become
+    probabilities and a prediction.
+
+    Raises:
+        FormatError: If the sets differ in their number of vectors, or the documents in their classes.
+    """
+    found: list[Document] = []
+    classes: tuple[str, ...] | None = None
+    num_vectors: int | None = None
+    for place, document in enumerate(documents):
+        names = tuple(str(place if name is None else name) for place, (name, _) in enumerate(document.activations)) or None
+        if classes is not None and names is not None and names != classes:
+            raise FormatError(
+                f"[{place}].output_activations: must name the same classes as before ({', '.join(classes)}), got {', '.join(names)}."
+            )
+        classes = classes or names
+        for number, one in enumerate(document.sets):
+            if num_vectors is not None and len(one.vectors) != num_vectors:
+                raise FormatError(f"[{place}].sets[{number}]: must have {num_vectors} vectors as the sets before, has {len(one.vectors)}.")
+            num_vectors = len(one.vectors)
+            name = document.name or str(place)
+            found.append(_document_of(document, one, name if len(document.sets) == 1 else f"{name}[{number}]"))
+    return Analysis(layers=("vectors",), documents=found, label_names=classes, model_name=model_name)
+
+
+def _activations(document: Document, label_names: Sequence[str] | None) -> tuple[tuple[str | None, str | float], ...]:
+    if document.probabilities is None:
+        return ()
+    names = label_names if label_names is not None else [None] * len(document.probabilities)
+    return tuple((name, str(np.float32(value))) for name, value in zip(names, document.probabilities, strict=True))
+
+
+def _document_of(document: AttvizDocument, one: AttvizSet, name: str) -> Document:
+    values = np.array([vector.values for vector in one.vectors], dtype=np.float32).reshape(1, len(one.vectors), len(one.tokens))
+    scores = np.array([float(value) for _, value in document.activations], dtype=np.float32)
+    normal = scores.size > 1 and bool((scores >= 0).all()) and abs(float(scores.sum()) - 1) < 1e-3
+    return Document(
+        text=document.text,
+        tokens=one.tokens,
+        diagonal=values,
+        name=name,
+        prediction=int(scores.argmax()) if scores.size else None,
+        probabilities=scores if normal else None,
+    )

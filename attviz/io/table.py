@@ -1,0 +1,94 @@
+"""One row per token, for spreadsheets and data frames."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import MissingExtraError
+from attviz.records import Analysis, Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def to_pandas(analysis: Analysis) -> pd.DataFrame:
+    """A data frame with one row per token: where it stands, what it is, and one column per head (``L0H3``).
+
+    Raises:
+        MissingExtraError: If pandas is not installed.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingExtraError("to_pandas needs pandas: pip install pandas") from error
+    frames = [pd.DataFrame(_columns(place, document)) for place, document in enumerate(analysis.documents)]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def to_parquet(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
+    """Write the rows of :func:`to_pandas` as Parquet.
+
+    Raises:
+        MissingExtraError: If pandas or pyarrow is not installed.
+    """
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Parquet needs pyarrow: pip install pyarrow") from error
+    to_pandas(analysis).to_parquet(path, index=False)
+    return Path(path)
+
+
+def to_csv(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
+    """Write the same rows as CSV, document by document.
+
+    A cell that a spreadsheet would run as a formula (it begins with ``= + - @``) is given a leading apostrophe.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            for place, document in enumerate(analysis.documents):
+                columns = _columns(place, document)
+                if place == 0:
+                    writer.writerow(columns)
+                writer.writerows(_rows(columns))
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def _columns(place: int, document: Document) -> dict[str, Any]:
+    count = len(document.tokens)
+    num_layers, num_heads, _ = document.diagonal.shape
+    unknown = [None] * count
+    columns: dict[str, Any] = {
+        "document": [place] * count,
+        "name": [document.name] * count,
+        "position": list(range(count)),
+        "token": list(document.tokens),
+        "token_id": unknown if document.token_ids is None else document.token_ids.tolist(),
+        "special": unknown if document.special is None else document.special.tolist(),
+        "label": [document.label] * count,
+        "prediction": [document.prediction] * count,
+    }
+    values = document.diagonal.astype(np.float32)
+    return columns | {f"L{layer}H{head}": values[layer, head] for layer in range(num_layers) for head in range(num_heads)}
+
+
+def _rows(columns: dict[str, Any]) -> Iterator[list[Any]]:
+    for row in zip(*columns.values(), strict=True):
+        yield [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]

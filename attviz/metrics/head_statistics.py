@@ -1,0 +1,106 @@
+"""How much each head attends to the token itself, over a whole run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attviz.metrics.feeds import LayerDiagonal
+from attviz.metrics.layouts import Layout
+from attviz.metrics.moments import Cells, Moments
+from attviz.metrics.states import LayerInfo, State
+from attviz.metrics.streaming import StreamingMetric
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class HeadTable(NamedTuple):
+    """One number per layer and head, float64; NaN where a head saw no token, or a layer has fewer heads than another.
+
+    Attributes:
+        layers: Name of each layer; None where it has none that can be trusted.
+        count: Tokens seen.
+        mean: Mean self-attention.
+        std: Standard deviation over the tokens (``correction=1``); NaN for fewer than two.
+        max: Largest value.
+        min: Smallest value.
+        faults: NaN and infinite values met at real tokens: left out of the statistics, and a sign that something is wrong.
+    """
+
+    layers: tuple[str | None, ...]
+    count: Int[Tensor, "num_layers num_heads"]  # type: ignore[assignment]  # hides tuple.count, which nobody asks of a table
+    mean: Float[Tensor, "num_layers num_heads"]
+    std: Float[Tensor, "num_layers num_heads"]
+    max: Float[Tensor, "num_layers num_heads"]
+    min: Float[Tensor, "num_layers num_heads"]
+    faults: Int[Tensor, "num_layers num_heads"]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row a head (columns ``layer, layer_index, head`` and the statistics). Copies to the CPU."""
+        import pandas as pd
+
+        num_layers, num_heads = self.mean.shape
+        place = torch.cartesian_prod(torch.arange(num_layers), torch.arange(num_heads)).reshape(-1, 2)
+        columns = {name: getattr(self, name).flatten().cpu().numpy() for name in self._fields[1:]}
+        names = [self.layers[index] for index in place[:, 0].tolist()]
+        return pd.DataFrame({"layer": names, "layer_index": place[:, 0].numpy(), "head": place[:, 1].numpy(), **columns})
+
+
+class HeadStatistics(StreamingMetric):
+    """Count, mean, standard deviation and extremes of the diagonal per layer and head, over everything seen since ``reset``.
+
+    Memory: 48 bytes a head. Padding is left out; so are the tokens of ``exclude_ids``.
+
+    Args:
+        exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
+        **kwargs: Of ``torchmetrics.Metric``, such as ``process_group``.
+
+    Example:
+        >>> metric = HeadStatistics()
+        >>> metric.update(torch.tensor([[[[0.25, 0.75], [1.0, 1.0]]]]))  # one layer, one text, two heads, two tokens
+        >>> metric.compute().mean
+        tensor([[0.5000, 1.0000]], dtype=torch.float64)
+    """
+
+    def compute(self) -> HeadTable:
+        """Read the statistics so far, of all processes.
+
+        Raises:
+            EmptyMetricError: If nothing was seen yet.
+        """
+        self._require_data()
+        layers = sorted(self._state.layers)
+        samples = [self._state.moments[f"diagonal/{index}"] for index in layers]
+        width = max(sample.mean.shape[0] for sample in samples)
+        device = samples[0].mean.device
+
+        def table(rows: list[Tensor], fill: float) -> Tensor:
+            return torch.stack([torch.nn.functional.pad(row.to(device), (0, width - len(row)), value=fill) for row in rows])
+
+        return HeadTable(
+            tuple(self._state.layers[index].name for index in layers),
+            table([sample.count.long() for sample in samples], 0),
+            table([sample.seen(sample.mean) for sample in samples], torch.nan),
+            table([sample.std() for sample in samples], torch.nan),
+            table([sample.seen(sample.max) for sample in samples], torch.nan),
+            table([sample.seen(sample.min) for sample in samples], torch.nan),
+            table([self._state.sums[f"faults/{index}"] for index in layers], 0),
+        )
+
+    def _sample(self, layer: LayerDiagonal) -> State:
+        valid = layer.valid(self._excluded_on(layer.diagonal.device))
+        return State(
+            {layer.index: LayerInfo(layer.num_heads, layer.name)},
+            {f"diagonal/{layer.index}": Moments.of(layer.diagonal, valid, (0, 2))},
+            {f"faults/{layer.index}": layer.faults()},
+        )
+
+    def _layout(self, layers: dict[int, LayerInfo]) -> Layout:
+        return Layout(
+            {f"diagonal/{index}": Cells((info.num_heads,)) for index, info in layers.items()},
+            {f"faults/{index}": (torch.int64, (info.num_heads,)) for index, info in layers.items()},
+        )

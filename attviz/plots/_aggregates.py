@@ -1,0 +1,72 @@
+"""Several aggregates of one text, each in a row of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import ArgumentError
+from attviz.plots._canvas import GREY, HUES, new_axes, token_ticks, vectors_by_token, width_for
+from attviz.plots._rows import aggregate_row
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.axes import Axes
+
+
+def aggregates(
+    diagonal: Float[np.ndarray, "*vectors num_tokens"],
+    *,
+    tokens: Sequence[str] | None = None,
+    kinds: Sequence[str] = ("mean", "std", "max", "min", "range", "entropy"),
+    ax: Axes | None = None,
+    **bar_kwargs: Any,
+) -> Axes:
+    """Draw aggregates over the vectors in rows of bars, one below the other, along the text.
+
+    Each row has a scale of its own, from 0 to its largest value, which is written at its right: the rows differ by orders of
+    magnitude, and their shapes are what one compares. An aggregate is never fed by another.
+
+    Args:
+        diagonal: Probabilities, ``[num_layers, num_heads, num_tokens]`` or ``[num_vectors, num_tokens]``; NaN leaves a gap.
+        tokens: As the tokenizer spells them; without them, or beyond 140, the axis counts.
+        kinds: From top to bottom; see :func:`attviz.plots.series` for the names.
+        ax: Where to draw; None makes a figure that fits.
+        **bar_kwargs: For ``Axes.bar``.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: If tokens and diagonal differ in length.
+        ArgumentError: If a value is no probability, or an aggregate is unknown, or none is asked for.
+    """
+    values = vectors_by_token(diagonal, tokens, "plots.aggregates")
+    if not kinds:
+        raise ArgumentError("plots.aggregates: kinds must name at least one aggregate.")
+    ax = new_axes(ax, width_for(values.shape[1]), 0.9 + 0.55 * len(kinds))
+    positions = np.arange(values.shape[1])
+    for place, kind in enumerate(kinds):
+        row = aggregate_row(values, kind, who="plots.aggregates")
+        top = np.nanmax(np.abs(row), initial=0.0)
+        base = len(kinds) - 1 - place
+        style: dict[str, Any] = {"width": 0.8, "color": HUES[place % len(HUES)], "linewidth": 0} | bar_kwargs
+        ax.bar(positions, 0.84 * np.nan_to_num(row) / top if top > 0 else np.zeros_like(row), bottom=base, **style)
+        ax.axhline(base, color=GREY, linewidth=0.6, zorder=0)
+        ax.annotate(
+            f"max {top:.2g}",
+            (1, base + 0.84),
+            xycoords=("axes fraction", "data"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            fontsize=7,
+            va="top",
+        )
+    token_ticks(ax, tokens, values.shape[1])
+    ax.set_yticks([len(kinds) - 1 - place + 0.4 for place in range(len(kinds))], list(kinds))
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(0, len(kinds))
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    return ax

@@ -1,0 +1,80 @@
+"""Fonts that hold the characters of the tokens at hand: a missing glyph is looked for, and shown as a box if nobody has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from matplotlib import font_manager
+from matplotlib.ft2font import FT2Font
+
+SANS = "DejaVu Sans"
+MONO = "DejaVu Sans Mono"
+_BOX = "□"
+
+
+def fallback_families(texts: Iterable[str], first: str = SANS) -> list[str]:
+    """Font families, in order, that together hold every character of ``texts`` that any installed font holds.
+
+    Args:
+        texts: What will be drawn.
+        first: The family to prefer; matplotlib ships ``"DejaVu Sans"`` and ``"DejaVu Sans Mono"``.
+
+    Returns:
+        A list for ``Text.set_fontfamily``: matplotlib takes each glyph from the first family that has it.
+    """
+    families = dict.fromkeys([first, SANS])
+    for char in sorted({char for text in texts for char in text}):
+        family = _family_with(char, first)
+        if family is not None:
+            families[family] = None
+    return list(families)
+
+
+def drawable(text: str, first: str = SANS) -> str:
+    """The text with a box for each character that no installed font can draw (matplotlib would warn and do the same)."""
+    return "".join(char if _family_with(char, first) is not None else _BOX for char in text)
+
+
+def font_file(texts: Sequence[str]) -> str:
+    """Path of one font file that holds as many characters of ``texts`` as possible, for those who can use only one."""
+    wanted = {ord(char) for text in texts for char in text}
+    candidates = [_default_file(SANS), *(path for _, path in _installed())]
+    return max(candidates, key=lambda path: (len(wanted & _code_points(path)), -candidates.index(path)))
+
+
+@cache
+def _family_with(char: str, first: str) -> str | None:
+    """The first family that can draw the character: the preferred one, DejaVu Sans, then Noto, then any by name."""
+    for family in dict.fromkeys([first, SANS]):
+        if ord(char) in _code_points(_default_file(family)):
+            return family
+    for family, path in _installed():
+        if ord(char) in _code_points(path):
+            return family
+    return None
+
+
+@cache
+def _default_file(family: str) -> str:
+    return str(font_manager.findfont(family))
+
+
+@cache
+def _installed() -> tuple[tuple[str, str], ...]:
+    """(family, file) of the upright regular fonts that matplotlib knows, Noto Sans first, in an order that does not change."""
+    regular = {
+        (entry.name, entry.fname)
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal" and entry.weight in (400, "normal", "regular", "book") and Path(entry.fname).exists()
+    }
+    return tuple(sorted(regular, key=lambda font: (not font[0].startswith("Noto Sans"), not font[0].startswith("Noto"), font)))
+
+
+@cache
+def _code_points(path: str) -> frozenset[int]:
+    try:
+        return frozenset(FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):  # a font file that FreeType cannot read serves nobody
+        return frozenset()

@@ -1,0 +1,74 @@
+"""Layers down, heads across: one number of each head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import ShapeError
+from attviz.plots._canvas import PROBABILITY_ON_BAR, new_axes
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.axes import Axes
+
+_MOST_WRITTEN = 200  # cells with their number in them
+
+
+def head_map(
+    values: Float[np.ndarray, "num_layers num_heads"],
+    *,
+    label: str = f"mean {PROBABILITY_ON_BAR}",
+    vmin: float | None = 0.0,
+    vmax: float | None = None,
+    cmap: str = "viridis",
+    annotate: bool | None = None,
+    ax: Axes | None = None,
+    **imshow_kwargs: Any,
+) -> Axes:
+    """Draw one number of each head as a colour: layers down, heads across.
+
+    Args:
+        values: Usually the mean diagonal of each head.
+        label: What the colour means, with its unit.
+        vmin: Lower end of the colours.
+        vmax: Upper end; None takes the largest value. Give 1 to compare models.
+        cmap: A colour map; viridis is safe for the colour-blind.
+        annotate: Write the numbers into the cells; None does so up to 200 heads.
+        ax: Where to draw.
+        **imshow_kwargs: For ``Axes.imshow``.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: If ``values`` is not a matrix with something in it.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise ShapeError(f"plots.head_map: values must be [num_layers, num_heads] and not empty, got shape {list(values.shape)}.")
+    num_layers, num_heads = values.shape
+    ax = new_axes(ax, float(np.clip(1.9 + 0.42 * num_heads, 4.2, 12)), float(np.clip(0.9 + 0.34 * num_layers, 2.4, 10)))
+    image = ax.imshow(values, **({"vmin": vmin, "vmax": vmax, "cmap": cmap, "aspect": "auto"} | imshow_kwargs))
+    ax.figure.colorbar(image, ax=ax, label=label)
+    ax.set(xlabel="head", ylabel="layer")
+    ax.set_xticks(_ticks(num_heads))
+    ax.set_yticks(_ticks(num_layers))
+    if annotate if annotate is not None else values.size <= _MOST_WRITTEN:
+        _write(ax, values, image)
+    return ax
+
+
+def _ticks(count: int) -> range:
+    return range(0, count, 1 if count <= 16 else 4)
+
+
+def _write(ax: Axes, values: np.ndarray, image: Any) -> None:
+    """Numbers in white on dark cells and in black on light ones."""
+    shades = image.cmap(image.norm(np.nan_to_num(values)))
+    bright = shades[..., :3] @ np.array([0.299, 0.587, 0.114])
+    for (layer, head), value in np.ndenumerate(values):
+        text = "" if np.isnan(value) else f"{value:.2f}".removeprefix("0") if 0 <= value < 1 else f"{value:.2g}"
+        color = "black" if bright[layer, head] > 0.5 else "white"
+        ax.text(head, layer, text, ha="center", va="center", fontsize=6.5, color=color)

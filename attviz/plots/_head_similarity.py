@@ -1,0 +1,97 @@
+"""How alike the rankings of the heads are, with what chance would give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import ShapeError
+from attviz.plots._canvas import INK, new_axes
+from attviz.plots._clustering import leaf_order
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.axes import Axes
+
+_MOST_NAMED = 48
+
+
+def head_similarity(
+    similarity: Float[np.ndarray, "num_heads num_heads"],
+    *,
+    names: Sequence[str] | None = None,
+    null: float | None = None,
+    cluster: bool = True,
+    label: str = "similarity of rankings (AUFUJI)",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    cmap: str = "viridis",
+    ax: Axes | None = None,
+    **imshow_kwargs: Any,
+) -> Axes:
+    """Draw the similarity of every pair of heads as the lower triangle of a heat map, like heads side by side.
+
+    Args:
+        similarity: Symmetric matrix, such as :func:`attviz.metrics.fuji_matrix` gives, or its z-scores.
+        names: One per head, such as ``"3.7"``; None counts them.
+        null: What chance gives (mean of a permutation null): a line in the colour bar. The level of FUJI under chance is not 0.
+        cluster: Order the heads by average linkage; False keeps the order given.
+        label: What the colour means.
+        vmin: Lower end of the colours; None takes the smallest value off the diagonal.
+        vmax: Upper end; None takes the largest value off the diagonal.
+        cmap: A colour map.
+        ax: Where to draw.
+        **imshow_kwargs: For ``Axes.imshow``.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: If the matrix is not square, holds fewer than two heads, or the names do not fit.
+    """
+    matrix = np.asarray(similarity, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
+        raise ShapeError(
+            f"plots.head_similarity: similarity must be a square matrix of at least two heads, got shape {list(matrix.shape)}."
+        )
+    if names is not None and len(names) != len(matrix):
+        raise ShapeError(f"plots.head_similarity: names must be one per head, got {len(names)} names for {len(matrix)} heads.")
+    order = leaf_order(matrix) if cluster else np.arange(len(matrix))
+    ordered = matrix[np.ix_(order, order)]
+    lower = np.tril(np.ones_like(ordered, dtype=bool), -1)
+    shown = np.where(lower, ordered, np.nan)[1:, :-1]
+    side = float(np.clip(2.6 + 0.11 * len(matrix), 4.4, 11))
+    ax = new_axes(ax, side + 0.9, side)
+    low = np.nanmin(shown) if vmin is None else vmin
+    if null is not None and vmin is None:
+        low = min(low, null)
+    limits: dict[str, Any] = {"vmin": low, "vmax": vmax, "cmap": cmap}
+    image = ax.imshow(shown, **(limits | {"aspect": "equal", "interpolation": "nearest"} | imshow_kwargs))
+    bar = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
+    if null is not None:
+        bar.ax.axhline(null, color="white", linewidth=3)
+        bar.ax.axhline(null, color=INK, linewidth=1.2)
+        bar.ax.annotate(
+            "chance",
+            (0, null),
+            xycoords=("axes fraction", "data"),
+            xytext=(-3, 0),
+            textcoords="offset points",
+            ha="right",
+            va="center",
+            fontsize=7,
+        )
+    _name(ax, [names[place] if names is not None else str(place) for place in order.tolist()])
+    return ax
+
+
+def _name(ax: Axes, names: Sequence[str]) -> None:
+    every = 1 if len(names) <= _MOST_NAMED else 2 if len(names) <= 2 * _MOST_NAMED else 4
+    size = 7 if every == 1 else 5.5
+    ax.set_xticks(range(0, len(names) - 1, every), names[:-1:every], rotation=90, fontsize=size)
+    ax.set_yticks(range(0, len(names) - 1, every), names[1::every], fontsize=size)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(length=2)
+    ax.set(xlabel="head (layer.head)", ylabel="head (layer.head)")

@@ -1,0 +1,99 @@
+"""The tokens with the largest mean diagonal (AttViz paper, Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import ArgumentError, ShapeError
+from attviz.plots._canvas import BLUE, INK, PROBABILITY, new_axes, open_frame, token_labels
+from attviz.plots._fonts import fallback_families
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from matplotlib.axes import Axes
+
+
+def token_bars(
+    mean: Float[np.ndarray, " num_tokens"],
+    *,
+    tokens: Sequence[str],
+    std: Float[np.ndarray, " num_tokens"] | None = None,
+    maximum: Float[np.ndarray, " num_tokens"] | None = None,
+    count: Int[np.ndarray, " num_tokens"] | None = None,
+    k: int = 35,
+    min_count: int = 1,
+    ax: Axes | None = None,
+    **bar_kwargs: Any,
+) -> Axes:
+    """Draw the ``k`` tokens with the largest mean: bar = mean, line = mean ± std within [0, 1], pale bar = maximum.
+
+    Args:
+        mean: Mean diagonal of each token of a vocabulary.
+        tokens: As the tokenizer spells them; leave out the special ones before.
+        std: Standard deviation of each.
+        maximum: Largest diagonal of each.
+        count: Occurrences of each, written behind the token.
+        k: Bars at most.
+        min_count: Leave out tokens that occur more rarely; it needs ``count``.
+        ax: Where to draw.
+        **bar_kwargs: For the bars of the means (``Axes.barh``).
+
+    Returns:
+        The axes.
+
+    Raises:
+        ShapeError: If the arrays differ in length.
+        ArgumentError: If no token is left, or ``min_count`` comes without counts.
+    """
+    columns = {"mean": mean, "std": std, "maximum": maximum, "count": count}
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if values is not None}
+    for name, values in arrays.items():
+        if values.shape != (len(tokens),):
+            raise ShapeError(
+                f"plots.token_bars: {name} must hold one value per token, got shape {list(values.shape)} for {len(tokens)} tokens."
+            )
+    chosen = _largest(arrays, k, min_count)
+    ax = new_axes(ax, 6.4, 0.9 + 0.2 * len(chosen))
+    places = np.arange(len(chosen))
+    if "maximum" in arrays:
+        ax.barh(places, arrays["maximum"][chosen], height=0.78, color=BLUE, alpha=0.3, linewidth=0, label="maximum")
+    style: dict[str, Any] = {"height": 0.78, "color": BLUE, "linewidth": 0, "label": "mean"} | bar_kwargs
+    ax.barh(places, arrays["mean"][chosen], **style)
+    if "std" in arrays:
+        _error_lines(ax, arrays["mean"][chosen], np.nan_to_num(arrays["std"][chosen]))
+    _name_bars(ax, [tokens[place] for place in chosen], arrays["count"][chosen] if "count" in arrays else None)
+    ax.set(xlabel=PROBABILITY, ylim=(len(chosen) - 0.4, -0.6), xlim=(0, None))
+    open_frame(ax)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
+    return ax
+
+
+def _largest(arrays: dict[str, np.ndarray], k: int, min_count: int) -> np.ndarray:
+    if min_count > 1 and "count" not in arrays:
+        raise ArgumentError(f"plots.token_bars: min_count={min_count} needs count=.")
+    if k < 1:
+        raise ArgumentError(f"plots.token_bars: k must be at least 1, got {k}.")
+    kept = ~np.isnan(arrays["mean"])
+    if "count" in arrays:
+        kept &= arrays["count"] >= min_count
+    places = np.flatnonzero(kept)
+    if not places.size:
+        most = f"; the most frequent occurs {int(arrays['count'].max())} times" if "count" in arrays and arrays["count"].size else ""
+        raise ArgumentError(f"plots.token_bars: no token is left with min_count={min_count}{most}.")
+    return places[np.argsort(-arrays["mean"][places], kind="stable")][:k]
+
+
+def _error_lines(ax: Axes, mean: np.ndarray, std: np.ndarray) -> None:
+    reach = np.stack([mean - np.clip(mean - std, 0, 1), np.clip(mean + std, 0, 1) - mean])
+    ax.errorbar(mean, np.arange(len(mean)), xerr=np.maximum(reach, 0), fmt="none", ecolor=INK, elinewidth=0.9, capsize=1.5, label="± std")
+
+
+def _name_bars(ax: Axes, tokens: Sequence[str], count: np.ndarray | None) -> None:
+    labels = token_labels(tokens)
+    if count is not None:
+        labels = [f"{label}  ({int(times)})" for label, times in zip(labels, count, strict=True)]
+    ax.set_yticks(range(len(labels)), labels, fontsize=8, fontfamily=fallback_families(labels), parse_math=False)
+    ax.tick_params(axis="y", length=0)

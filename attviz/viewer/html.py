@@ -1,0 +1,100 @@
+"""The one HTML file: script, stylesheet and data inlined, under a policy that lets nothing else run or load."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.resources import files
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_UNSAFE = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+_BOOT = (
+    "This page draws itself with a script that is inside this file. If you keep seeing this line, scripts are switched off here "
+    '(some notebooks forbid them until you trust the notebook): save the page with <code>page.save("page.html")</code> and open it '
+    "in a browser."
+)
+
+
+@cache
+def static(name: str) -> str:
+    """Text of a built file of the package, such as ``"page.js"``.
+
+    Example:
+        >>> static("page.css") != ""
+        True
+    """
+    return files("attviz.viewer").joinpath("static").joinpath(name).read_text(encoding="utf-8")
+
+
+def script_json(value: object) -> str:
+    r"""JSON that cannot leave a ``<script>`` element, whatever the strings in it say.
+
+    Example:
+        >>> script_json({"token": "</script>"})
+        '{"token":"\\u003c/script\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character, escape in _UNSAFE.items():
+        text = text.replace(character, escape)
+    return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def csp(script: str, style: str) -> str:
+    """Content security policy that allows this script, this style, images made by the page, and nothing else.
+
+    Example:
+        >>> csp("", "").split("; ")[0]
+        "default-src 'none'"
+    """
+    return (
+        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
+
+
+def page_parts(title: str, head: str, documents: Iterable[str]) -> Iterator[str]:
+    """Yield the file piece by piece, so that writing it needs no second copy of the data.
+
+    Args:
+        title: Plain text; it is escaped here.
+        head: :func:`script_json` of what the page needs at once.
+        documents: :func:`script_json` of each document, which the page reads when it is opened.
+
+    Yields:
+        Text; joined, a complete HTML document.
+    """
+    script, style = static("page.js"), static("page.css")
+    yield "<!doctype html>\n"
+    yield '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{html.escape(csp(script, style), quote=False)}">\n'
+    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
+    yield '<link rel="icon" href="data:,">\n'
+    yield f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+    yield f'<div id="attviz-root"><p class="boot">{_BOOT}</p></div>\n'
+    yield f'<script type="application/json" id="attviz-head">{head}</script>\n'
+    for index, document in enumerate(documents):
+        yield f'<script type="application/json" id="attviz-doc-{index}">{document}</script>\n'
+    yield f"<script>{script}</script>\n</body>\n</html>\n"
+
+
+def notebook_frame(document: str, height: int) -> str:
+    """Iframe that shows the page in a notebook cell, without rights over the notebook around it.
+
+    Example:
+        >>> 'sandbox="allow-scripts allow-downloads"' in notebook_frame("<p>", 400)
+        True
+    """
+    return (
+        f'<iframe title="attviz page" sandbox="allow-scripts allow-downloads" width="100%" height="{height:d}" '
+        f'style="border:0;border-radius:8px;min-width:320px" srcdoc="{html.escape(document)}"></iframe>'
+    )

@@ -1,0 +1,69 @@
+"""The page object: a file, a notebook cell, or a widget."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attviz.viewer.html import notebook_frame, page_parts
+
+if TYPE_CHECKING:
+    from attviz.viewer.payload import Payload
+
+NOTEBOOK_HEIGHT = 860
+
+
+class Page:
+    """An interactive page, complete in itself: it asks no network for anything and runs nothing it did not bring.
+
+    In a notebook the page shows itself (in an iframe without rights over the notebook). ``attviz.view`` makes pages.
+    """
+
+    def __init__(self, payload: Payload) -> None:
+        self._payload = payload
+
+    def __repr__(self) -> str:
+        count = len(self._payload.rows)
+        return f"<attviz.Page {self._payload.title!r}: {count} document{'s' * (count != 1)}, {self._payload.size / 2**20:.1f} MB of data>"
+
+    @property
+    def html(self) -> str:
+        """The whole file as a string."""
+        return "".join(self._parts())
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the page as one HTML file (UTF-8).
+
+        Args:
+            path: Where to; an existing file is replaced.
+
+        Returns:
+            The path written.
+
+        Raises:
+            OSError: If the file cannot be written.
+        """
+        target = Path(path)
+        with target.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(self._parts())
+        return target
+
+    def widget(self) -> Any:
+        """The page as an ``anywidget`` whose ``selection`` Python can read; needs the ``widget`` extra.
+
+        Returns:
+            The widget; ``widget.selection`` holds the document, the pinned token, the pinned vectors, and it is a traitlet.
+
+        Raises:
+            MissingExtraError: If anywidget is not installed.
+        """
+        from attviz.viewer.widget import make_widget
+
+        return make_widget(self._payload)
+
+    def _parts(self) -> Any:
+        return page_parts(self._payload.title, self._payload.head(), self._payload.chunks)
+
+    def _repr_html_(self) -> str:
+        return notebook_frame(self.html, NOTEBOOK_HEIGHT)

@@ -1,0 +1,131 @@
+"""What a page carries: a head that is read at once, and one chunk a document that is read when it is opened."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz.errors import ArgumentError
+from attviz.viewer.html import script_json
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+WARN_BYTES = 25 * 2**20
+MAX_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One document, ready to be written: its line in the list, and its chunk.
+
+    Attributes:
+        row: What the documents table shows and searches; plain JSON values.
+        chunk: Tokens, sets and coded values; plain JSON values.
+    """
+
+    row: dict[str, Any]
+    chunk: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Payload:
+    """The texts that go into the page, collected under a cap on their size."""
+
+    title: str
+    max_bytes: int = MAX_BYTES
+    fields: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    chunks: list[str] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, entry: Entry) -> None:
+        """Keep one document.
+
+        Raises:
+            ArgumentError: If the page would pass ``max_bytes``; the message lists the ways to a smaller one.
+        """
+        chunk = script_json(entry.chunk)
+        self.size += len(chunk) + len(script_json(entry.row))
+        self.rows.append(entry.row)
+        self.chunks.append(chunk)
+        if self.size > self.max_bytes:
+            megabytes, limit = self.size / 2**20, self.max_bytes / 2**20
+            raise ArgumentError(
+                f"view: after {len(self.chunks)} documents the page holds {megabytes:.1f} MB, more than max_bytes={self.max_bytes} "
+                f"({limit:.1f} MB). Make it smaller: documents=slice(0, {len(self.chunks) // 2}), layers=[...], heads=[...], or "
+                'precision="u8" (half the size); or raise max_bytes.'
+            )
+
+    def head(self) -> str:
+        """JSON of the head."""
+        return script_json({"format": 1, "title": self.title, **self.fields, "documents": self.rows})
+
+    def warn_if_large(self) -> None:
+        """Say so once when browsers will take their time over the page."""
+        if self.size > WARN_BYTES:
+            warnings.warn(
+                f"view: the page holds {self.size / 2**20:.0f} MB; opening it takes seconds. "
+                'Smaller: documents=, layers=, heads=, or precision="u8".',
+                stacklevel=4,
+            )
+
+
+def finite(value: float | None) -> float | None:
+    """A number JSON can carry: None for NaN and infinities.
+
+    Example:
+        >>> finite(float("nan")) is None, finite(0.5)
+        (True, 0.5)
+    """
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def finite_list(values: Float[np.ndarray, " n"] | Sequence[float]) -> list[float | None]:
+    """:func:`finite` of each value.
+
+    Example:
+        >>> finite_list([0.5, float("inf")])
+        [0.5, None]
+    """
+    return [finite(float(value)) for value in values]
+
+
+class HeadMoments:
+    """Mean, std, max and min of every (layer, head) over all tokens of all documents, missing values left out."""
+
+    def __init__(self, num_rows: int) -> None:
+        self.count = np.zeros(num_rows)
+        self.mean = np.zeros(num_rows)
+        self.m2 = np.zeros(num_rows)
+        self.max = np.full(num_rows, -np.inf)
+        self.min = np.full(num_rows, np.inf)
+
+    def update(self, values: Float[np.ndarray, "num_rows num_tokens"]) -> None:
+        """Pool one document into the moments (Chan et al. 1979), in float64."""
+        values = values.astype(np.float64)
+        real = ~np.isnan(values)
+        count = real.sum(1)
+        filled = np.where(real, values, 0.0)
+        mean = filled.sum(1) / np.maximum(count, 1)
+        m2 = np.where(real, (values - mean[:, None]) ** 2, 0.0).sum(1)
+        total = self.count + count
+        delta = mean - self.mean
+        share = count / np.maximum(total, 1)
+        self.mean = self.mean + delta * share
+        self.m2 = self.m2 + m2 + delta**2 * self.count * share
+        self.count = total
+        self.max = np.maximum(self.max, np.where(real, values, -np.inf).max(1, initial=-np.inf))
+        self.min = np.minimum(self.min, np.where(real, values, np.inf).min(1, initial=np.inf))
+
+    def as_json(self) -> dict[str, list[float | None]]:
+        """One list a statistic, None where a head has no value (std needs two)."""
+        std = np.sqrt(self.m2 / np.where(self.count > 1, self.count - 1, np.nan))
+        mean = np.where(self.count > 0, self.mean, np.nan)
+        columns = {"mean": mean, "std": std, "max": self.max, "min": self.min, "range": self.max - self.min}
+        return {name: finite_list(column) for name, column in columns.items()}

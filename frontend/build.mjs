@@ -1,0 +1,53 @@
+// Builds the page and the widget into the folder given as the first argument.
+import { build } from "esbuild";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+
+const common = {
+  bundle: true,
+  minify: true,
+  charset: "ascii", // the policy of the page carries the hash of these bytes: no encoding may change them
+  legalComments: "none", // the licences are in THIRD_PARTY.txt
+  target: "es2022",
+  logLevel: "warning",
+  write: false,
+  absWorkingDir: here,
+};
+
+const SHIPPED = ["d3-array", "d3-color", "d3-interpolate", "d3-scale-chromatic"];
+
+async function bundle(options) {
+  const result = await build({ ...common, ...options });
+  return result.outputFiles[0].text;
+}
+
+async function thirdParty() {
+  const parts = ["page.js and widget.js contain parts of the following packages.\n"];
+  for (const name of SHIPPED) {
+    const folder = join(here, "node_modules", name);
+    const { version, license } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"));
+    const text = await readFile(join(folder, "LICENSE"), "utf8");
+    parts.push(`${"=".repeat(72)}\n${name} ${version} (${license})\n\n${text.trim()}\n`);
+  }
+  return parts.join("\n");
+}
+
+/** The built files by name. */
+export async function outputs() {
+  const css = await bundle({ entryPoints: ["src/style/page.css"] });
+  const script = await bundle({ entryPoints: ["src/page.ts"], format: "iife" });
+  const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ATTVIZ_CSS: JSON.stringify(css) } });
+  return { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": await thirdParty() };
+}
+
+if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  const target = resolve(process.argv[2] ?? "dist");
+  await mkdir(target, { recursive: true });
+  for (const [name, text] of Object.entries(await outputs())) {
+    await writeFile(join(target, name), text);
+    console.log(`${name} ${(text.length / 1000).toFixed(1)} kB`);
+  }
+}

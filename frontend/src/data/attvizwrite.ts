@@ -1,0 +1,63 @@
+/** The page's state as AttViz JSON: names, colours, order and visibility as the reader left them, values to the last bit of float32. */
+
+import type { Palette } from "../model/color";
+import { Scene } from "../model/scene";
+import { aggregateOf, type State } from "../model/state";
+import { single } from "./csv";
+import type { Collection, PageDocument, TokenSet } from "./types";
+
+interface VectorJson {
+  name: string;
+  color?: string;
+  visible: boolean;
+  vectors: number[];
+}
+
+function vectors(scene: Scene, palette: Palette): { key: string; json: VectorJson }[] {
+  const pins = new Map(scene.pins(palette).map((pin) => [pin.key, pin]));
+  const plain = (values: Float32Array): number[] => Array.from(values, (value) => (Number.isNaN(value) ? 0 : single(value)));
+  const rows = scene.rows.map((row) => {
+    const color = row.color ?? pins.get(row.key)?.color;
+    return { key: row.key, json: { name: row.name, ...(color ? { color } : {}), visible: !row.hidden, vectors: plain(row.values) } };
+  });
+  const aggregates = [...pins.values()].flatMap((pin) => {
+    const name = aggregateOf(pin.key);
+    return name ? [{ key: pin.key, json: { name: pin.name, color: pin.color, visible: !pin.hidden, vectors: plain(scene.plain(name)) } }] : [];
+  });
+  return [...rows, ...aggregates];
+}
+
+function setJson(document: PageDocument, set: TokenSet, place: number, text: string, state: State, palette: Palette): { json: object; keys: string[] } {
+  const scene = new Scene(document, set, text, { ...state, set: place, scale: "raw", focus: null });
+  const rows = vectors(scene, palette);
+  return {
+    json: { name: set.name, visible: set.visible, tokens: set.tokens, attention_vectors: rows.map((row) => row.json) },
+    keys: rows.map((row) => row.key),
+  };
+}
+
+async function documentJson(collection: Collection, index: number, state: State, palette: Palette): Promise<object> {
+  const document = await collection.load(index);
+  const row = collection.rows[index];
+  const sets = document.sets.map((set, place) => setJson(document, set, place, row?.text ?? "", state, palette));
+  const block = state.set < sets.length ? state.set : 0;
+  const tinted = sets[block]?.keys.indexOf(state.tint) ?? -1;
+  const activations = (row?.probabilities ?? []).flatMap((value, i) => (value === null ? [] : [{ name: collection.classes[i] ?? `class ${i}`, value }]));
+  return {
+    ...(row?.name ? { name: row.name } : {}),
+    text: row?.text ?? "",
+    output_activations: activations,
+    ...(tinted >= 0 ? { hilight: { block, vectors: tinted } } : {}),
+    sets: sets.map((set) => set.json),
+  };
+}
+
+/** Parts of the file, for a Blob: one string of everything would be too long for large analyses. */
+export async function attvizJson(collection: Collection, indices: readonly number[], state: State, palette: Palette): Promise<string[]> {
+  const parts: string[] = ["[\n"];
+  for (const [i, index] of indices.entries()) {
+    parts.push(JSON.stringify(await documentJson(collection, index, state, palette)), i + 1 < indices.length ? ",\n" : "\n");
+  }
+  parts.push("]\n");
+  return parts;
+}

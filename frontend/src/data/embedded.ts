@@ -1,0 +1,125 @@
+/** Reads the data that the page (or the widget) carries. It was written by attviz, but a damaged file must still be told. */
+
+import { looksSpecial } from "../model/tokens";
+import { decode } from "./codec";
+import { gridRows, namedRows, type RowPlan } from "./rows";
+import { type Collection, DataFault, type DocumentRow, type PageDocument, type TokenSet } from "./types";
+
+interface HeadJson {
+  format: number;
+  title: string;
+  model: string;
+  grid?: { layers: { index: number; name: string }[]; heads: number[] };
+  overall?: Record<string, (number | null)[]>;
+  classes: string[];
+  documents: Partial<DocumentRow>[];
+}
+
+interface SetJson {
+  name?: string;
+  visible?: boolean;
+  tokens: string[];
+  grid?: boolean;
+  causal?: boolean;
+  special?: number[];
+  offsets?: number[];
+  rows?: { name?: string | number; color?: string; visible?: boolean }[];
+}
+
+interface ChunkJson {
+  sets: SetJson[];
+  precision: string;
+  data: string;
+  patches?: [number, number];
+  image?: string;
+  highlight?: [number, number];
+}
+
+const KEPT_DOCUMENTS = 24;
+
+function parse<T>(text: string, what: string): T {
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    throw new DataFault(`${what} of this page is damaged; make the page again.`);
+  }
+}
+
+/** `chunk(i)` gives the JSON text of document i. */
+export function readEmbedded(headText: string, chunk: (index: number) => string): Collection {
+  const head = parse<HeadJson>(headText, "The head");
+  if (head.format !== 1) throw new DataFault(`This page holds format ${String(head.format)}; its script reads format 1.`);
+  const cache = new Map<number, Promise<PageDocument>>();
+  const load = (index: number): Promise<PageDocument> => {
+    const known = cache.get(index);
+    if (known) return known;
+    if (cache.size >= KEPT_DOCUMENTS) cache.delete(cache.keys().next().value as number);
+    // In a promise from the start, so that a missing chunk is told like a damaged one.
+    const made = Promise.resolve().then(() => readDocument(parse<ChunkJson>(chunk(index), `Document ${index}`), index, head));
+    cache.set(index, made);
+    return made;
+  };
+  return {
+    title: head.title,
+    model: head.model,
+    layers: head.grid?.layers ?? [],
+    heads: head.grid?.heads ?? [],
+    classes: head.classes,
+    overall: head.overall ?? null,
+    rows: head.documents.map(fullRow),
+    load,
+  };
+}
+
+function fullRow(row: Partial<DocumentRow>): DocumentRow {
+  return {
+    name: row.name ?? "",
+    text: row.text ?? "",
+    tokens: row.tokens ?? 0,
+    mean: row.mean ?? null,
+    label: row.label ?? null,
+    prediction: row.prediction ?? null,
+    probabilities: row.probabilities ?? null,
+  };
+}
+
+async function readDocument(chunk: ChunkJson, index: number, head: HeadJson): Promise<PageDocument> {
+  const plans = chunk.sets.map((set, place): RowPlan => {
+    if (set.grid) return gridRows(head.grid?.layers ?? [], head.grid?.heads ?? []);
+    const vectors = (set.rows ?? []).map((row) => ({ name: row.name ?? null, color: row.color ?? null, visible: row.visible !== false }));
+    return namedRows(vectors, place);
+  });
+  const sizes = chunk.sets.map((set, place) => (plans[place] as RowPlan).rows.length * set.tokens.length);
+  const values = await decode(chunk.data, chunk.precision, sizes.reduce((sum, size) => sum + size, 0));
+  let start = 0;
+  const sets = chunk.sets.map((set, place) => {
+    const part = values.subarray(start, (start += sizes[place] as number));
+    return readSet(set, plans[place] as RowPlan, part, place);
+  });
+  const image = chunk.image?.startsWith("data:image/") ? chunk.image : null;
+  return { index, sets, patches: chunk.patches ?? null, image, highlight: chunk.highlight ?? null };
+}
+
+function readSet(set: SetJson, plan: RowPlan, values: Float32Array, place: number): TokenSet {
+  const special = set.tokens.map((token) => (set.special ? false : looksSpecial(token)));
+  for (const at of set.special ?? []) special[at] = true;
+  return {
+    name: set.name ?? `set ${place}`,
+    visible: set.visible !== false,
+    tokens: set.tokens,
+    special,
+    offsets: set.offsets ?? [],
+    causal: set.causal ?? causalLike(values, plan.rows.length, set.tokens.length),
+    rows: plan.rows,
+    values,
+    rowLabels: plan.rowLabels,
+    columnLabels: plan.columnLabels,
+  };
+}
+
+/** A causal mask gives the first token exactly 1 in every vector. */
+export function causalLike(values: Float32Array, rows: number, tokens: number): boolean {
+  if (tokens < 2 || rows === 0) return false;
+  for (let row = 0; row < rows; row++) if (!((values[row * tokens] as number) >= 1 - 1e-6)) return false;
+  return true;
+}

@@ -1,0 +1,67 @@
+/** What the page shows, whichever file it came from. */
+
+export interface BaseRow {
+  /** The same vector in every document has the same key: the reader's edits belong to it. */
+  readonly key: string;
+  readonly name: string;
+  readonly color: string | null;
+  readonly visible: boolean;
+  /** Place in the heat map. */
+  readonly gridRow: number;
+  readonly gridColumn: number;
+}
+
+export interface TokenSet {
+  readonly name: string;
+  readonly visible: boolean;
+  readonly tokens: readonly string[];
+  readonly special: readonly boolean[];
+  /** Start and end of each token in the text, in UTF-16 units; empty where they are not known. */
+  readonly offsets: readonly number[];
+  /** Token i saw i + 1 keys; else it saw all of them. */
+  readonly causal: boolean;
+  readonly rows: readonly BaseRow[];
+  /** One row of values after the other; NaN where a value is missing. */
+  readonly values: Float32Array;
+  readonly rowLabels: readonly string[];
+  readonly columnLabels: readonly string[];
+}
+
+export interface PageDocument {
+  readonly index: number;
+  readonly sets: readonly TokenSet[];
+  readonly patches: readonly [number, number] | null;
+  readonly image: string | null;
+  /** [set, vector] that the file asks to tint the text by. */
+  readonly highlight: readonly [number, number] | null;
+}
+
+export interface DocumentRow {
+  readonly name: string;
+  readonly text: string;
+  readonly tokens: number;
+  readonly mean: number | null;
+  readonly label: number | null;
+  readonly prediction: number | null;
+  readonly probabilities: readonly (number | null)[] | null;
+}
+
+export interface Layer {
+  readonly index: number;
+  readonly name: string;
+}
+
+export interface Collection {
+  readonly title: string;
+  readonly model: string;
+  readonly layers: readonly Layer[];
+  readonly heads: readonly number[];
+  readonly classes: readonly string[];
+  /** Statistic of each head over all documents, by name; null where the page has no layers x heads. */
+  readonly overall: Readonly<Record<string, readonly (number | null)[]>> | null;
+  readonly rows: readonly DocumentRow[];
+  load(index: number): Promise<PageDocument>;
+}
+
+/** A fault in the data, told to the reader as it is. */
+export class DataFault extends Error {}

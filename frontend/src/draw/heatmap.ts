@@ -1,0 +1,139 @@
+/** Layers down, heads across, one cell a vector; means of layers to the right and of heads below. */
+
+import { blend, type Palette, rampColor } from "../model/color";
+import { short } from "../model/format";
+import type { Fit } from "../model/scale";
+import type { Surface } from "./surface";
+
+export interface HeatCell {
+  readonly key: string;
+  readonly row: number;
+  readonly column: number;
+  readonly value: number;
+  /** Hidden, or outside the focus. */
+  readonly faded: boolean;
+}
+
+export interface HeatModel {
+  readonly cells: readonly HeatCell[];
+  readonly rowLabels: readonly string[];
+  readonly columnLabels: readonly string[];
+  readonly fit: Fit;
+  readonly diverging: boolean;
+  readonly pins: ReadonlyMap<string, string>;
+}
+
+export interface HeatLayout {
+  readonly left: number;
+  readonly top: number;
+  readonly cellWidth: number;
+  readonly cellHeight: number;
+  readonly columns: number;
+  readonly rows: number;
+  readonly legendTop: number;
+  readonly height: number;
+}
+
+const TOP = 18;
+const SIDE = 36;
+const MAX_BODY = 250;
+
+export function heatLayout(model: HeatModel, width: number): HeatLayout {
+  const columns = Math.max(1, model.columnLabels.length);
+  const rows = Math.max(1, model.rowLabels.length);
+  const left = 8 + 6 * Math.max(1, ...model.rowLabels.map((label) => label.length));
+  const cellWidth = Math.max(3, Math.min(42, Math.floor((width - left - SIDE) / columns)));
+  const cellHeight = Math.max(3, Math.min(Math.round(cellWidth * 1.5), Math.floor(MAX_BODY / rows), 28));
+  const legendTop = TOP + rows * cellHeight + 28;
+  return { left, top: TOP, cellWidth, cellHeight, columns, rows, legendTop, height: legendTop + 30 };
+}
+
+export function drawHeat(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette, width: number): void {
+  const { left, top, cellWidth, cellHeight } = layout;
+  const ramp = model.diverging ? "diverging" : "sequential";
+  for (const cell of model.cells) {
+    const unit = model.fit.unit(cell.value);
+    const solid = Number.isNaN(unit) ? palette.grid : rampColor(unit, ramp);
+    const fill = cell.faded ? blend(palette.card, solid, 0.25) : solid;
+    surface.rect(left + cell.column * cellWidth, top + cell.row * cellHeight, cellWidth - 1, cellHeight - 1, fill);
+  }
+  drawLabels(surface, model, layout, palette);
+  drawMeans(surface, model, layout, palette);
+  for (const cell of model.cells) {
+    const color = model.pins.get(cell.key);
+    if (color) drawPin(surface, layout, cell, color, palette);
+  }
+  drawLegend(surface, model, layout, palette, width, ramp);
+}
+
+function drawLabels(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette): void {
+  const { left, top, cellWidth, cellHeight } = layout;
+  const widest = 4 + 6 * Math.max(...model.columnLabels.map((label) => label.length), 1);
+  const across = step(cellWidth, widest);
+  model.columnLabels.forEach((label, column) => {
+    const short = label.length > 6 ? `${label.slice(0, 5)}\u2026` : label;
+    if (column % across === 0) surface.text(left + (column + 0.5) * cellWidth - 0.5, top - 6, short, { fill: palette.ink3, size: 10.5, anchor: "middle" });
+  });
+  const down = step(cellHeight, 11);
+  model.rowLabels.forEach((label, row) => {
+    if (row % down === 0) surface.text(left - 7, top + (row + 0.5) * cellHeight + 3, label, { fill: palette.ink3, size: 10.5, anchor: "end" });
+  });
+}
+
+/** Every label, every second, or every fourth and so on, as they fit. */
+function step(size: number, needed: number): number {
+  let every = 1;
+  while (size * every < needed) every *= 2;
+  return every;
+}
+
+function drawMeans(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette): void {
+  const { left, top, cellWidth, cellHeight, rows, columns } = layout;
+  if (rows * columns < 2 || model.diverging) return;
+  const across = means(model.cells, rows, (cell) => cell.row);
+  const down = means(model.cells, columns, (cell) => cell.column);
+  const most = Math.max(...[...across, ...down].filter(Number.isFinite), 1e-30);
+  const thick = Math.max(2, Math.min(7, cellHeight * 0.4));
+  if (columns > 1 && rows > 1) {
+    across.forEach((value, row) => {
+      if (value > 0) surface.rect(left + columns * cellWidth + 5, top + (row + 0.5) * cellHeight - thick / 2, (value / most) * (SIDE - 8), thick, palette.bar);
+    });
+  }
+  const wide = Math.max(2, Math.min(7, cellWidth * 0.4));
+  if (rows > 1 && columns > 1) {
+    down.forEach((value, column) => {
+      if (value > 0) surface.rect(left + (column + 0.5) * cellWidth - wide / 2 - 0.5, top + rows * cellHeight + 4, wide, (value / most) * 18, palette.bar);
+    });
+  }
+}
+
+function means(cells: readonly HeatCell[], size: number, place: (cell: HeatCell) => number): number[] {
+  const sums = new Array<number>(size).fill(0);
+  const counts = new Array<number>(size).fill(0);
+  for (const cell of cells) {
+    if (Number.isNaN(cell.value)) continue;
+    sums[place(cell)] = (sums[place(cell)] as number) + cell.value;
+    counts[place(cell)] = (counts[place(cell)] as number) + 1;
+  }
+  return sums.map((sum, i) => sum / (counts[i] as number));
+}
+
+export function drawPin(surface: Surface, layout: HeatLayout, cell: { row: number; column: number }, color: string, palette: Palette): void {
+  const x = layout.left + cell.column * layout.cellWidth - 0.5;
+  const y = layout.top + cell.row * layout.cellHeight - 0.5;
+  const thick = layout.cellWidth < 12 ? 2 : 3;
+  surface.frame(x, y, layout.cellWidth, layout.cellHeight, palette.card, 2 * thick);
+  surface.frame(x, y, layout.cellWidth, layout.cellHeight, color, thick);
+}
+
+function drawLegend(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette, width: number, ramp: "sequential" | "diverging"): void {
+  const { fit } = model;
+  const x = 14;
+  const size = width - 28;
+  for (let i = 0; i < size; i += 2) surface.rect(x + i, layout.legendTop, Math.min(2, size - i), 8, rampColor(i / (size - 1), ramp));
+  for (const share of [0, 0.5, 1]) {
+    const value = fit.logarithmic ? fit.low * (fit.high / fit.low) ** share : fit.low + (fit.high - fit.low) * share;
+    const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
+    surface.text(x + share * size, layout.legendTop + 21, short(value), { fill: palette.ink3, size: 10.5, anchor });
+  }
+}

@@ -1,0 +1,131 @@
+/** The aggregate as a line, band and extremes around it, the other vectors as dots, pinned rows in their colours. */
+
+import { nice, ticks } from "d3-array";
+import type { Palette } from "../model/color";
+import { tick } from "../model/format";
+import { quantileSorted } from "../model/quantile";
+import type { Pin, Scene } from "../model/scene";
+import type { Surface } from "./surface";
+import { decimate, type TokenAxis } from "./xaxis";
+
+export interface ValueAxis {
+  readonly floor: number;
+  readonly logarithmic: boolean;
+  readonly ticks: readonly number[];
+  y(value: number): number;
+}
+
+const MAX_DOTS = 24_000;
+
+function positiveQuantile(values: Float32Array, share: number): number {
+  const positive = Float32Array.from(values.filter((value) => value > 0)).sort();
+  return positive.length ? quantileSorted(positive, share) : 1e-4;
+}
+
+/** Log: floor at the decade under the 2 % quantile. Linear: from 0 (or below, where there are such values) to the largest. */
+export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, height: number): ValueAxis {
+  const highest = scene.aggregate("max");
+  const lowest = scene.aggregate("min");
+  const line = scene.aggregate(scene.state.aggregate);
+  let high = 0;
+  let low = 0;
+  for (const values of [highest, lowest, line, ...pins.map((pin) => pin.values)]) {
+    for (const value of values) {
+      if (value > high && value < Infinity) high = value;
+      if (value < low && value > -Infinity) low = value;
+    }
+  }
+  if (high <= 0) high = 1;
+  if (scene.state.axis === "linear") {
+    const [from, to] = nice(low, high, 5);
+    return { floor: -Infinity, logarithmic: false, ticks: ticks(from, to, 5), y: (value) => top + height * (1 - (value - from) / (to - from)) };
+  }
+  const sample = scene.shown.length ? scene.sample() : highest;
+  const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(positiveQuantile(sample, 0.02), high / 10))));
+  const ceiling = high > 0.3 && high <= 1 ? 1 : high;
+  const span = Math.log(ceiling / floor);
+  const decades = Math.round(Math.log10(ceiling / floor));
+  const every = Math.max(1, Math.ceil(decades / 5));
+  const marks = Array.from({ length: Math.floor(decades / every) + 1 }, (_, i) => floor * 10 ** (i * every)).filter((value) => value <= ceiling * 1.001);
+  const room = height - 8; // below it stand the values under the floor
+  return { floor, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
+}
+
+/** How many of the vectors the dots show: all, or one in so many. */
+export function dotStride(scene: Scene, axis: TokenAxis): number {
+  return Math.max(1, Math.ceil((scene.shown.length * Math.min(axis.to - axis.from, axis.width)) / MAX_DOTS));
+}
+
+export function drawSeries(surface: Surface, scene: Scene, pins: readonly Pin[], axis: TokenAxis, values: ValueAxis, top: number, height: number, palette: Palette): void {
+  for (const value of values.ticks) {
+    const y = Math.round(values.y(value)) + 0.5;
+    surface.rect(axis.left, y - 0.5, axis.width, 1, palette.grid);
+    const label = values.logarithmic && value === values.floor ? `\u2264${tick(value)}` : tick(value);
+    surface.text(axis.left - 8, y + 3.5, label, { fill: palette.ink3, size: 10.5, anchor: "end" });
+  }
+  const high = decimate(scene.aggregate("max"), axis);
+  const low = decimate(scene.aggregate("min"), axis);
+  const above = high.values.map(values.y);
+  const below = low.values.map(values.y);
+  surface.band(high.xs, below.map((y) => (y === y ? y : top + height)), above.map((y) => (y === y ? y : top + height)), palette.band);
+  drawDots(surface, scene, axis, values, palette);
+  drawExtremes(surface, [high.xs, low.xs], [high.values, low.values], values, top + height, palette);
+  for (const pin of pins) {
+    if (pin.hidden) continue;
+    const part = decimate(pin.values, axis);
+    surface.line(part.xs, part.values.map(values.y), pin.color, 1.5, pin.dash);
+  }
+  const line = decimate(scene.aggregate(scene.state.aggregate), axis);
+  const path = line.values.map(values.y);
+  surface.line(line.xs, path, palette.card, 5);
+  surface.line(line.xs, path, palette.ink, 2.25);
+  if (line.xs.length === 1) surface.dots(line.xs, path, 3, palette.ink);
+}
+
+function drawDots(surface: Surface, scene: Scene, axis: TokenAxis, values: ValueAxis, palette: Palette): void {
+  const xs: number[] = [];
+  const ys: number[] = [];
+  const skip = Math.max(1, Math.floor((axis.to - axis.from) / axis.width));
+  const stride = dotStride(scene, axis);
+  for (let i = 0; i < scene.shown.length; i += stride) {
+    const row = scene.shown[i]?.values as Float32Array;
+    for (let token = axis.from; token < axis.to; token += skip) {
+      const value = (row[token] as number) * (scene.scale === "lift" ? scene.visibleKeys(token) : 1);
+      if (value >= values.floor) {
+        xs.push(axis.x(token));
+        ys.push(values.y(value));
+      }
+    }
+  }
+  surface.dots(xs, ys, 0.75, palette.dots);
+}
+
+function drawExtremes(surface: Surface, xs: readonly Float64Array[], series: readonly Float64Array[], values: ValueAxis, bottom: number, palette: Palette): void {
+  const at: number[] = [];
+  const ys: number[] = [];
+  const under: number[] = [];
+  series.forEach((part, which) =>
+    part.forEach((value, i) => {
+      const x = xs[which]?.[i] as number;
+      if (value !== value) return;
+      if (value < values.floor) {
+        under.push(x);
+      } else {
+        at.push(x);
+        ys.push(values.y(value));
+      }
+    }),
+  );
+  surface.dots(at, ys, at.length > 800 ? 0.8 : 1.7, palette.extreme);
+  surface.carets(spaced(under), bottom - 1, palette.extreme);
+}
+
+/** Carets closer than their own width say no more than one. */
+function spaced(xs: readonly number[]): number[] {
+  let last = -Infinity;
+  return [...xs].sort((a, b) => a - b).filter((x) => {
+    if (x - last < 5) return false;
+    last = x;
+    return true;
+  });
+}

@@ -1,0 +1,137 @@
+/** Colours: what may come in, the two themes, the ramps. */
+
+import { interpolateRdBu, interpolateViridis } from "d3-scale-chromatic";
+
+const HEX = /^#([0-9a-f]{3}|[0-9a-f]{6})$/i;
+
+/** #rrggbb, or null where the text is no plain hex colour (the original wrote random ones with fewer digits: padded here). */
+export function cleanColor(text: string | null): string | null {
+  if (text === null) return null;
+  if (HEX.test(text)) {
+    const digits = text.slice(1).toLowerCase();
+    return `#${digits.length === 3 ? [...digits].map((digit) => digit + digit).join("") : digits}`;
+  }
+  return /^#[0-9a-f]{1,5}$/i.test(text) ? `#${text.slice(1).toLowerCase().padStart(6, "0")}` : null;
+}
+
+export interface Palette {
+  readonly dark: boolean;
+  readonly background: string;
+  readonly card: string;
+  readonly ink: string;
+  readonly ink2: string;
+  readonly ink3: string;
+  readonly line: string;
+  readonly edge: string;
+  readonly grid: string;
+  readonly accent: string;
+  readonly accentSoft: string;
+  readonly band: string;
+  readonly dots: string;
+  readonly extreme: string;
+  readonly bar: string;
+  readonly barMax: string;
+  readonly mark: string;
+  readonly ok: string;
+  readonly bad: string;
+  readonly tint: string;
+  readonly pins: readonly string[];
+  readonly classes: readonly string[];
+}
+
+export const LIGHT: Palette = {
+  dark: false,
+  background: "#f4f5f7",
+  card: "#ffffff",
+  ink: "#16181d",
+  ink2: "#444b57",
+  ink3: "#5d6573",
+  line: "#e1e4ea",
+  edge: "#878f9c",
+  grid: "#eceef2",
+  accent: "#0b5cad",
+  accentSoft: "#e7f0fa",
+  band: "#e9edf4",
+  dots: "#98a1b1",
+  extreme: "#c9283e",
+  bar: "#7e94b8",
+  barMax: "#dde4ef",
+  mark: "#ffe08a",
+  ok: "#17754a",
+  bad: "#b4232c",
+  tint: "#ffc629",
+  pins: ["#0072b2", "#c95400", "#00855f", "#b24c86", "#9a6a00", "#1a7fbb", "#7a7200", "#16181d"],
+  classes: ["#3f6fbf", "#b97a10", "#3f9573", "#a65a92", "#2f8fa8", "#b3503f", "#7a7a2e", "#6c5fb5", "#8a6f52", "#5d6573"],
+};
+
+export const DARK: Palette = {
+  dark: true,
+  background: "#0e1116",
+  card: "#161a21",
+  ink: "#eceef2",
+  ink2: "#b7bdc8",
+  ink3: "#959da9",
+  line: "#262c36",
+  edge: "#6a7483",
+  grid: "#20262f",
+  accent: "#74b5f7",
+  accentSoft: "#172a40",
+  band: "#242d39",
+  dots: "#5f6979",
+  extreme: "#ff6f7f",
+  bar: "#6e86ab",
+  barMax: "#262f3d",
+  mark: "#6b5312",
+  ok: "#4cc38a",
+  bad: "#ff8088",
+  tint: "#7d5806",
+  pins: ["#4aa3df", "#ff8a4c", "#2cc295", "#e58fc0", "#e6a82a", "#8fd0f5", "#e8dc55", "#eceef2"],
+  classes: ["#6f9ce3", "#e0a33c", "#5cb594", "#cf86bd", "#5fb8d0", "#e08572", "#b5b55a", "#a397e6", "#bd9f7f", "#959da9"],
+};
+
+/** Dash patterns of the pinned rows: hue is never the only difference. */
+export const DASHES: readonly (readonly number[])[] = [[], [7, 3], [2, 2], [9, 3, 2, 3], [4, 2], [1, 2.5], [12, 3], [6, 2, 1, 2, 1, 2]];
+
+export const MAX_PINS = DASHES.length;
+
+export type Ramp = "sequential" | "diverging";
+
+const ramps = new Map<Ramp, { css: string[]; rgba: Uint32Array }>();
+
+function rampTable(ramp: Ramp): { css: string[]; rgba: Uint32Array } {
+  const known = ramps.get(ramp);
+  if (known) return known;
+  const css: string[] = [];
+  const bytes = new Uint8ClampedArray(256 * 4);
+  for (let i = 0; i < 256; i++) {
+    const unit = i / 255;
+    const [r, g, b] = channels(ramp === "sequential" ? interpolateViridis(unit) : interpolateRdBu(1 - unit));
+    css.push(`#${[r, g, b].map((v) => v.toString(16).padStart(2, "0")).join("")}`);
+    bytes.set([r, g, b, 255], i * 4);
+  }
+  const table = { css, rgba: new Uint32Array(bytes.buffer) };
+  ramps.set(ramp, table);
+  return table;
+}
+
+/** Red, green, blue of "#rrggbb" or "rgb(r, g, b)". */
+export function channels(color: string): [number, number, number] {
+  if (color.startsWith("#")) return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)) as [number, number, number];
+  return (color.match(/[\d.]+/g) ?? ["0", "0", "0"]).slice(0, 3).map((part) => Math.round(Number(part))) as [number, number, number];
+}
+
+export function rampColor(unit: number, ramp: Ramp = "sequential"): string {
+  return rampTable(ramp).css[Math.round(Math.min(1, Math.max(0, unit)) * 255)] as string;
+}
+
+export function rampPixels(ramp: Ramp = "sequential"): Uint32Array {
+  return rampTable(ramp).rgba;
+}
+
+/** The colour `share` of the way from one to the other. */
+export function blend(from: string, to: string, share: number): string {
+  const a = channels(from);
+  const b = channels(to);
+  const mixed = a.map((value, i) => Math.round(value + ((b[i] as number) - value) * Math.min(1, Math.max(0, share))));
+  return `#${mixed.map((value) => value.toString(16).padStart(2, "0")).join("")}`;
+}

@@ -1,0 +1,235 @@
+/** Puts the views together around one state, and opens documents. */
+
+import { MAX_FILE_BYTES, parseAttvizJson } from "../data/attvizjson";
+import { type Collection, DataFault, type PageDocument } from "../data/types";
+import { h } from "../dom";
+import { LIGHT } from "../model/color";
+import { Scene } from "../model/scene";
+import { type Key, START, type State, Store, type Theme } from "../model/state";
+import { ClassView, TokenView, TopView } from "./side";
+import { Change, type Context, type View } from "./context";
+import { DocumentsView } from "./documents";
+import { Exporter } from "./export";
+import { HeaderView } from "./header";
+import { HeatView } from "./heat";
+import { openHelp } from "./help";
+import { listenToKeys } from "./keyboard";
+import { RowsView } from "./rows";
+import { SeriesView } from "./series";
+import { openTables } from "./tables";
+import { TextView } from "./text";
+import { applyPalette, wantsDark } from "./theme";
+
+const LIGHT_KEYS: ReadonlySet<Key> = new Set(["hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "scope", "aggregate", "axis", "window", "pins", "theme"]);
+
+export interface Options {
+  /** State to begin with: from the address, or from Python. */
+  readonly start: Partial<State>;
+  /** Where keys are listened to: the document of a file, the host of a widget. */
+  readonly keys: HTMLElement | Document;
+}
+
+export class App {
+  readonly store: Store;
+  private readonly context: Context;
+  private readonly views: View[];
+  private readonly live = h("div", { class: "live", role: "status", "aria-live": "polite" });
+  private readonly notices = h("div", { class: "notices" });
+  private readonly filePicker = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": "AttViz JSON file" });
+  private document: PageDocument | null = null;
+  private asked = 0;
+  /** Changes that wait for the document they came with. */
+  private readonly awaited = new Set<Key>();
+  private printing = false;
+  private dataIsNew = true;
+
+  constructor(
+    private readonly host: HTMLElement,
+    collection: Collection,
+    options: Options,
+  ) {
+    this.store = new Store({ ...START, ...options.start });
+    this.context = {
+      host,
+      store: this.store,
+      collection,
+      scene: null,
+      palette: LIGHT,
+      say: (text) => (this.live.textContent = text),
+      notice: (text, kind) => this.notice(text, kind),
+      download,
+      openFile: (file) => void this.openFile(file),
+    };
+    this.context.palette = applyPalette(host, wantsDark(this.store.state.theme));
+    const commands = {
+      open: () => this.filePicker.click(),
+      exports: () => exporter.open(),
+      tables: () => openTables(this.context),
+      theme: () => this.nextTheme(),
+      help: () => openHelp(host),
+    };
+    const heat = new HeatView(this.context);
+    const text = new TextView(this.context);
+    const series = new SeriesView(this.context);
+    const documents = new DocumentsView(this.context);
+    const exporter = new Exporter(this.context, heat, text, series);
+    const header = new HeaderView(this.context, commands);
+    const rows = new RowsView(this.context);
+    const side = [new ClassView(this.context), new TokenView(this.context), new TopView(this.context)];
+    this.views = [header, heat, rows, text, series, ...side, documents];
+    const columns = [
+      h("div", { class: "column left" }, heat.element, rows.element),
+      h("div", { class: "column middle" }, text.element, series.element),
+      h("div", { class: "column right" }, side.map((view) => view.element)),
+    ];
+    host.replaceChildren(header.element, this.notices, h("main", { class: "page-grid" }, columns, documents.element), this.live, this.filePicker);
+    listenToKeys(options.keys, this.context, { ...commands, search: () => documents.focusSearch(), token: (by) => text.step(by), document: (by) => documents.step(by), zoom: (key) => series.key(key) });
+    this.store.subscribe((changed) => this.changed(changed));
+    this.listen();
+    this.load();
+  }
+
+  private listen(): void {
+    this.filePicker.addEventListener("change", () => {
+      const file = this.filePicker.files?.[0];
+      if (file) void this.openFile(file);
+      this.filePicker.value = "";
+    });
+    this.host.addEventListener("dragover", (event) => {
+      if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+    });
+    this.host.addEventListener("drop", (event) => {
+      const file = event.dataTransfer?.files[0];
+      if (!file) return;
+      event.preventDefault();
+      void this.openFile(file);
+    });
+    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
+    window.addEventListener("beforeprint", () => this.print(true));
+    window.addEventListener("afterprint", () => this.print(false));
+    let width = 0;
+    new ResizeObserver(() => {
+      if (Math.abs(this.host.clientWidth - width) < 1) return;
+      width = this.host.clientWidth;
+      this.repaint();
+    }).observe(this.host);
+  }
+
+  private print(printing: boolean): void {
+    this.printing = printing;
+    this.repaint();
+  }
+
+  private repaint(): void {
+    this.context.palette = applyPalette(this.host, !this.printing && wantsDark(this.store.state.theme));
+    this.update(new Set(), true);
+  }
+
+  private nextTheme(): void {
+    const order: readonly Theme[] = ["auto", "light", "dark"];
+    const theme = order[(order.indexOf(this.store.state.theme) + 1) % order.length] as Theme;
+    this.store.set({ theme });
+    this.context.say(`theme ${theme === "auto" ? "of the system" : theme}`);
+  }
+
+  private changed(changed: ReadonlySet<Key>): void {
+    if (changed.has("document")) {
+      for (const key of changed) this.awaited.add(key);
+      this.load(); // the views change when the document is there
+    } else if (changed.has("theme")) this.repaint();
+    else this.update(changed, false);
+  }
+
+  /** Reads the document of the state; what was asked for before and comes later is dropped. */
+  private load(): void {
+    const { collection } = this.context;
+    const ask = ++this.asked;
+    const index = Math.min(this.store.state.document, collection.rows.length - 1);
+    if (index < 0) {
+      this.notice("This page holds no documents. Drop an AttViz JSON file on it, or make it again from an analysis that has some.", "info");
+      this.update(new Set(), true);
+      return;
+    }
+    if (index !== this.store.state.document) this.store.set({ document: index });
+    collection.load(index).then(
+      (document) => {
+        if (ask === this.asked) this.opened(document);
+      },
+      (error: unknown) => {
+        if (ask !== this.asked) return;
+        this.document = null;
+        this.context.scene = null;
+        this.notice(error instanceof DataFault ? error.message : `Document ${index} cannot be read: ${String(error)}`, "error");
+        this.update(new Set(), true);
+      },
+    );
+  }
+
+  private opened(document: PageDocument): void {
+    this.document = document;
+    const { state } = this.store;
+    const first = Math.max(0, document.sets.findIndex((one) => one.visible));
+    const set = state.set < document.sets.length && !(this.dataIsNew && state.set === START.set) ? state.set : first;
+    const tokens = document.sets[set]?.tokens.length ?? 0;
+    const inside = (token: number | null): number | null => (token !== null && token < tokens ? token : null);
+    this.store.set({ set, token: inside(state.token), hoverToken: inside(state.hoverToken), window: state.window && state.window[1] <= tokens ? state.window : null });
+    if (this.dataIsNew && document.highlight && state.tint === START.tint) {
+      const row = document.sets[document.highlight[0]]?.rows[document.highlight[1]];
+      if (row) this.store.set({ set: document.highlight[0], tint: row.key });
+    }
+    this.update(new Set(this.awaited), true);
+    this.awaited.clear();
+    if (!tokens) this.notice(`Document ${document.index} has no tokens.`, "info");
+    else if (!document.sets[set]?.rows.length) this.notice(`Document ${document.index} has tokens but no vectors.`, "info");
+    this.dataIsNew = false;
+  }
+
+  private update(changed: ReadonlySet<Key>, full: boolean): void {
+    const rebuild = full || [...changed].some((key) => !LIGHT_KEYS.has(key));
+    if (rebuild) this.context.scene = this.makeScene();
+    else this.context.scene?.follow(this.store.state);
+    const change = new Change(changed, rebuild, this.dataIsNew);
+    for (const view of this.views) view.update(change);
+  }
+
+  private makeScene(): Scene | null {
+    const { state } = this.store;
+    const set = this.document?.sets[state.set] ?? this.document?.sets[0];
+    if (!this.document || !set || !set.tokens.length || !set.rows.length) return null;
+    return new Scene(this.document, set, this.context.collection.rows[this.document.index]?.text ?? "", state, this.context.scene);
+  }
+
+  private notice(text: string, kind: "error" | "info"): void {
+    const close = h("button", { type: "button", class: "icon", "aria-label": "Close this message", onclick: () => box.remove() }, "\u00d7");
+    const box = h("div", { class: `notice ${kind}`, role: kind === "error" ? "alert" : "status" }, h("span", {}, text), close);
+    this.notices.replaceChildren(box);
+  }
+
+  private async openFile(file: File): Promise<void> {
+    try {
+      if (file.size > MAX_FILE_BYTES) throw new DataFault(`${file.name} has ${(file.size / 2 ** 20).toFixed(0)} MB; the page opens up to ${MAX_FILE_BYTES / 2 ** 20} MB.`);
+      const collection = parseAttvizJson(await file.text(), file.name);
+      this.show(collection);
+      this.context.say(`${file.name} is open`);
+    } catch (error) {
+      this.notice(error instanceof DataFault ? error.message : `${file.name} cannot be read: ${String(error)}`, "error");
+    }
+  }
+
+  /** Opens another collection in place of the one that is open. */
+  show(collection: Collection): void {
+    this.notices.replaceChildren();
+    this.context.collection = collection;
+    this.dataIsNew = true;
+    const { theme, scale, axis } = this.store.state;
+    this.store.set({ ...START, theme, scale, axis });
+    this.load();
+  }
+}
+
+function download(name: string, blob: Blob): void {
+  const url = URL.createObjectURL(blob);
+  const link = h("a", { href: url, download: name });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}

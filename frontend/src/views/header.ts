@@ -1,0 +1,57 @@
+/** The bar at the top: what is open, the scale of the colours, and the commands. */
+
+import { h, select } from "../dom";
+import { count } from "../model/format";
+import { SCALE_NOTES, SCALES, type ScaleName } from "../model/scale";
+import { visible } from "../model/tokens";
+import type { Change, Context, View } from "./context";
+
+export interface HeaderCommands {
+  readonly open: () => void;
+  readonly exports: () => void;
+  readonly tables: () => void;
+  readonly theme: () => void;
+  readonly help: () => void;
+}
+
+function logo(): HTMLElement {
+  return h("span", { class: "logo", "aria-hidden": "true" });
+}
+
+export class HeaderView implements View {
+  readonly element: HTMLElement;
+  private readonly note = h("span", { class: "note title-note" });
+  private readonly scaleBox: HTMLSelectElement;
+
+  constructor(
+    private readonly context: Context,
+    commands: HeaderCommands,
+  ) {
+    const { store } = context;
+    this.scaleBox = select("Scale of colours and strokes", SCALES.map((name) => [name, name] as const), "log", (value) => store.set({ scale: value as ScaleName }));
+    const command = (label: string, key: string, run: () => void): HTMLElement => h("button", { type: "button", onclick: run }, label, " ", h("kbd", {}, key));
+    this.element = h(
+      "header",
+      { class: "page-header" },
+      logo(),
+      h("h1", {}, "attviz"),
+      this.note,
+      h("span", { class: "spacer" }),
+      h("label", { class: "inline" }, "scale ", this.scaleBox),
+      command("Open", "o", commands.open),
+      command("Numbers", "t", commands.tables),
+      command("Export", "e", commands.exports),
+      command("Theme", "d", commands.theme),
+      command("Help", "?", commands.help),
+    );
+  }
+
+  update(change: Change): void {
+    const { collection, store, scene } = this.context;
+    this.scaleBox.value = store.state.scale;
+    this.scaleBox.title = SCALE_NOTES[store.state.scale];
+    if (!change.full && !change.data) return;
+    const shape = collection.layers.length ? `${collection.layers.length} layers \u00d7 ${collection.heads.length} heads` : scene ? count(scene.set.rows.length, "vector") : "";
+    this.note.textContent = [visible(collection.title), shape, count(collection.rows.length, "document")].filter(Boolean).join(" \u00b7 ");
+  }
+}

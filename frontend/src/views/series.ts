@@ -1,0 +1,271 @@
+/** Series and matrix: one card, one x axis, one cursor through both. */
+
+import { card, h, Segments, select } from "../dom";
+import { Figure } from "../draw/figure";
+import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, rowAt } from "../draw/matrix";
+import { drawMinimap } from "../draw/minimap";
+import { dotStride, drawSeries, type ValueAxis, valueAxis } from "../draw/series";
+import type { Surface } from "../draw/surface";
+import { type TokenAxis, tokenAxis } from "../draw/xaxis";
+import { setWindow, togglePin, zoom } from "../model/actions";
+import { AGGREGATE_NAMES, AGGREGATES, type Aggregate } from "../model/aggregate";
+import { SCALE_NOTES } from "../model/scale";
+import type { Scene } from "../model/scene";
+import type { Axis } from "../model/state";
+import { activeToken, type Change, type Context, type View } from "./context";
+import { seriesLegend } from "./legend";
+
+const LEFT = 46;
+const RIGHT = 8;
+const MINIMAP = 26;
+
+interface Layout {
+  readonly axis: TokenAxis;
+  readonly values: ValueAxis;
+  readonly matrix: MatrixLayout;
+  readonly data: MatrixData;
+  readonly seriesHeight: number;
+  readonly matrixTop: number;
+  readonly namesTop: number;
+  readonly minimapTop: number | null;
+}
+
+export class SeriesView implements View {
+  readonly element: HTMLElement;
+  private readonly figure = new Figure("series", "Series of the aggregate over the tokens, and the matrix of vectors and tokens. Left and right arrows move, Enter pins, plus and minus zoom, 0 shows all.");
+  private readonly holder = h("div", { class: "series-holder" }, this.figure.element);
+  private readonly legend = h("span", { class: "legend" });
+  private readonly aggregateBox: HTMLSelectElement;
+  private readonly axisBox: Segments;
+  private readonly resetBox: HTMLButtonElement;
+  private readonly tip = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
+  private layout: Layout | null = null;
+  private drawnScene: Scene | null = null;
+  private drag: { from: number; minimap: boolean; moved: boolean } | null = null;
+
+  constructor(private readonly context: Context) {
+    const { store } = context;
+    this.aggregateBox = select("Aggregate of the series", AGGREGATES.map((name) => [name, AGGREGATE_NAMES[name]] as const), "mean", (value) => store.set({ aggregate: value as Aggregate }));
+    this.axisBox = new Segments("Axis of the values", [["log", "log"], ["linear", "linear"]], (value) => store.set({ axis: value as Axis }));
+    this.resetBox = h("button", { type: "button", class: "chip", onclick: () => store.set({ window: null }) });
+    this.holder.append(this.tip);
+    this.element = card("series", "Series and vectors", this.legend, [this.resetBox, this.aggregateBox, this.axisBox.element], this.holder);
+    this.listen();
+  }
+
+  private listen(): void {
+    const target = this.figure.element;
+    const { store } = this.context;
+    target.addEventListener("pointermove", (event) => this.move(event));
+    target.addEventListener("pointerleave", () => {
+      this.tip.hidden = true;
+      if (!this.drag) store.set({ hoverToken: null, hoverRow: null });
+    });
+    target.addEventListener("pointerdown", (event) => {
+      const [x, y] = this.figure.place(event);
+      const minimap = this.layout?.minimapTop !== null && y >= (this.layout?.minimapTop ?? Infinity) - 4;
+      this.drag = { from: x, minimap, moved: false };
+      if (minimap) this.pan(x);
+    });
+    target.addEventListener("pointerup", (event) => this.release(event));
+    target.addEventListener("dblclick", (event) => {
+      const row = this.rowUnder(this.figure.place(event)[1]);
+      if (row) store.set(togglePin(store.state, row));
+      else store.set({ window: null });
+    });
+    target.addEventListener("wheel", (event) => {
+      const token = this.layout?.axis.token(this.figure.place(event)[0]);
+      if (!event.ctrlKey || token === null || token === undefined || !this.context.scene) return;
+      event.preventDefault();
+      store.set(zoom(store.state, event.deltaY > 0 ? 1.25 : 0.8, token, this.context.scene.tokens));
+    }, { passive: false });
+  }
+
+  private rowUnder(y: number): string | null {
+    const layout = this.layout;
+    return layout ? (rowAt(layout.matrix, y - layout.matrixTop)?.key ?? null) : null;
+  }
+
+  private move(event: PointerEvent): void {
+    const { store, scene } = this.context;
+    const layout = this.layout;
+    if (!layout || !scene) return;
+    const [x, y] = this.figure.place(event);
+    if (this.drag) {
+      this.drag.moved ||= Math.abs(x - this.drag.from) > 5;
+      if (this.drag.minimap) this.pan(x);
+      else if (this.drag.moved) this.drawCursor(x);
+      if (this.drag.minimap || this.drag.moved) return;
+    }
+    const token = layout.axis.token(x);
+    const row = token === null ? null : y < layout.matrixTop ? this.nearest(token, y) : this.rowUnder(y);
+    store.set({ hoverToken: token, hoverRow: row });
+    this.showTip(token, row, x, y);
+  }
+
+  /** The vector whose dot is under the pointer. */
+  private nearest(token: number, y: number): string | null {
+    const { scene } = this.context;
+    if (!scene || !this.layout) return null;
+    let best: string | null = null;
+    let gap = 6;
+    const lift = scene.scale === "lift" ? scene.visibleKeys(token) : 1;
+    for (const row of scene.shown) {
+      const distance = Math.abs(this.layout.values.y((row.values[token] as number) * lift) - y);
+      if (distance < gap) [best, gap] = [row.key, distance];
+    }
+    return best;
+  }
+
+  private showTip(token: number | null, row: string | null, x: number, y: number): void {
+    const { scene } = this.context;
+    this.tip.hidden = token === null || !scene;
+    if (token === null || !scene) return;
+    this.tip.textContent = seriesLegend.tip(scene, token, row);
+    const left = Math.min(x + 14, this.figure.width - this.tip.offsetWidth - 4);
+    this.tip.style.setProperty("left", `${Math.max(0, left)}px`);
+    this.tip.style.setProperty("top", `${Math.max(0, y - this.tip.offsetHeight - 8)}px`);
+  }
+
+  private release(event: PointerEvent): void {
+    const { store, scene } = this.context;
+    const drag = this.drag;
+    this.drag = null;
+    const layout = this.layout;
+    if (!drag || drag.minimap || !layout || !scene) return;
+    const [x] = this.figure.place(event);
+    const token = layout.axis.token(x);
+    if (!drag.moved) {
+      if (token !== null) store.set({ token: token === store.state.token ? null : token });
+      return;
+    }
+    const clip = (value: number): number => layout.axis.token(Math.min(layout.axis.left + layout.axis.width - 0.01, Math.max(layout.axis.left, value))) ?? 0;
+    const [from, to] = [clip(Math.min(x, drag.from)), clip(Math.max(x, drag.from))];
+    if (to > from) store.set(setWindow(from, to + 1, scene.tokens));
+    this.drawCursor();
+  }
+
+  private pan(x: number): void {
+    const { store, scene } = this.context;
+    if (!scene || !this.layout) return;
+    const [from, to] = store.state.window ?? [0, Math.max(8, Math.floor(scene.tokens / 8))];
+    const middle = ((x - this.layout.axis.left) / this.layout.axis.width) * scene.tokens;
+    store.set(setWindow(middle - (to - from) / 2, middle + (to - from) / 2, scene.tokens));
+  }
+
+  /** Plus, minus and 0; says whether the key was one of them. */
+  key(key: string): boolean {
+    const { store, scene } = this.context;
+    if (!scene || !["+", "=", "-", "0"].includes(key)) return false;
+    const [from, to] = store.state.window ?? [0, scene.tokens];
+    const around = activeToken(store.state) ?? (from + to) / 2;
+    store.set(key === "0" ? { window: null } : zoom(store.state, key === "-" ? 2 : 0.5, around, scene.tokens));
+    return true;
+  }
+
+  update(change: Change): void {
+    const { store, scene } = this.context;
+    const { state } = store;
+    this.aggregateBox.value = state.aggregate;
+    this.axisBox.set(state.axis);
+    this.resetBox.hidden = !state.window;
+    this.resetBox.textContent = state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "";
+    if (change.has("pins", "aggregate", "axis", "window", "edits", "focus")) {
+      if (!scene || !scene.tokens || !scene.rows.length) {
+        this.layout = null;
+        this.figure.paint(() => undefined);
+        return;
+      }
+      this.drawFresh(scene);
+    }
+    if (change.has("hoverToken", "token", "hoverRow", "window", "pins")) this.drawCursor();
+  }
+
+  private drawFresh(scene: Scene): void {
+    const width = this.holder.clientWidth || 700;
+    let layout = this.arrange(width, this.room());
+    const before = this.legend.textContent;
+    seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend, SCALE_NOTES[scene.scale]);
+    const height = this.room(); // a longer legend may have taken a line
+    if (before !== this.legend.textContent && height !== this.figure.height) layout = this.arrange(width, height);
+    this.figure.resize(width, height);
+    this.layout = layout;
+    this.figure.paint((surface) => this.drawAll(surface, layout));
+  }
+
+  private room(): number {
+    this.figure.element.style.setProperty("height", "0px"); // what the figure took before is no measure
+    return Math.max(230, this.holder.clientHeight || 330);
+  }
+
+  private arrange(width: number, height: number): Layout {
+    const scene = this.context.scene as NonNullable<Context["scene"]>;
+    const window = this.context.store.state.window;
+    const to = Math.min(window?.[1] ?? scene.tokens, scene.tokens);
+    const from = Math.min(window?.[0] ?? 0, Math.max(0, to - 1));
+    const axis = tokenAxis(from, to, LEFT, width - LEFT - RIGHT);
+    const names = axis.step >= 8 ? 56 : 22;
+    const overview = window !== null || axis.step < 8;
+    const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
+    const matrix = matrixLayout(scene, Math.floor(body * 0.64));
+    const seriesHeight = body - matrix.height - 6;
+    const last = this.layout;
+    const same = this.drawnScene === scene && last !== null && last.axis.from === from && last.axis.to === to && last.axis.width === axis.width && last.matrix.height === matrix.height;
+    const data = same ? last.data : matrixData(scene, matrix, axis);
+    this.drawnScene = scene;
+    const matrixTop = 8 + seriesHeight + 14;
+    const namesTop = matrixTop + matrix.height + 4;
+    const values = valueAxis(scene, scene.pins(this.context.palette), 8, seriesHeight);
+    return { axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
+  }
+
+  private drawAll(surface: Surface, layout: Layout): void {
+    const { scene, palette, store } = this.context;
+    if (!scene) return;
+    const pins = scene.pins(palette);
+    drawSeries(surface, scene, pins, layout.axis, layout.values, 8, layout.seriesHeight, palette);
+    drawMatrix(surface, layout.matrix, layout.data, layout.axis, layout.matrixTop, palette);
+    for (const pin of pins) {
+      const at = layout.matrix.rows.findIndex((row) => row.key === pin.key);
+      if (at < 0) continue;
+      const top = layout.matrixTop + (layout.matrix.tops[at] as number);
+      surface.rect(LEFT - 5, top, 4, Math.max(2, (layout.matrix.tops[at + 1] as number) - (layout.matrix.tops[at] as number)), pin.color);
+    }
+    drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
+    if (layout.minimapTop !== null) drawMinimap(surface, scene, store.state.window, LEFT, layout.minimapTop, layout.axis.width, MINIMAP - 2, palette);
+  }
+
+  /** For pictures, at the size on screen. */
+  draw(surface: Surface): void {
+    if (this.layout) this.drawAll(surface, this.layout);
+  }
+
+  get size(): [number, number] {
+    return [this.figure.width, this.figure.height];
+  }
+
+  private drawCursor(dragTo?: number): void {
+    const { store, palette } = this.context;
+    const layout = this.layout;
+    this.figure.overlay((surface) => {
+      if (!layout) return;
+      const bottom = layout.matrixTop + layout.matrix.height;
+      if (this.drag?.moved && dragTo !== undefined) {
+        surface.rect(Math.min(dragTo, this.drag.from), 2, Math.abs(dragTo - this.drag.from), bottom, palette.accent, 0.2);
+        return;
+      }
+      for (const token of new Set([store.state.token, store.state.hoverToken])) {
+        if (token === null || token < layout.axis.from || token >= layout.axis.to) continue;
+        const width = Math.max(2, layout.axis.step);
+        const x = layout.axis.x(token) - width / 2;
+        surface.rect(x, 2, width, bottom - 2, palette.accent, 0.22);
+        surface.frame(x + 0.5, 2.5, width - 1, bottom - 3, palette.accent, 1);
+      }
+      const row = layout.matrix.rows.findIndex((one) => one.key === store.state.hoverRow);
+      if (row < 0) return;
+      const top = layout.matrixTop + (layout.matrix.tops[row] as number);
+      const height = Math.max(2, (layout.matrix.tops[row + 1] as number) - (layout.matrix.tops[row] as number));
+      surface.frame(layout.axis.left + 0.5, top - 0.5, layout.axis.width - 1, height + 1, palette.ink, 1.5);
+    });
+  }
+}

@@ -1,0 +1,154 @@
+/** The right column: class probabilities, the token, the top tokens. */
+
+import { card, fill, h } from "../dom";
+import { AGGREGATE_NAMES, type Aggregate } from "../model/aggregate";
+import { number, percent } from "../model/format";
+import { correct } from "../model/search";
+import { visible } from "../model/tokens";
+import { activeToken, type Change, type Context, type View } from "./context";
+import { openDialog } from "./dialog";
+
+const SHOWN_CLASSES = 6;
+
+export function className(context: Context, index: number | null): string {
+  return index === null ? "" : visible(context.collection.classes[index] ?? `class ${index}`);
+}
+
+export function classColor(context: Context, index: number): string {
+  const { classes } = context.palette;
+  return classes[index % classes.length] as string;
+}
+
+export class ClassView implements View {
+  readonly element: HTMLElement;
+  private readonly body = h("div");
+  private readonly note = h("span", { class: "note" });
+  private readonly details = h("button", { type: "button", class: "link", onclick: () => this.open() }, "details");
+
+  constructor(private readonly context: Context) {
+    this.element = card("class", "Class", null, [this.note, this.details], this.body);
+  }
+
+  private scores(): { index: number; share: number }[] {
+    const row = this.context.collection.rows[this.context.store.state.document];
+    const scores = (row?.probabilities ?? []).map((share, index) => ({ index, share: share ?? NaN }));
+    return scores.filter((score) => !Number.isNaN(score.share)).sort((a, b) => b.share - a.share);
+  }
+
+  update(change: Change): void {
+    if (!change.has("document")) return;
+    const { store, collection } = this.context;
+    const row = collection.rows[store.state.document];
+    const scores = this.scores();
+    this.details.hidden = scores.length === 0;
+    const right = row ? correct(row) : null;
+    this.note.textContent = row?.label === null || row === undefined ? "" : `label ${className(this.context, row.label)} ${right === null ? "" : right ? "\u2713" : "\u2717"}`;
+    if (!scores.length) {
+      fill(this.body, h("p", { class: "empty" }, row?.prediction !== null && row !== undefined ? `predicted ${className(this.context, row.prediction)}` : "No class probabilities here."));
+      return;
+    }
+    const total = scores.reduce((sum, score) => sum + Math.max(0, score.share), 0) || 1;
+    const bar = h("div", { class: "class-bar", role: "img", "aria-label": scores.slice(0, SHOWN_CLASSES).map((score) => `${className(this.context, score.index)} ${percent(score.share)}`).join(", ") });
+    for (const score of scores) {
+      const width = `${(Math.max(0, score.share) / total) * 100}%`;
+      bar.append(h("span", { title: `${className(this.context, score.index)} ${percent(score.share)}`, style: { width, "background-color": classColor(this.context, score.index) } }));
+    }
+    const list = scores.slice(0, SHOWN_CLASSES).map((score, place) =>
+      h("li", { class: place === 0 ? "best" : null }, h("span", { class: "square", style: { "background-color": classColor(this.context, score.index) } }), h("span", { class: "class-name" }, className(this.context, score.index)), h("span", { class: "value" }, percent(score.share))),
+    );
+    const rest = scores.length - SHOWN_CLASSES;
+    fill(this.body, bar, h("ul", { class: "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
+  }
+
+  private open(): void {
+    const scores = this.scores();
+    const best = scores[0];
+    const rows = scores.map((score) => h("tr", {}, h("td", {}, className(this.context, score.index)), h("td", { class: "value" }, String(Number(score.share.toPrecision(6)))), h("td", { class: "value" }, percent(score.share))));
+    const head = h("thead", {}, h("tr", {}, ["class", "score", "share"].map((text) => h("th", { scope: "col" }, text))));
+    const intro = best && h("p", {}, "The class with the highest score, ", h("strong", {}, percent(best.share)), ", is ", h("strong", {}, className(this.context, best.index)), ".");
+    openDialog(this.context.host, "Class probabilities", [intro ?? null, h("table", { class: "plain" }, head, h("tbody", {}, rows))]);
+  }
+}
+
+export class TokenView implements View {
+  readonly element: HTMLElement;
+  private readonly body = h("div", { class: "token-body" });
+
+  constructor(private readonly context: Context) {
+    this.element = card("token", "Token", null, h("span", { class: "note" }, "Esc unpins"), this.body);
+  }
+
+  update(change: Change): void {
+    if (!change.has("token", "hoverToken", "hoverRow", "edits", "focus")) return;
+    const { scene, store } = this.context;
+    const token = activeToken(store.state);
+    if (!scene || token === null || token >= scene.tokens) {
+      fill(this.body, h("p", { class: "empty" }, "Point at a token anywhere; click keeps it."));
+      return;
+    }
+    const value = (name: Aggregate): string => number(scene.aggregate(name)[token]);
+    let best: { name: string; value: number } | null = null;
+    for (const row of scene.counted) {
+      const one = row.values[token] as number;
+      if (one === one && (!best || one > best.value)) best = { name: row.name, value: one };
+    }
+    const hovered = store.state.hoverRow;
+    const own = hovered ? scene.valuesOf(hovered) : null;
+    const pair = (name: string, text: string, wide = false): Node[] => [h("dt", {}, name), h("dd", { class: wide ? "wide" : null }, text)];
+    const raw = scene.set.tokens[token] ?? "";
+    fill(
+      this.body,
+      h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), h("span", { class: "note" }, ` #${token}${raw !== scene.pieces[token]?.text ? ` \u00b7 ${visible(raw)}` : ""}`)),
+      h("dl", { class: "stats" }, pair("mean", value("mean")), pair("std", value("std")), pair("min", value("min")), pair("max", value("max")), pair("range", value("range")), pair("lift", number((scene.plain("mean")[token] as number) * scene.visibleKeys(token)))),
+      h("dl", { class: "stats single" }, pair("highest", best ? visible(best.name) : "\u2013", true), pair(hovered ? visible(scene.nameOf(hovered)) : "this vector", own ? number(own[token]) : "\u2013", true)),
+    );
+  }
+}
+
+export class TopView implements View {
+  readonly element: HTMLElement;
+  private readonly note = h("span", { class: "note" });
+  private readonly body = h("ol", { class: "top", tabindex: "0", "aria-label": "Top tokens" });
+
+  constructor(private readonly context: Context) {
+    this.element = card("top", "Top tokens", null, this.note, this.body);
+  }
+
+  update(change: Change): void {
+    if (change.has("aggregate", "edits", "focus")) this.build();
+    if (change.has("hoverToken", "token")) this.mark();
+  }
+
+  private build(): void {
+    const { scene, store } = this.context;
+    fill(this.body);
+    if (!scene) return;
+    const { aggregate } = store.state;
+    const values = scene.aggregate(aggregate);
+    const high = scene.aggregate("max");
+    this.note.textContent = `${AGGREGATE_NAMES[aggregate]}, bar to max`;
+    const order = Array.from(values.keys()).filter((token) => !scene.set.special[token] && !Number.isNaN(values[token]));
+    order.sort((a, b) => (values[b] as number) - (values[a] as number) || a - b);
+    const shown = order.slice(0, 40);
+    const most = Math.max(...shown.map((token) => values[token] as number), 1e-30);
+    for (const token of shown) {
+      const share = Math.max(0, (values[token] as number) / most);
+      const reach = aggregate === "mean" ? `${number(high[token])} max` : "";
+      this.body.append(
+        h(
+          "li",
+          { "data-token": token, title: reach, onpointerenter: () => store.set({ hoverToken: token }), onpointerleave: () => store.set({ hoverToken: null }), onclick: () => store.set({ token: token === store.state.token ? null : token }) },
+          h("span", { class: "top-name" }, scene.pieces[token]?.text, h("span", { class: "note" }, ` ${token}`)),
+          h("span", { class: "bar-track" }, h("span", { class: "bar", style: { width: `${share * 100}%` } })),
+          h("span", { class: "value" }, number(values[token])),
+        ),
+      );
+    }
+    if (!shown.length) this.body.append(h("li", { class: "empty" }, "No tokens to rank."));
+  }
+
+  private mark(): void {
+    const active = activeToken(this.context.store.state);
+    for (const item of this.body.querySelectorAll<HTMLElement>("li[data-token]")) item.classList.toggle("active", Number(item.dataset["token"]) === active);
+  }
+}

@@ -1,0 +1,197 @@
+/** The text: tokens tinted by a vector, strokes of several vectors under them. Only the lines in sight are elements. */
+
+import { card, fill, h, Segments, select, setOptions } from "../dom";
+import { drawStrip, drawStrokes, lineOf, type Stroke, stripLayout, type StripLayout, TEXT_HEIGHT, tintColor } from "../draw/strip";
+import { CanvasSurface, type Surface } from "../draw/surface";
+import { count, number } from "../model/format";
+import type { Strokes } from "../model/state";
+import { visible } from "../model/tokens";
+import { activeToken, type Change, type Context, type View } from "./context";
+import { PatchFigure } from "./patches";
+
+export class TextView implements View {
+  readonly element: HTMLElement;
+  private readonly note = h("span", { class: "note" });
+  private readonly legend = h("span", { class: "note legend-tint" });
+  private readonly setBox: HTMLSelectElement;
+  private readonly tintBox: HTMLSelectElement;
+  private readonly strokeBox: Segments;
+  private readonly strip = h("div", { class: "strip" });
+  private readonly canvas = h("canvas", { class: "strokes", "aria-hidden": "true" });
+  private readonly lines = h("div", { class: "lines" });
+  private readonly scroller = h("div", { class: "strip-scroll", tabindex: "0", role: "group", "aria-label": "Text. Left and right arrows move through the tokens, Enter pins one." });
+  private readonly patches: PatchFigure;
+  private layout: StripLayout | null = null;
+
+  constructor(private readonly context: Context) {
+    const { store } = context;
+    this.setBox = select("Token set", [["0", "set 0"]], "0", (value) => store.set({ set: Number(value), window: null, token: null, hoverToken: null }));
+    this.tintBox = select("Tint the text by", [["agg:mean", "mean"]], "agg:mean", (value) => store.set({ tint: value }));
+    this.strokeBox = new Segments("Strokes under the tokens", [["pinned", "pinned"], ["all", "all"], ["off", "off"]], (value) => store.set({ strokes: value as Strokes }));
+    this.strip.append(this.canvas, this.lines);
+    this.scroller.append(this.strip);
+    this.patches = new PatchFigure(context);
+    const controls = [this.setBox, h("label", { class: "inline" }, "tint ", this.tintBox), h("span", { class: "inline" }, "strokes ", this.strokeBox.element)];
+    this.element = card("text", "Text", [this.note, this.legend], controls, this.scroller, this.patches.element);
+    this.listen();
+  }
+
+  private listen(): void {
+    const { store } = this.context;
+    const tokenOf = (event: Event): number | null => {
+      const found = (event.target as Element | null)?.closest?.("[data-token]");
+      return found ? Number((found as HTMLElement).dataset["token"]) : null;
+    };
+    this.lines.addEventListener("pointerover", (event) => store.set({ hoverToken: tokenOf(event) }));
+    this.lines.addEventListener("pointerleave", () => store.set({ hoverToken: null }));
+    this.lines.addEventListener("click", (event) => {
+      const token = tokenOf(event);
+      if (token !== null) store.set({ token: token === store.state.token ? null : token });
+    });
+    this.scroller.addEventListener("scroll", () => this.drawLines(), { passive: true });
+  }
+
+  update(change: Change): void {
+    const { store, scene } = this.context;
+    this.strokeBox.set(store.state.strokes);
+    if (change.has("tint", "strokes", "pins", "edits", "focus", "document", "set")) {
+      this.header();
+      const vision = scene?.document.patches ?? null;
+      this.scroller.hidden = vision !== null;
+      this.patches.element.hidden = vision === null;
+      if (scene && !vision) {
+        this.place();
+        this.drawLines();
+      }
+      if (change.full) this.scroller.scrollTop = change.has("document") && change.data ? 0 : this.scroller.scrollTop;
+    } else if (change.has("hoverToken", "token")) {
+      this.mark();
+      if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
+    }
+    this.patches.update(change);
+  }
+
+  private header(): void {
+    const { store, scene, collection } = this.context;
+    const row = collection.rows[store.state.document];
+    const title = this.element.querySelector("h2");
+    if (title) title.textContent = scene?.document.patches ? "Image" : "Text";
+    const name = row?.name ? visible(row.name) : `document ${store.state.document}`;
+    this.note.textContent = scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name;
+    const sets = scene?.document.sets ?? [];
+    this.setBox.hidden = sets.length < 2;
+    setOptions(this.setBox, sets.map((set, i) => [String(i), visible(set.name)] as const), String(store.state.set));
+    setOptions(this.tintBox, (scene?.tintChoices() ?? []).map(([key, label]) => [key, visible(label)] as const), store.state.tint);
+    const tint = scene?.tint();
+    this.legend.textContent = tint ? `tint ${tint.fit.legend}` : "";
+  }
+
+  /** The vectors drawn as strokes now. */
+  strokes(): Stroke[] {
+    const { store, scene, palette } = this.context;
+    if (!scene || store.state.strokes === "off") return [];
+    const pins = scene.pins(palette).filter((pin) => !pin.hidden);
+    if (store.state.strokes === "pinned") return pins;
+    const colors = new Map(pins.map((pin) => [pin.key, pin.color]));
+    return scene.shown.map((row, i) => ({ color: colors.get(row.key) ?? row.color ?? (palette.classes[i % palette.classes.length] as string), values: scene.lifted(row.values) }));
+  }
+
+  private place(): void {
+    const { scene } = this.context;
+    if (!scene) return;
+    const width = Math.max(120, this.scroller.clientWidth - 4);
+    this.layout = stripLayout(scene, width, this.strokes().length);
+    this.strip.style.setProperty("height", `${this.layout.height}px`);
+  }
+
+  private drawLines(): void {
+    const { scene, palette } = this.context;
+    const layout = this.layout;
+    if (!scene || !layout) return;
+    const room = this.scroller.clientHeight || 178;
+    const top = this.scroller.scrollTop;
+    const from = Math.max(0, Math.floor(top / layout.lineHeight) - 1);
+    const to = Math.min(layout.lines.length, Math.ceil((top + room) / layout.lineHeight) + 1);
+    const tint = scene.tint();
+    const spans: HTMLElement[] = [];
+    for (let token = layout.lines[from] ?? 0; token < (layout.lines[to] ?? scene.tokens); token++) {
+      const color = tint && !scene.pieces[token]?.special ? tintColor(tint.values[token] as number, tint.fit, palette) : null;
+      spans.push(this.span(token, layout, color));
+    }
+    fill(this.lines, spans);
+    this.drawCanvas(layout, from, to, top, room);
+    this.mark();
+  }
+
+  private span(token: number, layout: StripLayout, color: string | null): HTMLElement {
+    const piece = this.context.scene?.pieces[token];
+    const line = lineOf(layout, token);
+    const span = h("span", { class: `token${piece?.special ? " chip-token" : ""}${piece?.glued ? " glued" : ""}`, "data-token": token }, piece?.text);
+    span.style.setProperty("left", `${layout.xs[token] as number}px`);
+    span.style.setProperty("top", `${line * layout.lineHeight}px`);
+    span.style.setProperty("width", `${layout.widths[token] as number}px`);
+    if (color) span.style.setProperty("background-color", color);
+    return span;
+  }
+
+  private drawCanvas(layout: StripLayout, from: number, to: number, top: number, room: number): void {
+    const { scene } = this.context;
+    const strokes = this.strokes();
+    const ratio = window.devicePixelRatio || 1;
+    const width = this.scroller.clientWidth;
+    this.canvas.width = strokes.length ? Math.round(width * ratio) : 1;
+    this.canvas.height = strokes.length ? Math.round(room * ratio) : 1;
+    this.canvas.style.setProperty("top", `${top}px`);
+    this.canvas.style.setProperty("width", `${width}px`);
+    this.canvas.style.setProperty("height", `${strokes.length ? room : 0}px`);
+    const context = this.canvas.getContext("2d");
+    if (!context || !scene || !strokes.length) return;
+    context.scale(ratio, ratio);
+    drawStrokes(new CanvasSurface(context), scene, layout, strokes, scene.matrixFit(), from, to, top);
+  }
+
+  private mark(): void {
+    const { state } = this.context.store;
+    for (const span of this.lines.querySelectorAll<HTMLElement>(".token")) {
+      const token = Number(span.dataset["token"]);
+      span.classList.toggle("hovered", token === state.hoverToken);
+      span.classList.toggle("pinned", token === state.token);
+    }
+  }
+
+  private reveal(token: number): void {
+    const layout = this.layout;
+    if (!layout) return;
+    const top = lineOf(layout, token) * layout.lineHeight;
+    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
+    else if (top + layout.lineHeight > this.scroller.scrollTop + this.scroller.clientHeight) this.scroller.scrollTop = top + layout.lineHeight - this.scroller.clientHeight;
+  }
+
+  /** Moves the cursor to a token and tells it. */
+  step(by: number): void {
+    const { store, scene } = this.context;
+    if (!scene?.tokens) return;
+    const from = activeToken(store.state) ?? (by > 0 ? -1 : scene.tokens);
+    const token = Math.min(scene.tokens - 1, Math.max(0, from + by));
+    store.set({ hoverToken: token });
+    this.reveal(token);
+    this.context.say(`${scene.pieces[token]?.text ?? ""}, token ${token}, ${store.state.aggregate} ${number(scene.aggregate(store.state.aggregate)[token])}`);
+  }
+
+  draw(surface: Surface, width: number): void {
+    const { scene, palette } = this.context;
+    if (!scene) return;
+    if (scene.document.patches) {
+      this.patches.draw(surface, 0, 0, width);
+      return;
+    }
+    drawStrip(surface, scene, stripLayout(scene, width, this.strokes().length), this.strokes(), palette, 0, 0);
+  }
+
+  /** Size of the picture at a width. */
+  pictureHeight(width: number): number {
+    const { scene } = this.context;
+    if (!scene) return TEXT_HEIGHT;
+    return scene.document.patches ? this.patches.pictureHeight(width) : stripLayout(scene, width, this.strokes().length).height;
+  }
+}

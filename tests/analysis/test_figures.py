@@ -1,0 +1,62 @@
+"""Every figure of an analysis is written, for few and for many heads, and nothing stays open."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from attviz.analysis.figures import FIGURES, write_figures
+from attviz.errors import ArgumentError
+from attviz.records import Analysis, Document
+
+WORDS = "the old bridge over river bank was closed open late".split()
+
+
+def analysis(num_heads=4, num_documents=5, grid=None):
+    generator = np.random.default_rng(0)
+    documents = []
+    for number in range(num_documents):
+        tokens = ("[CLS]", *generator.choice(WORDS, 6), "[SEP]")
+        special = np.array([token.startswith("[") for token in tokens])
+        values = generator.beta(0.4, 6, (2, num_heads, 8)).astype(np.float16)
+        documents.append(Document(" ".join(tokens[1:-1]), tokens, values, special=special, name=str(number), grid=grid))
+    return Analysis(("l0", "l1"), documents)
+
+
+def test_every_figure_is_written_and_closed(tmp_path):
+    paths = list(write_figures(analysis(), tmp_path, documents=2, dpi=40))
+    assert {path.stem.rstrip("_0123456789") for path in paths} == set(FIGURES) - {"image_map"}
+    assert all(path.stat().st_size > 1000 for path in paths)
+    assert [path.name for path in paths[:2]] == ["sequence_0000.png", "sequence_0004.png"]
+    assert plt.get_fignums() == []
+
+
+def test_many_heads_are_drawn_as_layers_in_the_sequence(tmp_path):
+    assert [path.name for path in write_figures(analysis(16), tmp_path, figures=["sequence"], documents=[1], formats=["svg"])] == [
+        "sequence_0001.svg"
+    ]
+    assert "mean L1" in (tmp_path / "sequence_0001.svg").read_text()
+
+
+def test_patches_are_drawn_over_their_grid(tmp_path):
+    assert [path.name for path in write_figures(analysis(grid=(2, 3)), tmp_path, figures=["image_map"], documents=1)] == [
+        "image_map_0000.png"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"figures": ["pie"]}, "figure must be one of sequence, series, .*; got 'pie'"),
+        ({"documents": [9]}, "document 9 does not exist: the analysis has documents 0 to 4"),
+        ({"formats": ["doc"], "figures": ["head_map"]}, "format 'doc' is not one that matplotlib writes"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        list(write_figures(analysis(), tmp_path, **options))
+    assert plt.get_fignums() == []
+
+
+def test_an_analysis_without_documents_is_named(tmp_path):
+    with pytest.raises(ArgumentError, match="no documents"):
+        list(write_figures(Analysis(("l0",), []), tmp_path))
