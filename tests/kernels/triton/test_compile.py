@@ -1,6 +1,7 @@
 """Every kernel compiles ahead of time for each architecture: no spills, room in shared memory, the instructions promised. No GPU needed."""
 
 import pytest
+
 from benchmarks.kernels.cases import CORE, cases
 from benchmarks.kernels.compile import TARGETS, compile_launch
 
