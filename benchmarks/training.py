@@ -2,10 +2,10 @@
 
     python -m benchmarks.training --pairs 15 --output training.csv
 
-The model has the shape of all-MiniLM-L6-v2, classifies, and takes 8 x 128 tokens. Before anything is timed, loss and gradients with the metrics are
-compared bit by bit with those without, and what the metrics counted with the number of tokens. Each pair runs the plain step and the
-watched one directly after each other, in turns first; the ratio is the median over the pairs. On the CPU the ratio of CPU times
-is given beside that of wall times: it does not move when others use the machine.
+The model has the shape of all-MiniLM-L6-v2, classifies, and takes 8 x 128 tokens. Before anything is timed, loss and gradients with
+the metrics are compared bit by bit with those without, and what the metrics counted with the number of tokens. Each pair runs the
+plain step and the watched one directly after each other, in turns first; the ratio is the median over the pairs. On the CPU the ratio
+of CPU times is given beside that of wall times: it moves less when others use the machine.
 """
 
 from __future__ import annotations

@@ -127,8 +127,6 @@ def test_offsets_past_2_to_the_31_are_reached():
     values = query[:, :, last].float().square().sum(-1)
     tail = query[:, :, length - 40 :]
     tail[:, :, :32] = 0
-    diagonal = logsumexp.launch(
-        tail, query, values.new_zeros(1, 1, 40), 0.01, None, None, length - 40, 0.0, None, False
-    )[0]
+    diagonal = logsumexp.launch(tail, query, values.new_zeros(1, 1, 40), 0.01, None, None, length - 40, 0.0, None, False)[0]
     torch.testing.assert_close(diagonal[:, :, 32:], torch.exp(0.01 * values).clamp(max=1.0))
     assert torch.equal(diagonal[:, :, :32], torch.ones(1, 1, 32))
