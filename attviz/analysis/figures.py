@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOST_SEQUENCE_VECTORS = 24
 _MOST_SIMILAR_HEADS = 256
 _CLOUDS = 9
-_NULL_PERMUTATIONS = 10
+_NULL_PERMUTATIONS = 5
 
 
 @dataclass
@@ -254,10 +254,9 @@ def _head_similarity(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     if num_items < 2 or len(scores) < 2:
         return
     names = [f"{row // num_heads}.{row % num_heads}" if heads else str(row) for row in range(len(scores))]
-    sizes = "all" if num_items * len(scores) <= 200_000 else "squares"
-    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS, sizes=sizes)
+    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS)
     level = float(torch.nanmean(null.mean))
-    yield "head_similarity", head_similarity(fuji_matrix(scores, sizes=sizes).numpy(), names=names, null=level).figure  # type: ignore[misc]
+    yield "head_similarity", head_similarity(fuji_matrix(scores).numpy(), names=names, null=level).figure  # type: ignore[misc]
 
 
 def _distributions(source: FigureSource) -> Iterator[tuple[str, Figure]]:

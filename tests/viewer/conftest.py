@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +48,18 @@ class Sheet:
     def settle(self) -> None:
         """Wait until two frames were drawn: views follow the state once a frame."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 0))))")
+
+    def until(self, expression: str, seconds: float = 10.0) -> None:
+        """Wait until JavaScript says yes. Asked from outside: the policy of the page forbids Playwright's own polling."""
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"still not so: {expression}"
+            self.page.wait_for_timeout(30)
+
+    def titled(self, start: str) -> None:
+        """Wait until the collection with this title is open."""
+        self.until(f"document.querySelector('.title-note').textContent.startsWith({json.dumps(start)})")
+        self.settle()
 
     def hash(self) -> dict[str, list[str]]:
         """The state that the page wrote into its address."""

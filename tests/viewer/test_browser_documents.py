@@ -71,7 +71,7 @@ def test_ten_thousand_documents_draw_a_few_rows(show):
     sheet.locator(".documents-scroll").evaluate("e => e.scrollTop = e.scrollHeight")
     sheet.wait_for_selector("tr[data-document='9999']")
     sheet.locator("tr[data-document='9999'] .open").click()
-    sheet.wait_for_function("document.querySelector('.card-text .note').textContent.startsWith('n9999')")
+    sheet.until("document.querySelector('.card-text .note').textContent.startsWith('n9999')")
     sheet.locator(".search").fill("text 77")
     sheet.settle()
     assert sheet.get_by_text("111 of 10000 documents").is_visible()

@@ -74,7 +74,7 @@ def test_json_holds_what_is_seen_and_opens_again(show, page, analysis):
     np.testing.assert_array_equal(got, analysis.documents[2].diagonal.reshape(12, -1))
     sheet.keyboard.press("Escape")
     sheet.drop("again.json", text)
-    sheet.wait_for_function("document.querySelector('.title-note').textContent.startsWith('again.json')")
+    sheet.titled("again.json")
     sheet.locator(".card-rows").get_by_role("button", name="all", exact=True).click()
     sheet.settle()
     assert "first" in sheet.row_names()
@@ -86,5 +86,5 @@ def test_names_from_layers_and_heads_make_a_grid_again(show, page):
     text = sheet.download("JSON", inside="This document, as AttViz JSON").decode()
     sheet.keyboard.press("Escape")
     sheet.drop("one.json", text)
-    sheet.wait_for_function("document.querySelector('.title-note').textContent.startsWith('one.json')")
+    sheet.titled("one.json")
     assert sheet.locator(".card-heat h2").inner_text() == "Layers × heads"

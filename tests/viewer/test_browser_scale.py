@@ -40,4 +40,4 @@ def test_two_thousand_documents_open_one_at_a_time(show):
     sheet = show(view([one(i) for i in range(2000)]))
     assert sheet.locator("tr[data-document]").count() < 60
     sheet.locator("tr[data-document='5'] .open").click()
-    sheet.wait_for_function("document.querySelector('.card-text .note').textContent.startsWith('document 5 ')")
+    sheet.until("document.querySelector('.card-text .note').textContent.startsWith('document 5 ')")

@@ -87,7 +87,7 @@ def test_a_hostile_file_dropped_on_the_page_stays_text(show, page):
         "sets": [{"tokens": [HOSTILE[0], HOSTILE[1]], "attention_vectors": vectors}],
     }
     sheet.drop("<img src=x onerror=window.hacked=1>.json", json.dumps([document]))
-    sheet.wait_for_function("document.querySelectorAll('.token').length === 2")
+    sheet.until("document.querySelectorAll('.token').length === 2")
     assert sheet.locator(".token").last.inner_text() == HOSTILE[1]
     assert sheet.evaluate("window.hacked") is None
     assert sheet.evaluate("document.querySelectorAll('img').length") == 0
@@ -142,7 +142,7 @@ def test_the_page_itself_cannot_reach_the_network_or_evaluate_text(browser, page
     violations = []
     sheet.on("console", lambda message: violations.append(message.text))
     sheet.goto((tmp_path / "probe.html").as_uri())
-    sheet.wait_for_function("window.seen && window.seen.fetch")
+    sheet.wait_for_timeout(300)
     assert sheet.evaluate("window.seen.eval") == "EvalError"
     assert sheet.evaluate("window.seen.fetch") == "TypeError"
     assert any("connect-src" in text or "default-src" in text for text in violations)

@@ -33,7 +33,7 @@ def test_keys(show, page):
         sheet.keyboard.press(key)
         assert sheet.locator("dialog h2").inner_text() == title
         sheet.keyboard.press("Escape")
-        assert sheet.locator("dialog").count() == 0
+        sheet.locator("dialog").wait_for(state="detached")
 
 
 def test_the_heat_map_is_reached_and_used_by_keys(show, page):
