@@ -9,6 +9,7 @@
     ├── ArgumentError           (also ValueError) a parameter outside its choices
     ├── FormatError             (also ValueError) a malformed file or document, with the path of the fault
     ├── MetricError             a metric fed or merged with what does not fit
+    │   ├── EmptyMetricError    a metric read before anything was seen
     │   └── AttentionAlarmError what AttentionHealth raises under on_alarm="raise"
     └── MissingExtraError       (also ImportError) an optional dependency that is not installed
 
@@ -57,6 +58,10 @@ class FormatError(AttvizError, ValueError):
 
 class MetricError(AttvizError, RuntimeError):
     """A metric fed from two models, merged with an incompatible state, or read from a damaged one."""
+
+
+class EmptyMetricError(MetricError):
+    """A metric was read before it, or any process it is pooled with, saw anything."""
 
 
 class AttentionAlarmError(MetricError):

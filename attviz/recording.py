@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ class PendingDiagonal:
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
             return
         if call.logsumexp is None:
-            alignment = "top_left" if call.is_causal else "bottom_right"
+            alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
             self._diagonal = diagonal_from_qk(
                 query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
             )
@@ -106,12 +106,19 @@ class PendingDiagonal:
 
 
 class StepRecording:
-    """The calls of one forward, in order of execution."""
+    """The calls of one forward, in order of execution.
 
-    __slots__ = ("number", "pending", "visits")
+    Attributes:
+        past: Tokens its cache held before it.
+        beams: Whether it is a step of a beam search, whose rows change places between the steps.
+    """
+
+    __slots__ = ("beams", "number", "past", "pending", "visits")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.past: int | Tensor = 0
+        self.beams = False
         self.pending: list[PendingDiagonal] = []
         self.visits: dict[str | None, int] = {}  # how often each layer was called in this forward (a shared layer: several times)
 
@@ -152,6 +159,8 @@ class Recorder:
         index = len(step.pending) if layer is None else self._index(step, layer)
         pending = PendingDiagonal(call, context, layer, index, step.number)
         step.pending.append(pending)
+        if context is not None:
+            step.past, step.beams = context.past, context.beams
         self.calls += 1
         for metric in self._live:
             metric.update_call(call, pending.record())

@@ -6,8 +6,8 @@ import io
 import pickle
 import subprocess
 import sys
-import threading
 import textwrap
+import threading
 
 import pytest
 import torch
@@ -193,7 +193,11 @@ def test_leaving_while_other_threads_attend_does_not_crash():
 
 
 def test_first_capture_of_a_process_survives_warnings_as_errors():
-    script = "import torch, attviz; m = torch.nn.MultiheadAttention(8, 2)\nwith attviz.capture(m) as cap: m(*[torch.ones(3, 1, 8)] * 3)\nprint(cap.layers)"
+    script = """import torch, attviz
+m = torch.nn.MultiheadAttention(8, 2)
+with attviz.capture(m) as cap:
+    m(*[torch.ones(3, 1, 8)] * 3)
+"""
     done = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -147,8 +147,8 @@ class Observer:
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Record one operator call if it is a self-attention of the captured model."""
-        if torch._C._current_graph_task_id() != -1 or not self.listening():
-            return  # the first: checkpointing computes a forward again inside backward
+        if torch._C._current_graph_task_id() != -1:
+            return  # checkpointing computes a forward again inside backward
         try:
             call = operator.read(args, kwargs, result)
             if call is not None:
@@ -161,14 +161,11 @@ class Observer:
         owner: str | None
         region: str | None = None
         if scope is not None and not self._discovering:
-            owner = scope.name
+            owner, cross = scope.name, scope.cross  # the ordinary call
         else:
-            owner, region = self._locate()
-            if owner is None and region is None and scope is not None:
-                owner = scope.name  # a replica: its hooks know its name, its identity is new
+            owner, cross, region = self._place(scope)
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
-        cross = (scope is not None and scope.cross) or (module is not None and owner is not None and is_cross_attention(owner, module))
         verdict = self._judge(operator, call, owner, module, cross, context)
         if verdict.accounts and scope is not None:
             scope.seen = True
@@ -200,6 +197,14 @@ class Observer:
         step.count += 1
 
     # ---- which module
+
+    def _place(self, scope: LayerScope | None) -> tuple[str | None, bool, str | None]:
+        """Owner, whether it attends to another sequence, and the compiled region the call came out of."""
+        owner, region = self._locate()
+        if owner is None and region is None and scope is not None:
+            owner = scope.name  # a replica: its hooks know its name, its identity is new
+        cross = (scope is not None and scope.cross) or (owner is not None and is_cross_attention(owner, self.layout.modules[owner]))
+        return owner, cross, region
 
     def _locate(self) -> tuple[str | None, str | None]:
         """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attviz.hooks.context import ContextReader, TokenContext, TokenSource
+from attviz.hooks.context import ContextReader, TokenContext, TokenSource, parameter_names
 from attviz.hooks.modules import Layout, is_cross_attention
 from attviz.hooks.observer import Observer
 
@@ -26,7 +26,10 @@ def inert(*_: Any) -> None:
 
 
 class Hook:
-    """A forward hook of ours: nothing while the compiler traces, nothing in a copy of the model."""
+    """A forward hook of ours: nothing while the compiler traces, nothing inside backward, nothing in a copy of the model.
+
+    Inside backward a checkpoint computes a forward again; it was seen the first time.
+    """
 
     __slots__ = ("_action",)
 
@@ -35,7 +38,7 @@ class Hook:
 
     def __call__(self, *args: Any) -> None:
         """Run the action and return None: anything else would replace the module's output."""
-        if not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1:
             self._action(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
@@ -85,11 +88,22 @@ class Scope:
                 continue
             self._hooked.add(name)
             module = self._layout.modules[name]
-            always_cross = is_cross_attention(name, module)
-            before = Hook(lambda module, args, kwargs, name=name, cross=always_cross: self._enter_layer(name, cross, module, args, kwargs))
-            after = Hook(lambda _, args, output, name=name: self._leave_layer(name, output is not None))
-            self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
-            self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
+            before, after = self._layer_actions(name, module)
+            self._layers.callback(module.register_forward_pre_hook(Hook(before), with_kwargs=True).remove)
+            self._layers.callback(module.register_forward_hook(Hook(after), always_call=True, prepend=True).remove)
+
+    def _layer_actions(self, name: str, module: nn.Module) -> tuple[Callable[..., None], Callable[..., None]]:
+        enter, leave = self._observer.enter_layer, self._observer.leave_layer
+        always_cross = is_cross_attention(name, module)
+        may_cross = isinstance(module, nn.MultiheadAttention) or any(word in parameter_names(module) for word in _TWO_SEQUENCES)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            enter(name, always_cross or (may_cross and _given_two_sequences(module, args, kwargs)))
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            leave(name, output is not None)
+
+        return before, after
 
     def detach_layers(self) -> None:
         """Take the hooks of the attention modules off."""
@@ -104,9 +118,6 @@ class Scope:
     # ---- what the hooks do
 
     def _enter(self, reader: ContextReader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch._C._current_graph_task_id() != -1:
-            return  # a checkpoint recomputes a tower inside backward
-
         def read(outer: TokenContext | None) -> TokenContext:
             try:
                 return reader.read(args, kwargs, outer)
@@ -118,16 +129,8 @@ class Scope:
         self._observer.enter(read)
 
     def _leave(self, completed: bool) -> None:
-        if torch._C._current_graph_task_id() == -1 and self._observer.leave(completed):
+        if self._observer.leave(completed):
             self._on_leave()
-
-    def _enter_layer(self, name: str, cross: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if torch._C._current_graph_task_id() == -1:
-            self._observer.enter_layer(name, cross or _given_two_sequences(module, args, kwargs))
-
-    def _leave_layer(self, name: str, completed: bool) -> None:
-        if torch._C._current_graph_task_id() == -1:
-            self._observer.leave_layer(name, completed)
 
     def _wrapper(self, reader: ContextReader) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def around(call: Callable[..., Any]) -> Callable[..., Any]:

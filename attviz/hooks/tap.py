@@ -24,7 +24,7 @@ class Listener(Protocol):
         """Whether this thread is inside something the listener wants to see; asked before each kernel."""
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """See one operator call, after its kernel; keeps its own faults to itself, only BaseException passes."""
+        """See one operator call, after its kernel, if it was listening; keeps its own faults to itself, only BaseException passes."""
 
 
 class _Thread(threading.local):
@@ -110,8 +110,10 @@ def _tapped(operator: Operator, original: Any) -> Any:
     call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, _thread
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
-        listeners = _listeners
-        if thread.busy or not any([listener.listening() for listener in listeners]):
+        if thread.busy:
+            return call_original(keyset, *args, **kwargs)
+        listeners = [listener for listener in _listeners if listener.listening()]
+        if not listeners:
             return call_original(keyset, *args, **kwargs)
         thread.busy = True
         try:

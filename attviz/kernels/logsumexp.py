@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attviz.kernels import checks
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
+from attviz.kernels.twins import triton_serves
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -120,13 +121,7 @@ def _run(
     return out
 
 
-@torch.library.custom_op(
-    "attviz::diagonal_from_logsumexp",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor logsumexp, float scale, Tensor? bias, Tensor? row_mask, SymInt kv_offset, float softcap, "
-    "Tensor? sinks, bool extras) -> (Tensor, Tensor, Tensor)",
-)
-def _logsumexp_op(
+def _in_torch(
     query: Tensor,
     key: Tensor,
     logsumexp: Tensor,
@@ -154,6 +149,23 @@ def _logsumexp_op(
     return diagonal, first, head_aggregates(diagonal)
 
 
+_logsumexp_op = torch.library.custom_op(
+    "attviz::diagonal_from_logsumexp",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor logsumexp, float scale, Tensor? bias, Tensor? row_mask, SymInt kv_offset, float softcap, "
+    "Tensor? sinks, bool extras) -> (Tensor, Tensor, Tensor)",
+)(_in_torch)
+
+
 @_logsumexp_op.register_fake
 def _(query: Tensor, key: Tensor, logsumexp: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
     return empty_outputs(query, query.shape[:3], bool(rest[-1]))
+
+
+@_logsumexp_op.register_kernel("cuda")
+def _(query: Tensor, key: Tensor, logsumexp: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    if not triton_serves(query, query.shape[3]):
+        return _in_torch(query, key, logsumexp, *rest)
+    from attviz.kernels.triton.logsumexp import launch
+
+    return launch(query, key, logsumexp, *rest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 
@@ -10,6 +10,7 @@ from attviz.errors import ArgumentError, DtypeError, ShapeError
 from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import ScoreRules, row_sums
 from attviz.kernels.summary import RowSummary
+from attviz.kernels.twins import triton_serves
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -178,14 +179,7 @@ def _check_packed(
     return cu_q, cu_k
 
 
-@torch.library.custom_op(
-    "attviz::diagonal_from_qk",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, float scale, SymInt? kv_offset, bool bottom_right, SymInt left, SymInt right, float softcap, "
-    "Tensor? sinks, Tensor? alibi_slopes, Tensor? bias, Tensor? key_mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
-    "SymInt max_seqlen, bool summary) -> Tensor",
-)
-def _qk_op(
+def _in_torch(
     query: Tensor,
     key: Tensor,
     scale: float,
@@ -234,6 +228,24 @@ def _sequences(batch: int, q_len: int, kv_len: int, cu_q: Tensor | None, cu_k: T
     return [(0, slice(*edges_q[n : n + 2]), slice(*edges_k[n : n + 2])) for n in range(len(edges_q) - 1)]
 
 
+_qk_op = torch.library.custom_op(
+    "attviz::diagonal_from_qk",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, float scale, SymInt? kv_offset, bool bottom_right, SymInt left, SymInt right, float softcap, "
+    "Tensor? sinks, Tensor? alibi_slopes, Tensor? bias, Tensor? key_mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+    "SymInt max_seqlen, bool summary) -> Tensor",
+)(_in_torch)
+
+
 @_qk_op.register_fake
 def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
     return query.new_empty((5 if rest[-1] else 1, *query.shape[:3]), dtype=torch.float32)
+
+
+@_qk_op.register_kernel("cuda")
+def _(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
+    if not triton_serves(query, query.shape[3], matrix=True):
+        return _in_torch(query, key, *rest)
+    from attviz.kernels.triton.qk import launch
+
+    return launch(query, key, *rest)

@@ -8,6 +8,7 @@ import torch
 
 from attviz.errors import ArgumentError, DtypeError, ShapeError
 from attviz.kernels.checks import check_floating, check_mask
+from attviz.kernels.twins import triton_serves
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -133,12 +134,7 @@ def merge_by_token(
         _merge_op(*state, diagonal.detach(), order.plan)
 
 
-@torch.library.custom_op(
-    "attviz::merge_by_token",
-    mutates_args=("count", "mean", "m2", "max", "min"),
-    schema="(Tensor(a!) count, Tensor(b!) mean, Tensor(c!) m2, Tensor(d!) max, Tensor(e!) min, Tensor diagonal, Tensor plan) -> ()",
-)
-def _merge_op(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor, diagonal: Tensor, plan: Tensor) -> None:
+def _in_torch(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor, diagonal: Tensor, plan: Tensor) -> None:
     """Segment reduction in torch: two passes (mean, then deviations), then one Chan merge into the touched rows."""
     skipped = int(torch.searchsorted(plan[0].contiguous(), 0))
     ids, lengths = torch.unique_consecutive(plan[0, skipped:], return_counts=True)
@@ -163,6 +159,13 @@ def _merge_op(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor,
     min[ids] = torch.minimum(min[ids], torch.segment_reduce(extremes, "min", lengths=lengths, axis=0))
 
 
+_merge_op = torch.library.custom_op(
+    "attviz::merge_by_token",
+    mutates_args=("count", "mean", "m2", "max", "min"),
+    schema="(Tensor(a!) count, Tensor(b!) mean, Tensor(c!) m2, Tensor(d!) max, Tensor(e!) min, Tensor diagonal, Tensor plan) -> ()",
+)(_in_torch)
+
+
 @_merge_op.register_fake
 def _(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor, diagonal: Tensor, plan: Tensor) -> None:
     return None
@@ -185,3 +188,12 @@ def merge_by_token_reference(
             largest[token] = torch.maximum(largest[token], value)
             smallest[token] = torch.minimum(smallest[token], value)
     return TokenState(count, mean, m2, largest, smallest)
+
+
+@_merge_op.register_kernel("cuda")
+def _(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor, diagonal: Tensor, plan: Tensor) -> None:
+    if not triton_serves(diagonal):
+        return _in_torch(count, mean, m2, max, min, diagonal, plan)
+    from attviz.kernels.triton.tokens import launch
+
+    launch(count, mean, m2, max, min, diagonal, plan)

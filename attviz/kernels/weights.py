@@ -9,6 +9,7 @@ import torch
 from attviz.errors import ShapeError
 from attviz.kernels.checks import check_floating
 from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
+from attviz.kernels.twins import triton_serves
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -63,12 +64,7 @@ def _run(name: str, weights: Tensor, kv_offset: int | None, extras: bool) -> tup
     return out
 
 
-@torch.library.custom_op(
-    "attviz::diagonal_from_weights",
-    mutates_args=(),
-    schema="(Tensor weights, SymInt kv_offset, bool extras) -> (Tensor, Tensor, Tensor)",
-)
-def _weights_op(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _in_torch(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal, weight on key 0 and aggregates; the last two are empty unless ``extras``."""
     q_len = weights.shape[2]
     diagonal = weights.diagonal(kv_offset, dim1=-2, dim2=-1)[..., :q_len].float().clamp(0.0, 1.0)
@@ -77,6 +73,22 @@ def _weights_op(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, 
     return diagonal, weights[..., 0].float().clamp(0.0, 1.0), head_aggregates(diagonal)
 
 
+_weights_op = torch.library.custom_op(
+    "attviz::diagonal_from_weights",
+    mutates_args=(),
+    schema="(Tensor weights, SymInt kv_offset, bool extras) -> (Tensor, Tensor, Tensor)",
+)(_in_torch)
+
+
 @_weights_op.register_fake
 def _(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
     return empty_outputs(weights, weights.shape[:3], extras)
+
+
+@_weights_op.register_kernel("cuda")
+def _(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
+    if not triton_serves(weights):
+        return _in_torch(weights, kv_offset, extras)
+    from attviz.kernels.triton.weights import launch
+
+    return launch(weights, kv_offset, extras)

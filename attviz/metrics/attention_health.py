@@ -84,7 +84,7 @@ class AttentionHealth(StreamingMetric):
         """Read the quantities so far, of all processes.
 
         Raises:
-            MetricError: If nothing was seen yet.
+            EmptyMetricError: If nothing was seen yet.
         """
         self._require_data()
         layers = sorted(self._state.layers)

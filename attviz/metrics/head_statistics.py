@@ -70,7 +70,7 @@ class HeadStatistics(StreamingMetric):
         """Read the statistics so far, of all processes.
 
         Raises:
-            MetricError: If nothing was seen yet.
+            EmptyMetricError: If nothing was seen yet.
         """
         self._require_data()
         layers = sorted(self._state.layers)

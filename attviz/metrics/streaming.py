@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from attviz.errors import ArgumentError, FormatError, MetricError
+from attviz.errors import ArgumentError, EmptyMetricError, FormatError, MetricError
 from attviz.metrics.feeds import LayerDiagonal, Source, read_layers
 from attviz.metrics.layouts import Layout
 from attviz.metrics.state_files import assemble, header_of, parse_header, read_state, write_state
@@ -142,7 +142,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
 
     def _require_data(self) -> None:
         if not self._state.layers:
-            raise MetricError(
+            raise EmptyMetricError(
                 f"{self._name}.compute: nothing was seen yet. Feed it: attviz.capture(model, metrics=[metric]), or metric.update(record)."
             )
 

@@ -53,7 +53,7 @@ class TokenStatistics(StreamingMetric):
         """Read the six aggregates of the current step, each ``[batch, q_len]`` in float64; NaN at padding.
 
         Raises:
-            MetricError: If nothing was seen yet.
+            EmptyMetricError: If nothing was seen yet.
         """
         self._require_data()
         sample = self._state.moments["tokens"]

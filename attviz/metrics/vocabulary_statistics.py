@@ -142,7 +142,7 @@ class VocabularyStatistics(StreamingMetric):
         """Read the tables so far, of all processes.
 
         Raises:
-            MetricError: If nothing was seen yet, or an id was outside the vocabulary.
+            MetricError: If nothing was seen yet (EmptyMetricError), or an id was outside the vocabulary.
         """
         self._require_data()
         beyond = sum(int(self._state.sums[f"beyond/{index}"]) for index in self._state.layers)

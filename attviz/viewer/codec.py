@@ -76,7 +76,7 @@ def decode(text: str, precision: Precision) -> Float[np.ndarray, " n"]:
     """
     raw = zlib.decompress(base64.b64decode(text))
     if precision == "f32":
-        return np.frombuffer(raw, "<f4").copy()
+        return np.frombuffer(raw, "<f4").astype(np.float32)
     if precision == "u16":
         return _u16_values(np.frombuffer(raw, "<u2"))
     return _u8_values(np.frombuffer(raw, "u1"))

@@ -29,7 +29,7 @@ def static(name: str) -> str:
         >>> static("page.css") != ""
         True
     """
-    return files("attviz.viewer").joinpath("static", name).read_text(encoding="utf-8")
+    return files("attviz.viewer").joinpath("static").joinpath(name).read_text(encoding="utf-8")
 
 
 def script_json(value: object) -> str:

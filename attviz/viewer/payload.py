@@ -55,10 +55,11 @@ class Payload:
         self.rows.append(entry.row)
         self.chunks.append(chunk)
         if self.size > self.max_bytes:
+            megabytes, limit = self.size / 2**20, self.max_bytes / 2**20
             raise ArgumentError(
-                f"view: after {len(self.chunks)} documents the page holds {self.size / 2**20:.0f} MB, more than max_bytes="
-                f"{self.max_bytes} ({self.max_bytes / 2**20:.0f} MB). Make it smaller: view(..., documents=slice(0, {len(self.chunks) // 2})), "
-                'layers=[...], heads=[...], precision="u8" (half the size); or raise max_bytes.'
+                f"view: after {len(self.chunks)} documents the page holds {megabytes:.1f} MB, more than max_bytes={self.max_bytes} "
+                f"({limit:.1f} MB). Make it smaller: documents=slice(0, {len(self.chunks) // 2}), layers=[...], heads=[...], or "
+                'precision="u8" (half the size); or raise max_bytes.'
             )
 
     def head(self) -> str:

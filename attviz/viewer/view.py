@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -85,22 +86,18 @@ def view(
     raise ArgumentError(f"view: needs an Analysis, a Capture, Document or AttvizDocument records, got {what}.")
 
 
+@dataclass(frozen=True, slots=True)
 class _Options:
     """The arguments of :func:`view` that every kind of source shares."""
 
-    def __init__(
-        self,
-        title: str | None,
-        layers: Iterable[int | str] | None,
-        heads: Iterable[int] | None,
-        documents: slice | None,
-        images: Sequence[Any] | None,
-        causal: bool | None,
-        precision: Precision,
-        max_bytes: int,
-    ) -> None:
-        self.title, self.layers, self.heads, self.documents = title, layers, heads, documents
-        self.images, self.causal, self.precision, self.max_bytes = images, causal, precision, max_bytes
+    title: str | None
+    layers: Iterable[int | str] | None
+    heads: Iterable[int] | None
+    documents: slice | None
+    images: Sequence[Any] | None
+    causal: bool | None
+    precision: Precision
+    max_bytes: int
 
     def places(self, count: int) -> range:
         """Indices of the documents to keep."""

@@ -77,7 +77,7 @@ export function card(name: string, title: string, note: Child, controls: Child, 
   return h(
     "section",
     { class: `card card-${name}`, "aria-labelledby": `attviz-title-${name}` },
-    h("header", {}, heading, note, h("span", { class: "spacer" }), controls),
+    h("header", {}, heading, note, h("span", { class: "controls" }, controls)),
     ...body,
   );
 }

@@ -157,7 +157,7 @@ def test_missing_file_and_folder_are_named(tmp_path):
 
 def test_a_stopped_run_is_taken_up_again(tmp_path):
     path, documents = tmp_path / "run.attviz", [document(f"text {n}", n + 1, seed=n) for n in range(4)]
-    with pytest.raises(KeyboardInterrupt), PartialArchive(path, {"model": "m"}) as partial:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), PartialArchive(path, {"model": "m"}) as partial:
         partial.append([(3, documents[3]), (0, documents[0])], LAYERS)
         raise KeyboardInterrupt
     with (tmp_path / "run.attviz.part" / "diagonal.bin").open("ab") as torn:

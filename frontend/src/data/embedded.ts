@@ -54,7 +54,8 @@ export function readEmbedded(headText: string, chunk: (index: number) => string)
     const known = cache.get(index);
     if (known) return known;
     if (cache.size >= KEPT_DOCUMENTS) cache.delete(cache.keys().next().value as number);
-    const made = readDocument(parse<ChunkJson>(chunk(index), `Document ${index}`), index, head);
+    // In a promise from the start, so that a missing chunk is told like a damaged one.
+    const made = Promise.resolve().then(() => readDocument(parse<ChunkJson>(chunk(index), `Document ${index}`), index, head));
     cache.set(index, made);
     return made;
   };

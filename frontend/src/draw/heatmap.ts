@@ -1,7 +1,7 @@
 /** Layers down, heads across, one cell a vector; means of layers to the right and of heads below. */
 
 import { blend, type Palette, rampColor } from "../model/color";
-import { number, tick } from "../model/format";
+import { short } from "../model/format";
 import type { Fit } from "../model/scale";
 import type { Surface } from "./surface";
 
@@ -94,13 +94,13 @@ function drawMeans(surface: Surface, model: HeatModel, layout: HeatLayout, palet
   const down = means(model.cells, columns, (cell) => cell.column);
   const most = Math.max(...[...across, ...down].filter(Number.isFinite), 1e-30);
   const thick = Math.max(2, Math.min(7, cellHeight * 0.4));
-  if (columns > 1) {
+  if (columns > 1 && rows > 1) {
     across.forEach((value, row) => {
       if (value > 0) surface.rect(left + columns * cellWidth + 5, top + (row + 0.5) * cellHeight - thick / 2, (value / most) * (SIDE - 8), thick, palette.bar);
     });
   }
   const wide = Math.max(2, Math.min(7, cellWidth * 0.4));
-  if (rows > 1) {
+  if (rows > 1 && columns > 1) {
     down.forEach((value, column) => {
       if (value > 0) surface.rect(left + (column + 0.5) * cellWidth - wide / 2 - 0.5, top + rows * cellHeight + 4, wide, (value / most) * 18, palette.bar);
     });
@@ -134,7 +134,6 @@ function drawLegend(surface: Surface, model: HeatModel, layout: HeatLayout, pale
   for (const share of [0, 0.5, 1]) {
     const value = fit.logarithmic ? fit.low * (fit.high / fit.low) ** share : fit.low + (fit.high - fit.low) * share;
     const anchor = share === 0 ? "start" : share === 1 ? "end" : "middle";
-    const label = model.diverging && Math.abs(value) < 1e-12 ? "0" : share === 0.5 ? tick(Number(value.toPrecision(2))) : number(Number(value.toPrecision(2)));
-    surface.text(x + share * size, layout.legendTop + 21, label, { fill: palette.ink3, size: 10.5, anchor });
+    surface.text(x + share * size, layout.legendTop + 21, short(value), { fill: palette.ink3, size: 10.5, anchor });
   }
 }

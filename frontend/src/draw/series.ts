@@ -40,7 +40,7 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
     const [from, to] = nice(low, high, 5);
     return { floor: -Infinity, logarithmic: false, ticks: ticks(from, to, 5), y: (value) => top + height * (1 - (value - from) / (to - from)) };
   }
-  const sample = scene.shown.length ? sampled(scene) : highest;
+  const sample = scene.shown.length ? scene.sample() : highest;
   const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(positiveQuantile(sample, 0.02), high / 10))));
   const ceiling = high > 0.3 && high <= 1 ? 1 : high;
   const span = Math.log(ceiling / floor);
@@ -49,18 +49,6 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
   const marks = Array.from({ length: Math.floor(decades / every) + 1 }, (_, i) => floor * 10 ** (i * every)).filter((value) => value <= ceiling * 1.001);
   const room = height - 8; // below it stand the values under the floor
   return { floor, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
-}
-
-function sampled(scene: Scene): Float32Array {
-  const size = scene.shown.length * scene.tokens;
-  const step = Math.max(1, Math.floor(size / 20_000));
-  const kept = new Float32Array(Math.ceil(size / step));
-  for (let i = 0, at = 0; i < size; i += step, at++) {
-    const token = i % scene.tokens;
-    const value = scene.shown[Math.floor(i / scene.tokens)]?.values[token] as number;
-    kept[at] = scene.scale === "lift" ? value * scene.visibleKeys(token) : value;
-  }
-  return kept;
 }
 
 /** How many of the vectors the dots show: all, or one in so many. */

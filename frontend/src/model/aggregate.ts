@@ -116,7 +116,8 @@ export function statistic(name: Statistic, values: Float32Array): number {
   let count = 0;
   let low = Infinity;
   let high = -Infinity;
-  for (const value of values) {
+  for (let i = 0; i < values.length; i++) {
+    const value = values[i] as number;
     if (value !== value) continue;
     sum += value;
     count++;

@@ -84,7 +84,7 @@ export const DARK: Palette = {
   mark: "#6b5312",
   ok: "#4cc38a",
   bad: "#ff8088",
-  tint: "#8f6508",
+  tint: "#7d5806",
   pins: ["#4aa3df", "#ff8a4c", "#2cc295", "#e58fc0", "#e6a82a", "#8fd0f5", "#e8dc55", "#eceef2"],
   classes: ["#6f9ce3", "#e0a33c", "#5cb594", "#cf86bd", "#5fb8d0", "#e08572", "#b5b55a", "#a397e6", "#bd9f7f", "#959da9"],
 };

@@ -18,6 +18,12 @@ export function number(value: number | null | undefined): string {
   return `${mantissa}\u00b710${power(exponent)}`;
 }
 
+/** Two digits, no trailing zeros: ends of a legend. */
+export function short(value: number): string {
+  const size = Math.abs(value);
+  return size < 1e-12 ? "0" : size >= 1e-3 && size < 1e5 ? String(Number(value.toPrecision(2))) : number(value);
+}
+
 /** Axis ticks: short, powers of ten below 0.01. */
 export function tick(value: number): string {
   if (value === 0) return "0";

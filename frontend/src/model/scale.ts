@@ -1,7 +1,7 @@
 /** From values to colour: four scales, each fitted to what is drawn and always told in the legend. */
 
 import { quantileSorted } from "./quantile";
-import { number } from "./format";
+import { short } from "./format";
 
 export const SCALES = ["log", "raw", "robust", "lift"] as const;
 export type ScaleName = (typeof SCALES)[number];
@@ -10,7 +10,7 @@ export const SCALE_NOTES: Readonly<Record<ScaleName, string>> = {
   log: "logarithmic, 1 % to 99 % of the values",
   raw: "linear, smallest to largest value",
   robust: "linear, 1 % to 99 % of the values",
-  lift: "value times visible keys: 1 is uniform attention",
+  lift: "value times visible keys, so that 1 is uniform attention; logarithmic, 1 % to 99 %",
 };
 
 export interface Fit {
@@ -48,18 +48,19 @@ function ends(values: { length: number; [index: number]: number }): [number, num
 /** Fits a scale to values that are already lifted where the scale is lift. */
 export function fit(values: Float32Array | Float64Array, scale: ScaleName): Fit {
   let [low, high] = ends(values);
-  if (scale === "log" || scale === "robust") {
+  const logarithmic = scale === "log" || scale === "lift";
+  if (scale !== "raw") {
     const order = sorted(values);
-    const positive = scale === "log" ? order.subarray(firstPositive(order)) : order;
+    const positive = logarithmic ? order.subarray(firstPositive(order)) : order;
     if (positive.length) {
       low = quantileSorted(positive, 0.01);
       high = quantileSorted(positive, 0.99);
     } else {
-      [low, high] = scale === "log" ? [1e-8, 1] : [low, high];
+      [low, high] = logarithmic ? [1e-8, 1] : [low, high];
     }
   }
-  if (!(high > low)) [low, high] = scale === "log" ? [low / 2, high * 2] : [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)];
-  return scale === "log" ? logFit(low, high) : linearFit(low, high, scale);
+  if (!(high > low)) [low, high] = logarithmic ? [low / 2, high * 2] : [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)];
+  return logarithmic ? logFit(low, high, scale === "lift") : linearFit(low, high, scale);
 }
 
 function firstPositive(order: Float64Array): number {
@@ -68,7 +69,7 @@ function firstPositive(order: Float64Array): number {
   return at;
 }
 
-function logFit(low: number, high: number): Fit {
+function logFit(low: number, high: number, lifted: boolean): Fit {
   const start = Math.log(low);
   const span = Math.log(high) - start;
   return {
@@ -76,7 +77,7 @@ function logFit(low: number, high: number): Fit {
     high,
     logarithmic: true,
     unit: (value) => (value !== value ? NaN : value <= low ? 0 : Math.min(1, (Math.log(value) - start) / span)),
-    legend: `${number(low)} \u2013 ${number(high)}, log`,
+    legend: `${short(low)} \u2013 ${short(high)}, ${lifted ? "lift, log" : "log"}`,
   };
 }
 
@@ -87,7 +88,7 @@ function linearFit(low: number, high: number, scale: ScaleName): Fit {
     high,
     logarithmic: false,
     unit: (value) => (value !== value ? NaN : Math.min(1, Math.max(0, (value - low) / span))),
-    legend: `${number(low)} \u2013 ${number(high)}${scale === "raw" ? "" : `, ${scale === "robust" ? "robust 99 %" : "lift"}`}`,
+    legend: `${short(low)} \u2013 ${short(high)}${scale === "robust" ? ", robust 99 %" : ", linear"}`,
   };
 }
 
@@ -100,6 +101,6 @@ export function divergingFit(values: Float64Array): Fit {
     high: size,
     logarithmic: false,
     unit: (value) => (value !== value ? NaN : (value + size) / (2 * size)),
-    legend: `${number(-size)} \u2013 ${number(size)}, difference`,
+    legend: `${short(-size)} \u2013 ${short(size)}, difference`,
   };
 }

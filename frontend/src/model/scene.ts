@@ -38,7 +38,7 @@ export class Scene {
   readonly removed: readonly BaseRow[];
   readonly scale: ScaleName;
   private readonly byKey: ReadonlyMap<string, Row>;
-  private readonly aggregates = new Map<Aggregate, Float32Array>();
+  private readonly aggregates: Map<Aggregate, Float32Array> = new Map();
   private readonly lifts = new Map<Float32Array, Float32Array>();
 
   constructor(
@@ -46,9 +46,10 @@ export class Scene {
     readonly set: TokenSet,
     readonly text: string,
     private current: State,
+    before: Scene | null = null,
   ) {
     this.tokens = set.tokens.length;
-    this.pieces = pieces(set, text);
+    this.pieces = before?.set === set ? before.pieces : pieces(set, text);
     const state = current;
     this.scale = state.scale;
     const all = set.rows.map((base, place) => this.row(base, place));
@@ -60,6 +61,7 @@ export class Scene {
     const inFocus = focus ? this.rows.filter((row) => focus.has(row.key)) : this.rows;
     this.counted = inFocus.length ? inFocus : this.rows;
     this.shown = this.counted.filter((row) => !row.hidden);
+    if (before && sameValues(before.counted, this.counted)) this.aggregates = before.aggregates;
   }
 
   get state(): State {
@@ -160,7 +162,10 @@ export class Scene {
 
   tint(): { values: Float32Array; fit: Fit; name: string } | null {
     const values = this.state.tint === "off" ? null : this.valuesOf(this.state.tint);
-    return values ? { values, fit: fit(values, this.scale), name: this.nameOf(this.state.tint) } : null;
+    if (!values) return null;
+    // Special tokens are not tinted, and their large values must not pale the others.
+    const words = values.filter((_, token) => !this.set.special[token]);
+    return { values, fit: fit(words.length ? words : values, this.scale), name: this.nameOf(this.state.tint) };
   }
 
   /** The scale of strokes and matrix: fitted to all drawn vectors together, so that they compare. */
@@ -169,9 +174,15 @@ export class Scene {
   }
   private cachedFit: Fit | null = null;
 
-  private sample(): Float32Array {
+  /** Values of the drawn vectors on the scale in force, thinned out evenly where there are many. */
+  sample(): Float32Array {
+    return (this.cachedSample ??= this.thinned());
+  }
+  private cachedSample: Float32Array | null = null;
+
+  private thinned(): Float32Array {
     const rows = this.shown;
-    const step = Math.max(1, Math.floor((rows.length * this.tokens) / 200_000));
+    const step = Math.max(1, Math.floor((rows.length * this.tokens) / 20_000));
     const kept = new Float32Array(Math.ceil((rows.length * this.tokens) / step));
     let at = 0;
     for (let i = 0; i < rows.length * this.tokens; i += step) {
@@ -184,8 +195,18 @@ export class Scene {
 
   /** Statistic of each vector of the set, by key. */
   statistics(name: Statistic): Map<string, number> {
-    return new Map(this.rows.map((row) => [row.key, statistic(name, this.lifted(row.values))]));
+    let values = this.known.get(name);
+    if (!values) {
+      values = new Map(this.rows.map((row) => [row.key, statistic(name, this.lifted(row.values))]));
+      this.known.set(name, values);
+    }
+    return values;
   }
+  private readonly known = new Map<Statistic, Map<string, number>>();
+}
+
+function sameValues(one: readonly Row[], other: readonly Row[]): boolean {
+  return one.length === other.length && one.every((row, i) => row.values.buffer === other[i]?.values.buffer && row.values.byteOffset === other[i]?.values.byteOffset);
 }
 
 function ordered(rows: readonly Row[], state: State): Row[] {

@@ -38,6 +38,8 @@ export class App {
   private readonly filePicker = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": "AttViz JSON file" });
   private document: PageDocument | null = null;
   private asked = 0;
+  /** Changes that wait for the document they came with. */
+  private readonly awaited = new Set<Key>();
   private printing = false;
   private dataIsNew = true;
 
@@ -132,10 +134,9 @@ export class App {
 
   private changed(changed: ReadonlySet<Key>): void {
     if (changed.has("document")) {
-      this.load();
-      if (changed.size === 1) return;
-    }
-    if (changed.has("theme")) this.repaint();
+      for (const key of changed) this.awaited.add(key);
+      this.load(); // the views change when the document is there
+    } else if (changed.has("theme")) this.repaint();
     else this.update(changed, false);
   }
 
@@ -167,7 +168,8 @@ export class App {
   private opened(document: PageDocument): void {
     this.document = document;
     const { state } = this.store;
-    const set = state.set < document.sets.length ? state.set : 0;
+    const first = Math.max(0, document.sets.findIndex((one) => one.visible));
+    const set = state.set < document.sets.length && !(this.dataIsNew && state.set === START.set) ? state.set : first;
     const tokens = document.sets[set]?.tokens.length ?? 0;
     const inside = (token: number | null): number | null => (token !== null && token < tokens ? token : null);
     this.store.set({ set, token: inside(state.token), hoverToken: inside(state.hoverToken), window: state.window && state.window[1] <= tokens ? state.window : null });
@@ -175,7 +177,8 @@ export class App {
       const row = document.sets[document.highlight[0]]?.rows[document.highlight[1]];
       if (row) this.store.set({ set: document.highlight[0], tint: row.key });
     }
-    this.update(new Set(), true);
+    this.update(new Set(this.awaited), true);
+    this.awaited.clear();
     if (!tokens) this.notice(`Document ${document.index} has no tokens.`, "info");
     else if (!document.sets[set]?.rows.length) this.notice(`Document ${document.index} has tokens but no vectors.`, "info");
     this.dataIsNew = false;
@@ -193,7 +196,7 @@ export class App {
     const { state } = this.store;
     const set = this.document?.sets[state.set] ?? this.document?.sets[0];
     if (!this.document || !set || !set.tokens.length || !set.rows.length) return null;
-    return new Scene(this.document, set, this.context.collection.rows[this.document.index]?.text ?? "", state);
+    return new Scene(this.document, set, this.context.collection.rows[this.document.index]?.text ?? "", state, this.context.scene);
   }
 
   private notice(text: string, kind: "error" | "info"): void {

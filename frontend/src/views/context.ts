@@ -34,8 +34,9 @@ export class Change {
     return this.full || keys.some((key) => this.keys.has(key));
   }
 
-  only(key: Key): boolean {
-    return !this.full && this.keys.size === 1 && this.keys.has(key);
+  /** One of the keys changed, or the page is painted anew (theme, size): not each time the scene is. */
+  lists(...keys: readonly Key[]): boolean {
+    return this.data || (this.full && this.keys.size === 0) || keys.some((key) => this.keys.has(key));
   }
 }
 

@@ -105,7 +105,7 @@ export class DocumentsView implements View {
       setOptions(this.predictedBox, [["", "any class"], ...classes], "");
       this.table.setAttribute("aria-rowcount", String(collection.rows.length + 1));
     }
-    if (change.has("filters", "sort")) {
+    if (change.lists("filters", "sort")) {
       if (this.search.value !== filters.query) this.search.value = filters.query;
       this.outcome.set(filters.outcome);
       this.labelBox.value = filters.label === null ? "" : String(filters.label);
@@ -117,7 +117,7 @@ export class DocumentsView implements View {
       this.drawHead();
       this.list.show(this.order.length);
       this.reveal();
-    } else if (change.has("document")) {
+    } else if (change.lists("document")) {
       this.list.show(this.order.length);
       this.reveal();
     }

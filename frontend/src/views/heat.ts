@@ -5,7 +5,7 @@ import { Figure } from "../draw/figure";
 import { drawHeat, drawPin, type HeatLayout, heatLayout, type HeatModel } from "../draw/heatmap";
 import type { Surface } from "../draw/surface";
 import { setFocus, togglePin } from "../model/actions";
-import { STATISTICS, type Statistic } from "../model/aggregate";
+import { statistic as statisticOf, STATISTICS, type Statistic } from "../model/aggregate";
 import { number } from "../model/format";
 import { divergingFit, fit } from "../model/scale";
 import type { Scope } from "../model/state";
@@ -134,6 +134,8 @@ export class HeatView implements View {
     this.statisticBox.value = store.state.statistic;
     this.scopeBox.hidden = collection.overall === null || collection.rows.length < 2;
     this.scopeBox.value = store.state.scope;
+    const title = this.element.querySelector("h2");
+    if (title) title.textContent = collection.layers.length || this.context.scene?.set.rowLabels[0]?.startsWith("L") ? "Layers \u00d7 heads" : "Vectors";
     if (change.has("statistic", "scope", "pins", "focus", "edits", "scale")) {
       this.model = this.build();
       this.figure.paint(() => undefined);
@@ -144,7 +146,7 @@ export class HeatView implements View {
         this.figure.paint((surface) => this.draw(surface, width));
       }
     }
-    if (change.has("hoverRow")) this.drawCursor();
+    if (change.has("hoverRow", "statistic", "scope", "pins", "focus", "edits", "scale")) this.drawCursor();
   }
 
   draw(surface: Surface, width: number): void {
@@ -160,7 +162,9 @@ export class HeatView implements View {
     const { scene, store, collection, palette } = this.context;
     if (!scene || !scene.rows.length) return null;
     const { statistic, scope } = store.state;
-    const own = scene.statistics(statistic);
+    // Statistics over all documents are of plain values: what is compared with them must be plain too.
+    const plain = scope !== "document" && collection.overall !== null;
+    const own = plain ? new Map(scene.rows.map((row) => [row.key, statisticOf(statistic, row.values)])) : scene.statistics(statistic);
     const place = new Map(scene.set.rows.map((row, i) => [row.key, i]));
     const overall = collection.overall?.[statistic];
     const elsewhere = (key: string): number => overall?.[place.get(key) ?? -1] ?? NaN;
@@ -173,7 +177,7 @@ export class HeatView implements View {
     const values = Float64Array.from(cells, (cell) => cell.value);
     const diverging = scope === "difference" && overall !== undefined;
     const pins = new Map(scene.pins(palette).map((pin) => [pin.key, pin.color]));
-    const scale = scene.scale === "log" && values.every((one) => !(one <= 0)) ? "log" : scene.scale === "log" ? "raw" : scene.scale;
+    const scale = (scene.scale === "log" || (plain && scene.scale === "lift")) && values.every((one) => !(one <= 0)) ? "log" : scene.scale === "log" || plain ? "raw" : scene.scale;
     return { cells, rowLabels: scene.set.rowLabels, columnLabels: scene.set.columnLabels, fit: diverging ? divergingFit(values) : fit(values, scale), diverging, pins };
   }
 

@@ -195,7 +195,7 @@ export class RowsView implements View {
     const tinted = store.state.tint === item.key;
     openMenu(host, button, `Edit ${visible(item.name)}`, [
       { label: "Rename", run: () => this.rename(item.key) },
-      { label: tinted ? "Stop tinting the text" : "Tint the text", run: () => store.set({ tint: tinted ? "agg:mean" : item.key }) },
+      { label: tinted ? "Stop tinting the text" : "Tint the text", run: () => store.set({ tint: tinted ? "off" : item.key }) },
       { label: item.hidden ? "Show" : "Hide", run: () => store.set(editRow(store.state, item.key, { hidden: !item.hidden })) },
       ...(vector ? [{ label: "Isolate", run: () => store.set(setFocus(store.state, [item.key])) }] : []),
       { label: "Move up", run: move(-1) },

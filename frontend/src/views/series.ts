@@ -40,6 +40,7 @@ export class SeriesView implements View {
   private readonly resetBox: HTMLButtonElement;
   private readonly tip = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
   private layout: Layout | null = null;
+  private drawnScene: Scene | null = null;
   private drag: { from: number; minimap: boolean; moved: boolean } | null = null;
 
   constructor(private readonly context: Context) {
@@ -208,10 +209,14 @@ export class SeriesView implements View {
     const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
     const matrix = matrixLayout(scene, Math.floor(body * 0.64));
     const seriesHeight = body - matrix.height - 6;
+    const last = this.layout;
+    const same = this.drawnScene === scene && last !== null && last.axis.from === from && last.axis.to === to && last.axis.width === axis.width && last.matrix.height === matrix.height;
+    const data = same ? last.data : matrixData(scene, matrix, axis);
+    this.drawnScene = scene;
     const matrixTop = 8 + seriesHeight + 14;
     const namesTop = matrixTop + matrix.height + 4;
     const values = valueAxis(scene, scene.pins(this.context.palette), 8, seriesHeight);
-    return { axis, values, matrix, data: matrixData(scene, matrix, axis), seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
+    return { axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
   }
 
   private drawAll(surface: Surface, layout: Layout): void {

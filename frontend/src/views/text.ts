@@ -74,6 +74,8 @@ export class TextView implements View {
   private header(): void {
     const { store, scene, collection } = this.context;
     const row = collection.rows[store.state.document];
+    const title = this.element.querySelector("h2");
+    if (title) title.textContent = scene?.document.patches ? "Image" : "Text";
     const name = row?.name ? visible(row.name) : `document ${store.state.document}`;
     this.note.textContent = scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name;
     const sets = scene?.document.sets ?? [];

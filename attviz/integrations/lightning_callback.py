@@ -1,0 +1,102 @@
+"""The callback for Lightning, under either of its package names."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from attviz.errors import MissingExtraError
+from attviz.integrations.monitor import AttentionMonitor, Per
+from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit
+
+if TYPE_CHECKING:
+    from attviz.metrics.attention_health import AttentionHealth
+    from attviz.recording import Metric
+
+_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+
+
+def _callback_class() -> type[Any]:
+    """``Callback`` of the package that the user already imported, else of the one that is installed."""
+    for name in sorted(_PACKAGES, key=lambda name: name not in sys.modules):
+        try:
+            found: type[Any] = importlib.import_module(name).Callback
+        except ImportError:
+            continue
+        return found
+    raise MissingExtraError("LightningAttentionCallback: Lightning is not installed. Run: pip install lightning")
+
+
+class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # which package it is shows at run time
+    """Log the health of attention while a Lightning ``Trainer`` trains, and raise the alarms.
+
+    ``Trainer(callbacks=[LightningAttentionCallback(every=50)])``. The numbers go to every logger of the trainer at each captured step,
+    and into ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
+
+    Args:
+        every: Capture each N-th batch; the batches between run untouched.
+        health: Quantities, thresholds, and what an alarm does; ``AttentionHealth()`` by default.
+        metrics: Further streaming metrics to feed.
+        per: Keys for each ``"layer"`` or for the ``"model"``.
+        heads: All heads of a quantity as one ``"histogram"`` or ``"image"``; None for neither. TensorBoard and W&B take them.
+        log: Also called with ``(values, step)``, for any other tracker.
+        **options: Of :class:`AttentionMonitor`: ``strict=``, ``layers=``, ``token_ids=``.
+
+    Raises:
+        ArgumentError: If an option is outside its choices.
+
+    Attributes:
+        monitor: The :class:`AttentionMonitor`; ``monitor.values``, ``monitor.heads``, ``monitor.alarms``.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 50,
+        health: AttentionHealth | None = None,
+        metrics: Sequence[Metric] | Metric = (),
+        per: Per = "layer",
+        heads: Heads | None = "histogram",
+        log: Callable[[dict[str, float], int], object] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        check_heads(heads, "LightningAttentionCallback")
+        self.monitor = AttentionMonitor(every=every, health=health, metrics=metrics, per=per, **options)
+        self.heads, self._log_function = heads, log  # not self.log: Lightning puts its own there
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Begin to capture, if it is this batch's turn."""
+        self.monitor.begin(pl_module, trainer.fit_loop.epoch_loop.total_batch_idx)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Read the batch, act on alarms, and log."""
+        self.monitor.end()
+        values = self.monitor.values
+        if not values:
+            return
+        pl_module.log_dict(values, logger=False, on_step=True, rank_zero_only=False)
+        if trainer.is_global_zero:
+            emit(self._sinks(trainer), values, self.monitor.heads, trainer.global_step, self.heads)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the model as it was."""
+        self.monitor.abandon()
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Leave the model as it was."""
+        self.monitor.abandon()
+
+    def _sinks(self, trainer: Any) -> list[Sink]:
+        sinks: list[Sink] = [] if self._log_function is None else [FunctionSink(self._log_function)]
+        for logger in trainer.loggers:
+            kind = type(logger).__name__
+            if kind == "TensorBoardLogger":
+                sinks.append(TensorBoardSink(logger.experiment))
+            elif kind == "WandbLogger":
+                sinks.append(WandbSink(logger.experiment, "trainer/global_step"))
+            else:
+                sinks.append(FunctionSink(logger.log_metrics))
+        return sinks

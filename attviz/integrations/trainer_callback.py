@@ -1,0 +1,96 @@
+"""The callback for ``transformers.Trainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from attviz.integrations.monitor import AttentionMonitor, Per
+from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit, tensorboard_folder
+
+if TYPE_CHECKING:
+    from attviz.metrics.attention_health import AttentionHealth
+    from attviz.recording import Metric
+
+
+class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
+    """Log the health of attention while a ``transformers.Trainer`` trains, and raise the alarms.
+
+    ``Trainer(..., callbacks=[AttentionCallback(every=50)])``. The numbers of the last captured step go, whenever the trainer logs, to
+    what ``report_to`` names (TensorBoard: beside the trainer's own event file; Weights & Biases: the run that is open), to ``log``,
+    and into ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
+
+    Args:
+        every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.
+        health: Quantities, thresholds, and what an alarm does; ``AttentionHealth()`` by default.
+        metrics: Further streaming metrics to feed.
+        per: Keys for each ``"layer"`` or for the ``"model"``.
+        heads: All heads of a quantity as one ``"histogram"`` or ``"image"`` (drawn: some 0.1 s each); None for neither.
+        log: Also called with ``(values, step)``, for any other tracker.
+        **options: Of :class:`AttentionMonitor`: ``strict=``, ``layers=``, ``token_ids=``.
+
+    Raises:
+        ArgumentError: If an option is outside its choices.
+
+    Attributes:
+        monitor: The :class:`AttentionMonitor`; ``monitor.values``, ``monitor.heads``, ``monitor.alarms``.
+    """
+
+    def __init__(
+        self,
+        *,
+        every: int = 50,
+        health: AttentionHealth | None = None,
+        metrics: Sequence[Metric] | Metric = (),
+        per: Per = "layer",
+        heads: Heads | None = "histogram",
+        log: Callable[[dict[str, float], int], object] | None = None,
+        **options: Any,
+    ) -> None:
+        check_heads(heads, "AttentionCallback")
+        self.monitor = AttentionMonitor(every=every, health=health, metrics=metrics, per=per, **options)
+        self.heads, self.log = heads, log
+        self._sinks: list[Sink] = []
+        self._writer: Any = None
+        self._fresh: tuple[int, dict[str, float]] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Find the trackers; those of the trainer were set up just before."""
+        self._sinks = [FunctionSink(self.log)] if self.log is not None and state.is_world_process_zero else []
+        if not state.is_world_process_zero:
+            return
+        reports = args.report_to if isinstance(args.report_to, list) else [args.report_to]
+        if "tensorboard" in reports:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(tensorboard_folder(args.output_dir), filename_suffix=".attviz")
+            self._sinks.append(TensorBoardSink(self._writer))
+        if "wandb" in reports:
+            import wandb
+
+            if wandb.run is not None:
+                self._sinks.append(WandbSink(wandb.run, "train/global_step"))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Begin to capture, if it is this step's turn."""
+        self.monitor.begin(model, state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the step, act on alarms, and log if the trainer does."""
+        self.monitor.end()
+        if self.monitor.values:
+            self._fresh = (state.global_step, self.monitor.values)
+        if control.should_log and self._fresh is not None and state.is_world_process_zero:
+            step, values = self._fresh
+            self._fresh = None
+            state.log_history.append({**values, "step": step})
+            emit(self._sinks, values, self.monitor.heads, step, self.heads)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave the model as it was, and close what was opened."""
+        self.monitor.abandon()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

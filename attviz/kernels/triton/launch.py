@@ -1,0 +1,74 @@
+"""What every launch needs: whether Triton serves a tensor, on which architecture, with which block sizes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+TABLE = Path(__file__).with_name("tuning.json")
+
+
+def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Triton launches on the current device: make it the tensor's."""
+    return torch.cuda.device_of(tensor) if tensor.is_cuda else contextlib.nullcontext()
+
+
+@functools.cache
+def architecture(device_index: int | None) -> str:
+    """Name of a GPU's architecture as the tuning table spells it: ``"sm_90"``, ``"gfx942"``; ``"cpu"`` in the interpreter."""
+    if device_index is None:
+        return "cpu"
+    properties = torch.cuda.get_device_properties(device_index)
+    if torch.version.hip is not None:
+        return str(properties.gcnArchName).split(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
+
+
+@functools.cache
+def _table() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+    rows: Mapping[str, Mapping[str, Mapping[str, int]]] = json.loads(TABLE.read_text())["kernels"]
+    return rows
+
+
+def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> dict[str, Any]:
+    """Block sizes, warps and stages from the committed table: the row of this architecture, or else the default row.
+
+    Args:
+        kernel: ``"logsumexp"``, ``"qk"``, or ``"qk_bias"`` (a tile of bias takes registers, so the tiles are smaller).
+        arch: As :func:`architecture` names it.
+        head_pad: ``head_dim`` rounded up to a power of two.
+        single: The inputs are float32, whose tiles take twice the room.
+    """
+    rows = _table()[kernel]
+    size = f"{'float32' if single else 'half'}/{head_pad}"
+    return dict(rows.get(f"{arch}/{size}") or rows[f"default/{size}"])
+
+
+def head_pad(head_dim: int) -> int:
+    """Tile width of a head: a power of two, at least the 16 that a matrix instruction takes."""
+    return max(16, int(triton.next_power_of_2(head_dim)))
+
+
+def bias_strides(bias: Tensor | None) -> tuple[int, int, int, int]:
+    """Strides over (batch, head, query, key), 0 wherever the bias broadcasts."""
+    if bias is None:
+        return 0, 0, 0, 0
+    bias = bias[(None,) * (4 - bias.dim())]
+    strides = [0 if size == 1 else stride for size, stride in zip(bias.shape, bias.stride(), strict=True)]
+    return strides[0], strides[1], strides[2], strides[3]
+
+
+def as_bytes(mask: Tensor | None) -> Tensor | None:
+    """A bool tensor as uint8 without a copy: one-bit pointers are a rare path of the compiler."""
+    return mask.view(torch.uint8) if mask is not None and mask.dtype is torch.bool else mask

@@ -1,0 +1,262 @@
+"""``diagonal_from_qk`` on the GPU: the forward of flash attention without values, plus the sums that the summary needs.
+
+Logits live in base 2 (scaled by log2 e), because the hardware's exponential does. The own logit and that of key 0 are plain float32
+dot products before the loop; only the log-sum-exp needs the matrix instruction.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from attviz.kernels.triton.device_functions import INFINITY, LOWEST, soft_cap
+from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, on_device, tuned
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+FLOOR = tl.constexpr(-1e30)  # shifted logits below this weigh exactly 0; the bound keeps 0 * inf out of the entropy
+
+
+@triton.jit
+def shape_logits(
+    scores, rows, columns, slope, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+    stride_bq, stride_bk, stride_mk, HAS_SOFTCAP: tl.constexpr, BOUNDED: tl.constexpr,
+):  # fmt: skip
+    """Dot products to base-2 logits: scale, cap, ALiBi, bias; -inf for what is not seen.
+
+    ``rows`` and ``columns`` broadcast to the shape of ``scores``: a tile, or the own keys of a block of rows. ``BOUNDED`` is False for
+    a tile that lies wholly inside the keys and the window, where comparing would change nothing.
+    """
+    if HAS_SOFTCAP:
+        logits = soft_cap(scores * scale, softcap) * LOG2E
+    else:
+        logits = scores * (scale * LOG2E)
+    distance = columns - (rows + alignment)
+    if slope is not None:
+        logits -= tl.load(slope).to(tl.float32) * LOG2E * tl.abs(distance).to(tl.float32)
+    if BOUNDED:
+        inside = (columns < kv_len) & (columns >= 0)
+        ok = (rows < q_len) & inside
+    else:
+        inside = columns >= 0
+        ok = (rows < q_len) & inside  # nothing here that varies along a row but what the compiler can see through: vector loads
+    if bias is not None:
+        added = tl.load(bias + rows.to(tl.int64) * stride_bq + columns.to(tl.int64) * stride_bk, mask=ok, other=0)
+        if bias.dtype.element_ty == tl.uint8:
+            logits = tl.where(added != 0, logits, -INFINITY)
+        else:
+            added = added.to(tl.float32)
+            in_base_2 = tl.maximum(added * LOG2E, LOWEST)  # finfo.min hides a key without making it -inf: it must not overflow
+            logits += tl.where(added == -INFINITY, -INFINITY, in_base_2)
+    if key_mask is not None:
+        kept = tl.load(key_mask + columns.to(tl.int64) * stride_mk, mask=inside, other=0)
+        logits = tl.where(kept != 0, logits, -INFINITY)
+    if BOUNDED:
+        seen = inside
+        if right is not None:
+            seen = seen & (distance <= right)
+        if left is not None:
+            seen = seen & (distance >= -left)
+        logits = tl.where(seen, logits, -INFINITY)
+    return logits
+
+
+@triton.jit
+def fold_tiles(
+    top, total, moment, q, keys, low, high, rows, dim_ok, slope, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+    stride_kt, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP: tl.constexpr, BOUNDED: tl.constexpr, SUMMARY: tl.constexpr,
+    PRECISION: tl.constexpr, UPCAST: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Fold the keys ``low`` to ``high`` into the running maximum, sum and moment of each row (arXiv:1805.02867)."""
+    for start in range(low, high, BLOCK_K):
+        columns = start + tl.arange(0, BLOCK_K)
+        k = tl.load(keys + columns.to(tl.int64)[:, None] * stride_kt, mask=(columns < kv_len)[:, None] & dim_ok[None, :], other=0.0)
+        if UPCAST:  # the interpreter's bfloat16 product is wrong
+            k = k.to(tl.float32)
+        scores = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        logits = shape_logits(
+            scores, rows[:, None], columns[None, :], slope, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+            stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, BOUNDED,
+        )  # fmt: skip
+        new_top = tl.maximum(top, tl.max(logits, axis=1))
+        anchor = tl.where(new_top == -INFINITY, 0.0, new_top)  # nothing seen yet: any finite anchor serves
+        shifted = logits - anchor[:, None]
+        weights = tl.exp2(shifted)
+        shrink = tl.exp2(top - anchor)
+        if SUMMARY:
+            moved = tl.maximum(top - anchor, FLOOR) * total
+            moment = (moment + moved) * shrink + tl.sum(weights * tl.maximum(shifted, FLOOR), axis=1)
+        total = total * shrink + tl.sum(weights, axis=1)
+        top = new_top
+    return top, total, moment
+
+
+@triton.jit
+def store_rows(
+    diagonal, plane, out, rows_ok, own, first, top, total, moment, sink, HAS_SINK: tl.constexpr, SUMMARY: tl.constexpr
+):  # fmt: skip
+    """Normalise: diagonal, then (summary) log-sum-exp, entropy, largest logit and weight on key 0. A row that saw nothing weighs 0."""
+    alive = total != 0.0  # NaN is alive: it must show
+    log_total = tl.log2(total)
+    shift, mass = log_total, tl.zeros_like(total) + 1.0
+    if HAS_SINK:  # log2(1 + 2**d) with d = sink - logsumexp, without overflow
+        d = tl.where(alive, sink * LOG2E - (top + log_total), 0.0)
+        shift = log_total + tl.maximum(d, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(d)))
+        mass = tl.exp2(log_total - shift)
+    share = mass / total  # not exp2(own - logsumexp): beside finfo.min the logarithm of the total would vanish
+    weights = tl.exp2(own - top) * share
+    tl.store(diagonal + out, tl.where(alive, tl.where(weights > 1.0, 1.0, weights), 0.0), mask=rows_ok)
+    if SUMMARY:
+        dead_lse = top * LN2
+        if HAS_SINK:
+            dead_lse = top * 0.0 + sink
+            dead_lse = tl.where(alive, dead_lse, sink)
+        on_first = tl.exp2(first - top) * share
+        entropy = mass * (shift - moment / total) * LN2
+        tl.store(diagonal + plane + out, tl.where(alive, (top + shift) * LN2, dead_lse), mask=rows_ok)
+        tl.store(diagonal + 2 * plane + out, tl.where(alive, entropy, 0.0), mask=rows_ok)
+        tl.store(diagonal + 3 * plane + out, top * LN2, mask=rows_ok)
+        tl.store(diagonal + 4 * plane + out, tl.where(alive, tl.where(on_first > 1.0, 1.0, on_first), 0.0), mask=rows_ok)
+
+
+@triton.jit(do_not_specialize=["q_len", "kv_len", "kv_offset", "blocks"])
+def qk_kernel(
+    query, key, sinks, slopes, bias, key_mask, cu_q, cu_k, diagonal, scale, softcap, q_len, kv_len, kv_offset, left, right, blocks,
+    num_heads, total_rows, plane, stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_kt, stride_kd,
+    stride_sb, stride_sh, stride_bb, stride_bh, stride_bq, stride_bk, stride_mb, stride_mk,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_PAD: tl.constexpr, HAS_SOFTCAP: tl.constexpr, OWN_LAST: tl.constexpr,
+    BOTTOM_RIGHT: tl.constexpr, SUMMARY: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """One program per (block of queries, sequence and head); the last blocks go first, for under a causal mask they are the longest."""
+    block = blocks - 1 - tl.program_id(0) % blocks
+    outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
+    sequence, head = outer // num_heads, outer % num_heads
+    query += head * stride_qh
+    key += head // GROUP * stride_kh
+    out = head * total_rows
+    if cu_q is not None:  # packed: the boundaries say where this sequence lies
+        first_q, first_k = tl.load(cu_q + sequence).to(tl.int64), tl.load(cu_k + sequence).to(tl.int64)
+        q_len = (tl.load(cu_q + sequence + 1) - first_q).to(tl.int32)
+        kv_len = (tl.load(cu_k + sequence + 1) - first_k).to(tl.int32)
+        query += first_q * stride_qt
+        key += first_k * stride_kt
+        out += first_q
+    else:
+        query += sequence * stride_qb
+        key += sequence * stride_kb
+        out += sequence * num_heads * total_rows
+    if block * BLOCK_Q >= q_len:
+        return
+    if OWN_LAST:
+        kv_offset = kv_len - q_len
+    alignment = kv_len - q_len if BOTTOM_RIGHT else 0
+    if bias is not None:
+        bias += sequence * stride_bb + head * stride_bh
+    if key_mask is not None:
+        key_mask += sequence * stride_mb
+    if slopes is not None:
+        slopes += sequence * stride_sb + head * stride_sh
+
+    rows = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    dims = tl.arange(0, HEAD_PAD)
+    row_ok, dim_ok = rows < q_len, dims < HEAD_DIM
+    row_pointers = query + rows.to(tl.int64)[:, None] * stride_qt + dims[None, :] * stride_qd
+    q = tl.load(row_pointers, mask=row_ok[:, None] & dim_ok[None, :], other=0.0)
+    keys = key + dims[None, :] * stride_kd
+    own_columns = rows + kv_offset
+    own_ok = row_ok & (own_columns < kv_len) & (own_columns >= 0)
+    own_keys = keys + own_columns.to(tl.int64)[:, None] * stride_kt
+    k_own = tl.load(own_keys, mask=own_ok[:, None] & dim_ok[None, :], other=0.0)
+    own = shape_logits(
+        tl.sum(q.to(tl.float32) * k_own.to(tl.float32), axis=1), rows, own_columns, slopes, bias, key_mask, q_len, kv_len, alignment,
+        left, right, scale, softcap, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True,
+    )  # fmt: skip
+    first = own
+    if SUMMARY:
+        k_first = tl.load(key + dims * stride_kd, mask=dim_ok & (dims * 0 < kv_len), other=0.0)
+        first = shape_logits(
+            tl.sum(q.to(tl.float32) * k_first.to(tl.float32)[None, :], axis=1), rows, rows * 0, slopes, bias, key_mask, q_len, kv_len,
+            alignment, left, right, scale, softcap, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True,
+        )  # fmt: skip
+    if UPCAST:
+        q = q.to(tl.float32)
+
+    begin, end = block * BLOCK_Q + alignment, tl.minimum(block * BLOCK_Q + BLOCK_Q, q_len) - 1 + alignment  # first and last position
+    low, full_low, full_high, high = 0, 0, kv_len // BLOCK_K * BLOCK_K, kv_len
+    if right is not None:
+        high = tl.maximum(tl.minimum(kv_len, end + right + 1), 0)
+        full_high = tl.maximum(tl.minimum(kv_len, begin + right + 1), 0) // BLOCK_K * BLOCK_K
+    if left is not None:
+        low = tl.maximum(begin - left, 0) // BLOCK_K * BLOCK_K
+        full_low = tl.cdiv(tl.maximum(end - left, 0), BLOCK_K) * BLOCK_K
+        full_low = tl.minimum(full_low, tl.cdiv(high, BLOCK_K) * BLOCK_K)
+    full_high = tl.maximum(full_high, full_low)
+
+    top = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    total, moment = tl.zeros([BLOCK_Q], tl.float32), tl.zeros([BLOCK_Q], tl.float32)
+    if left is not None:
+        top, total, moment = fold_tiles(
+            top, total, moment, q, keys, low, full_low, rows, dim_ok, slopes, bias, key_mask, q_len, kv_len, alignment, left, right,
+            scale, softcap, stride_kt, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True, SUMMARY, PRECISION, UPCAST, BLOCK_K,
+        )  # fmt: skip
+    top, total, moment = fold_tiles(
+        top, total, moment, q, keys, full_low, full_high, rows, dim_ok, slopes, bias, key_mask, q_len, kv_len, alignment, left, right,
+        scale, softcap, stride_kt, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, False, SUMMARY, PRECISION, UPCAST, BLOCK_K,
+    )  # fmt: skip
+    top, total, moment = fold_tiles(
+        top, total, moment, q, keys, full_high, high, rows, dim_ok, slopes, bias, key_mask, q_len, kv_len, alignment, left, right,
+        scale, softcap, stride_kt, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True, SUMMARY, PRECISION, UPCAST, BLOCK_K,
+    )  # fmt: skip
+    if sinks is not None:
+        sink = tl.load(sinks + head).to(tl.float32)
+        store_rows(diagonal, plane, out + rows, row_ok, own, first, top, total, moment, sink, True, SUMMARY)
+    else:
+        store_rows(diagonal, plane, out + rows, row_ok, own, first, top, total, moment, 0.0, False, SUMMARY)
+
+
+def launch(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scale: float,
+    kv_offset: int | None,
+    bottom_right: bool,
+    left: int,
+    right: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+    alibi_slopes: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    key_mask: torch.Tensor | None,
+    cu_seqlens_q: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    max_seqlen: int,
+    summary: bool,
+) -> torch.Tensor:
+    """Arguments and result of the operator ``attviz::diagonal_from_qk``."""
+    batch, num_heads, q_len, head_dim = query.shape
+    out = torch.zeros(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
+    if out.numel() == 0:
+        return out
+    sequences = batch if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
+    width, arch = head_pad(head_dim), architecture(query.device.index)
+    single = query.dtype is torch.float32
+    blocks = tuned("qk" if bias is None else "qk_bias", arch, width, single)
+    row_blocks = triton.cdiv(min(max_seqlen, q_len), blocks["BLOCK_Q"])
+    slope_strides = (0, 0) if alibi_slopes is None else alibi_slopes.expand(batch, num_heads).stride()
+    mask_strides = (0, 0) if key_mask is None else key_mask.expand(batch, key.shape[2]).stride()
+    with on_device(query):
+        qk_kernel[(row_blocks * num_heads * sequences,)](
+            query, key, sinks, alibi_slopes, as_bytes(bias), as_bytes(key_mask), cu_seqlens_q, cu_seqlens_k, out,
+            scale, softcap or 1.0, q_len, key.shape[2], kv_offset or 0, left if left >= 0 else None, right if right >= 0 else None,
+            row_blocks, num_heads, q_len, out.stride(0), *query.stride(), *key.stride(),
+            *slope_strides, *bias_strides(bias), *mask_strides,
+            GROUP=num_heads // key.shape[1], HEAD_DIM=head_dim, HEAD_PAD=width, HAS_SOFTCAP=softcap > 0, OWN_LAST=kv_offset is None,
+            BOTTOM_RIGHT=bottom_right, SUMMARY=summary, PRECISION=precision(arch, single), UPCAST=arch == "cpu",
+            enable_fp_fusion=True, **blocks,
+        )  # fmt: skip
+    return out
+
+
+def precision(arch: str, single: bool) -> str:
+    """Matrix arithmetic: three TF32 products for float32 on NVIDIA (as exact as float32, and ``ieee`` spills), plain elsewhere."""
+    return "tf32x3" if single and arch.startswith("sm_") else "ieee"

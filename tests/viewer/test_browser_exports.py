@@ -1,0 +1,90 @@
+"""Every export is opened and checked."""
+
+import csv
+import io
+import json
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytestmark = pytest.mark.browser
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("figure", ["Text", "Series and vectors", "Heat map"])
+def test_pictures_are_twice_the_screen_and_not_blank(show, page, figure):
+    sheet = show(page, address="pin=L0·H1&pin=L2·H3")
+    image = Image.open(io.BytesIO(sheet.download("PNG", inside=figure)))
+    assert image.width > 600
+    assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    svg = ElementTree.fromstring(sheet.download("SVG", inside=figure))
+    assert round(float(svg.get("width")) * 2) in range(image.width - 3, image.width + 4)
+    texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
+    assert any("tiny-model" in text and "scale log" in text for text in texts)
+    if figure != "Heat map":
+        assert "pounds" in texts
+
+
+def test_csv_holds_every_value_and_aggregate(show, page, analysis):
+    sheet = show(page, address="pin=L1·H0")
+    rows = list(csv.DictReader(io.StringIO(sheet.download("CSV", inside="Values of this document").decode())))
+    diagonal = analysis.documents[0].diagonal
+    flat = diagonal.reshape(12, -1).astype(np.float64)
+    assert [row["token"] for row in rows] == list(analysis.documents[0].tokens)
+    np.testing.assert_array_equal([np.float32(row["L1·H0 (pinned)"]) for row in rows], diagonal[1, 0])
+    shares = flat / flat.sum(0)
+    bins = np.floor(100 * flat)
+    binned = []
+    for column in bins.T:
+        share = np.unique(column, return_counts=True)[1] / 12
+        binned.append(-(share * np.log(share)).sum() / len(share))
+    expected = {
+        "mean": flat.mean(0),
+        "std": flat.std(0, ddof=1),
+        "max": flat.max(0),
+        "min": flat.min(0),
+        "range": np.ptp(flat, 0),
+        "entropy (Table 2)": -(flat * np.log(flat)).sum(0) / 12,
+        "entropy (binned)": np.array(binned),
+        "entropy (Shannon)": -(shares * np.log(shares)).sum(0),
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose([float(row[name]) for row in rows], values, rtol=2e-6)
+
+
+def test_json_holds_what_is_seen_and_opens_again(show, page, analysis):
+    sheet = show(page, address="pin=L0·H1&pin=agg:mean&tint=L0·H1")
+    sheet.menu("L0·H1", "Rename")
+    sheet.locator("input.row-name").fill("first")
+    sheet.keyboard.press("Enter")
+    sheet.settle()
+    sheet.menu("first", "Hide")
+    text = sheet.download("JSON of all", inside="All 4 documents, as AttViz JSON").decode()
+    documents = json.loads(text)
+    assert [one["text"] for one in documents] == [one.text for one in analysis.documents]
+    vectors = documents[2]["sets"][0]["attention_vectors"]
+    assert len(vectors) == 13
+    assert (vectors[1]["name"], vectors[1]["visible"], vectors[0]["visible"]) == ("first", False, True)
+    assert documents[2]["hilight"] == {"block": 0, "vectors": 1}
+    assert documents[0]["output_activations"] == [{"name": "news", "value": 0.8}, {"name": "sport", "value": 0.2}]
+    got = np.array([vector["vectors"] for vector in vectors[:12]], np.float32)
+    np.testing.assert_array_equal(got, analysis.documents[2].diagonal.reshape(12, -1))
+    sheet.keyboard.press("Escape")
+    sheet.drop("again.json", text)
+    sheet.titled("again.json")
+    sheet.locator(".card-rows").get_by_role("button", name="all", exact=True).click()
+    sheet.settle()
+    assert "first" in sheet.row_names()
+    assert sheet.get_by_role("button", name="1 hidden: show").is_visible()
+
+
+def test_names_from_layers_and_heads_make_a_grid_again(show, page):
+    sheet = show(page)
+    text = sheet.download("JSON", inside="This document, as AttViz JSON").decode()
+    sheet.keyboard.press("Escape")
+    sheet.drop("one.json", text)
+    sheet.titled("one.json")
+    assert sheet.locator(".card-heat h2").inner_text() == "Layers × heads"

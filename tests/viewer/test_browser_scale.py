@@ -1,0 +1,43 @@
+"""Large inputs keep working: what is drawn is bounded whatever the data holds. Speed is measured in the benchmark, not here."""
+
+import numpy as np
+import pytest
+
+from attviz.records import Document
+from attviz.viewer import view
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_long_text_draws_few_elements_and_keeps_its_peaks(show):
+    rng = np.random.default_rng(0)
+    values = (rng.random((12, 12, 4096)) * 0.01).astype(np.float32)
+    values[5, 7, 3000] = 1.0
+    tokens = tuple(f"w{i}" for i in range(4096))
+    sheet = show(view(Document(" ".join(tokens), tokens, values), precision="u8"), address="aggregate=max&axis=linear")
+    assert sheet.locator(".token").count() < 500
+    assert sheet.evaluate("document.querySelectorAll('*').length") < 2500
+    assert sheet.locator(".top-name").first.inner_text() == "w3000 3000"
+    sheet.locator(".strip-scroll").evaluate("e => e.scrollTop = e.scrollHeight")
+    sheet.wait_for_selector(".token[data-token='4095']")
+    line = sheet.evaluate(
+        """() => {
+            const canvas = document.querySelector(".figure.series canvas");
+            const column = canvas.getContext("2d").getImageData(46 + Math.round((canvas.width - 54) * 3000 / 4096) - 3, 6, 6, 12).data;
+            return column.some((value, i) => i % 4 === 3 && value > 200);
+        }"""
+    )
+    assert line, "the peak at token 3000 reaches the top of the series"
+
+
+def test_two_thousand_documents_open_one_at_a_time(show):
+    rng = np.random.default_rng(0)
+
+    def one(index):
+        tokens = tuple(f"t{i}" for i in range(16))
+        return Document(f"text {index}", tokens, rng.random((2, 6, 16)).astype(np.float32))
+
+    sheet = show(view([one(i) for i in range(2000)]))
+    assert sheet.locator("tr[data-document]").count() < 60
+    sheet.locator("tr[data-document='5'] .open").click()
+    sheet.until("document.querySelector('.card-text .note').textContent.startsWith('document 5 ')")

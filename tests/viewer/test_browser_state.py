@@ -1,0 +1,152 @@
+"""Keys, themes, the address, print, narrow windows, notebooks, assistive technology."""
+
+from pathlib import Path
+
+import pytest
+
+from attviz.viewer import view
+
+pytestmark = pytest.mark.browser
+
+SCENES = [("page", "light"), ("page", "dark"), ("dialog", "light"), ("narrow", "dark"), ("attviz", "light"), ("attviz", "dark")]
+AXE_RUN = """() => axe.run(document, { resultTypes: ["violations"] }).then(
+    result => result.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 160))]))"""
+AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def test_keys(show, page):
+    sheet = show(page)
+    sheet.keyboard.press("ArrowRight")
+    sheet.keyboard.press("ArrowRight")
+    sheet.keyboard.press("Enter")
+    sheet.settle()
+    assert sheet.locator(".token.pinned").inner_text() == "billions"
+    assert sheet.locator(".live").inner_text().startswith("billions, token 1, mean ")
+    sheet.keyboard.press("+")
+    first, end = map(int, sheet.hash()["w"][0].split("-"))
+    assert first <= 1 < end == first + 8
+    sheet.keyboard.press("0")
+    assert "w" not in sheet.hash()
+    sheet.keyboard.press("ArrowDown")
+    sheet.wait_for_selector(".token >> text=shares")
+    for key, title in (("?", "Help"), ("e", "Export"), ("t", "The numbers")):
+        sheet.keyboard.press(key)
+        assert sheet.locator("dialog h2").inner_text() == title
+        sheet.keyboard.press("Escape")
+        sheet.locator("dialog").wait_for(state="detached")
+
+
+def test_the_heat_map_is_reached_and_used_by_keys(show, page):
+    sheet = show(page)
+    sheet.locator(".figure.heat").focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "Enter"):
+        sheet.keyboard.press(key)
+    sheet.settle()
+    assert sheet.row_names() == ["L1·H1"]
+    assert sheet.locator(".live").inner_text().startswith("L1·H1: mean ")
+    sheet.keyboard.press(" ")
+    assert sheet.hash()["focus"] == ["L1·H1"]
+
+
+def test_the_address_brings_the_view_back(show, page):
+    sheet = show(page)
+    sheet.select_option("[aria-label='Statistic of a cell']", "max")
+    sheet.select_option("[aria-label='Aggregate of the series']", "std")
+    sheet.select_option("[aria-label='Scale of colours and strokes']", "robust")
+    sheet.locator(".card-series").get_by_role("button", name="linear").click()
+    sheet.locator(".token", has_text="spent").click()
+    sheet.hash()
+    again = show(page, address=sheet.evaluate("location.hash.slice(1)"))
+    assert again.locator("[aria-label='Statistic of a cell']").input_value() == "max"
+    assert again.locator("[aria-label='Aggregate of the series']").input_value() == "std"
+    assert again.locator("[aria-label='Scale of colours and strokes']").input_value() == "robust"
+    assert again.locator(".token.pinned").inner_text() == "spent"
+    assert again.hash() == sheet.hash()
+
+
+def test_theme_follows_the_system_until_it_is_chosen(show, page):
+    sheet = show(page, color_scheme="dark")
+    theme = "document.getElementById('attviz-root').dataset.theme"
+    assert sheet.evaluate(theme) == "dark"
+    sheet.emulate_media(color_scheme="light")
+    sheet.settle()
+    assert sheet.evaluate(theme) == "light"
+    seen = []
+    for _ in range(3):
+        sheet.keyboard.press("d")
+        sheet.settle()
+        seen.append(sheet.evaluate(theme))
+    assert seen == ["light", "dark", "light"]
+
+
+def test_print_is_light_and_complete(show, page):
+    sheet = show(page, color_scheme="dark")
+    sheet.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert sheet.evaluate("document.getElementById('attviz-root').dataset.theme") == "light"
+    sheet.emulate_media(media="print")
+    assert not sheet.locator(".page-header button").first.is_visible()
+    assert sheet.locator(".figure.series canvas").first.is_visible()
+    assert len(sheet.pdf()) > 10_000
+    sheet.emulate_media(media="screen")
+    sheet.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert sheet.evaluate("document.getElementById('attviz-root').dataset.theme") == "dark"
+
+
+@pytest.mark.parametrize("width", [320, 700, 1100, 1920])
+def test_no_window_scrolls_sideways(show, page, width):
+    sheet = show(page, address="pin=L0·H1&strokes=all", width=width)
+    assert sheet.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_notebook_frame_shows_the_page(browser, page, tmp_path):
+    file = tmp_path / "notebook.html"
+    file.write_text(f"<!doctype html><body>{page._repr_html_()}</body>", encoding="utf-8")
+    context = browser.new_context(offline=True, accept_downloads=True, viewport={"width": 1000, "height": 900})
+    sheet = context.new_page()
+    errors = []
+    sheet.on("pageerror", lambda error: errors.append(str(error)))
+    sheet.goto(file.as_uri())
+    frame = sheet.frame_locator("iframe")
+    frame.locator(".token", has_text="pounds").click()
+    frame.locator(".page-header button", has_text="Export").click()
+    with sheet.expect_download() as caught:
+        frame.get_by_role("button", name="CSV").click()
+    assert Path(caught.value.path()).read_text(encoding="utf-8").startswith("token_index,token,mean")
+    assert errors == []
+    context.close()
+
+
+@pytest.mark.parametrize(
+    ("scene", "theme"),
+    SCENES,
+)
+def test_axe_finds_nothing_serious(show, page, attviz_json, theme, scene):
+    assert AXE.exists(), "axe-core is missing: npm --prefix frontend ci"
+    sheet = show(page, address="pin=L0·H1&pin=agg:mean&t=3", color_scheme=theme, width=420 if scene == "narrow" else 1440)
+    if scene == "dialog":
+        sheet.keyboard.press("t")
+    if scene == "attviz":
+        sheet.drop("a.json", attviz_json)
+        sheet.locator(".card-rows").get_by_role("button", name="all", exact=True).click()
+        sheet.get_by_role("button", name="more filters").click()
+        sheet.settle()
+    sheet.evaluate(AXE.read_text(encoding="utf-8"))
+    violations = sheet.evaluate(AXE_RUN)
+    assert [violation for violation in violations if violation[0] in ("serious", "critical")] == []
+
+
+def test_nothing_moves_for_those_who_ask(show, page):
+    sheet = show(page, reduced_motion="reduce")
+    assert set(sheet.evaluate("[...document.querySelectorAll('.attviz button')].map(b => getComputedStyle(b).transitionDuration)")) == {
+        "0s"
+    }
+
+
+def test_an_empty_title_and_no_classes_still_make_a_page(show, analysis):
+    analysis.label_names = None
+    for one in analysis.documents:
+        object.__setattr__(one, "probabilities", None)
+        object.__setattr__(one, "prediction", None)
+        object.__setattr__(one, "label", None)
+    sheet = show(view(analysis, title=""))
+    assert sheet.locator(".card-class .empty").inner_text() == "No class probabilities here."
