@@ -215,13 +215,8 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     assert code == 0
     assert [row["token"] for row in json.loads(out)["documents"][0]["tokens"]] == ["[CLS]", "the", "river", "[SEP]"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-<<<<<<< HEAD
-    assert written == {"demo.attviz", "demo.json", "demo.tex", "series_0000.png", "head_map.png"}
-    assert "5 files in" in err
-=======
-    assert written == {"demo.attviz", "demo.html", "series_0000.png", "head_map.png"}
-    assert "4 files in" in err
->>>>>>> page
+    assert written == {"demo.attviz", "demo.json", "demo.tex", "demo.html", "series_0000.png", "head_map.png"}
+    assert "6 files in" in err
 
 
 def _figures():
