@@ -103,6 +103,8 @@ class ContextReader:
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
         """Context of this call; what it does not say itself is inherited from the call around it."""
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if args and isinstance(args[0], dict):  # a batch handed over as one dictionary (sentence-transformers)
+            given.update(args[0])
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
         foreign = any(isinstance(given.get(name), Tensor) for name in _OTHER_INPUTS)
