@@ -1,6 +1,6 @@
 """Turn ``results/capture.csv`` into the Markdown table and the figure beside it.
 
-    python -m benchmarks.capture_report
+python -m benchmarks.capture_report
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ import csv
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results"
-WHATS = {"forward": "enter, forward, read, leave", "steady": "forward in an open context", "between samples": "between samples of `every=N`"}
+WHATS = {
+    "forward": "enter, forward, read, leave",
+    "steady": "forward in an open context",
+    "between samples": "between samples of `every=N`",
+}
 
 
 def read(path: Path = RESULTS / "capture.csv") -> list[dict[str, str]]:
