@@ -15,7 +15,7 @@ def run(script: str) -> str:
 
 
 def test_import_brings_nothing_heavy():
-    script = f"import sys, torch; before = set(sys.modules); import attviz; new = set(sys.modules) - before; print([m for m in {HEAVY} if m in new])"
+    script = f"import sys, torch; old = set(sys.modules); import attviz; print([m for m in {HEAVY} if m in set(sys.modules) - old])"
     assert run(script).strip() == "[]"
 
 

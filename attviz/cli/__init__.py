@@ -12,13 +12,14 @@ from types import ModuleType
 import attviz
 from attviz.errors import AttvizError
 
-COMMANDS = ("demo", "analyze", "plot", "convert", "bench")
+COMMANDS = ("demo", "analyze", "plot", "view", "convert", "bench")
 
 _EPILOG = """\
 the usual way:
   attviz demo                                       see it work on a small model and texts of our own
   attviz analyze MODEL texts.csv -o run.attviz      run a data set through any transformer
   attviz plot run.attviz --figure all -o figures/   draw every figure from it
+  attviz view run.attviz -o run.html --open         look at it in the browser
 
 exit codes: 0 done, 1 done but with a finding (bench), 2 a mistake in the call or its input, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr.

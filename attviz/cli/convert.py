@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if args.target.suffix not in _WRITERS:
         raise ArgumentError(f"{args.target}: the ending must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
     analysis = _chosen(read_analysis(args.source), args.document)
-    _WRITERS[args.target.suffix](analysis, args.target, [_head(text, analysis) for text in args.head or []] or None)
+    _WRITERS[args.target.suffix](analysis, args.target, [head_of(text, analysis) for text in args.head or []] or None)
     print(args.target)
     print(f"{len(analysis.documents)} documents", file=sys.stderr)
     return 0
@@ -59,7 +59,8 @@ def _chosen(analysis: Analysis, documents: list[int] | None) -> Analysis:
     return replace(analysis, documents=[analysis.documents[place] for place in documents])
 
 
-def _head(text: str, analysis: Analysis) -> tuple[int, int]:
+def head_of(text: str, analysis: Analysis) -> tuple[int, int]:
+    """(layer, head) of ``"3.7"``, if the analysis has it."""
     layer, dot, head = text.partition(".")
     if not (dot and layer.isdecimal() and head.isdecimal()):
         raise ArgumentError(f"--head must be like 3.7 (layer 3, head 7), got {text!r}.")

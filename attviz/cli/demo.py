@@ -1,4 +1,4 @@
-"""See attviz work: a small model, a few short texts, numbers on the terminal and figures in a folder.
+"""See attviz work: a small model, a few short texts, numbers on the terminal, figures and a page in a folder.
 
 Without options the demo takes all-MiniLM-L6-v2 from the installed package (no network; its weights are verified first)
 and texts of our own. Try your own text, file or model:
@@ -14,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-HELP = "see it work: numbers and figures from a small model"
+HELP = "see it work: numbers, figures and a page from a small model"
 
 TEXTS = (
     "The old bridge over the river was closed after the storm.",
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load, analyse, print, draw."""
+    """Load, analyse, print, draw, write the page."""
     texts = _texts(args)
     _say(f"loading {args.model} ...")
     from attviz.analysis import analyze
@@ -59,9 +59,18 @@ def run(args: argparse.Namespace) -> int:
     for path in write_figures(analysis, args.output, documents=len(texts)):
         _say(f"drawn {path}")
         written.append(path)
-    _say(f"{len(written)} files in {args.output}/; start with {_first_picture(written)}.")
+    page = _page(analysis, args.output / "demo.html")
+    written.append(page)
+    _say(f"{len(written)} files in {args.output}/; start with {_first_picture(written)},")
+    _say(f"and open {page} in a browser.")
     _say(f"Next: attviz plot {args.output / 'demo.attviz'} --figure all -o figures/")
     return 0
+
+
+def _page(analysis: object, path: Path) -> Path:
+    from attviz.viewer import view
+
+    return view(analysis, precision="f32").save(path)
 
 
 def _texts(args: argparse.Namespace) -> list[str]:

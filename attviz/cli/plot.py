@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--min-count", type=int, metavar="N", help="leave out rarer tokens (default: 5 from a hundred documents on, else 1)"
     )
+    parser.add_argument("--head", metavar="L.H", help="token bars of this head, such as 3.7, instead of all heads pooled")
+    parser.add_argument("--cloud-weight", default="count_top", metavar="W", help="count_top, mean or sum (default: %(default)s)")
     parser.add_argument("--format", action="append", metavar="SUFFIX", help="png (default), svg, pdf, ...; several times")
     parser.add_argument("--dpi", type=int, default=160, metavar="N", help="dots per inch (default: %(default)s)")
 
@@ -30,16 +32,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw; the paths go to stdout, one a line."""
     from attviz.analysis.figures import write_figures
-    from attviz.cli.convert import read_analysis
+    from attviz.cli.convert import head_of, read_analysis
 
     names = None if not args.figure or "all" in args.figure else args.figure
+    analysis = read_analysis(args.archive)
     written = 0
     for path in write_figures(
-        read_analysis(args.archive),
+        analysis,
         args.output,
         figures=names,
         documents=args.document or 3,
         min_count=args.min_count,
+        head=None if args.head is None else head_of(args.head, analysis),
+        cloud_weight=args.cloud_weight,
         formats=args.format or ["png"],
         dpi=args.dpi,
     ):

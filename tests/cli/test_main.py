@@ -89,6 +89,28 @@ def test_analyze_names_mistakes(folder, tmp_path, capsys, options, message):
     assert not (tmp_path / "a.attviz").exists()
 
 
+def test_analyze_stopped_by_ctrl_c_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    from attviz.io.partial import PartialArchive
+
+    append, calls = PartialArchive.append, []
+
+    def once(self, documents, layers):
+        append(self, documents, layers)
+        calls.append(len(documents))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartialArchive, "append", once)
+    (tmp_path / "texts.csv").write_text(TEXTS)
+    command = ["analyze", folder, tmp_path / "texts.csv", "-o", tmp_path / "a.attviz", "--batch-size", 2]
+    code, _, err = call(capsys, *command)
+    assert code == 130
+    assert "the same command goes on from there" in err
+    assert call(capsys, *command)[0] == 0
+    assert calls == [2, 1]
+    assert [document.text for document in io.load(tmp_path / "a.attviz").documents] == ["the old bridge", "a bad film .", "match goal"]
+
+
 def test_files_that_are_not_there_are_named(folder, tmp_path, capsys):
     assert "none.csv" in mistake(capsys, "analyze", folder, tmp_path / "none.csv", "-o", tmp_path / "a.attviz")
     assert "no such archive" in mistake(capsys, "plot", tmp_path / "none.attviz")
@@ -193,8 +215,8 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     assert code == 0
     assert [row["token"] for row in json.loads(out)["documents"][0]["tokens"]] == ["[CLS]", "the", "river", "[SEP]"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"demo.attviz", "demo.json", "demo.tex", "series_0000.png", "head_map.png"}
-    assert "5 files in" in err
+    assert written == {"demo.attviz", "demo.json", "demo.tex", "demo.html", "series_0000.png", "head_map.png"}
+    assert "6 files in" in err
 
 
 def _figures():

@@ -91,6 +91,10 @@ def test_a_step_without_attention_warns_and_training_goes_on():
     with pytest.warns(CaptureWarning), monitor.watch(model, 0):
         model(torch.ones(1, 2))
     assert monitor.values == {}
+    with pytest.warns(CaptureWarning, match="nothing of this step was captured. If the model is compiled or wrapped"):
+        with monitor.watch(model, 0):
+            pass  # the model that runs is another one
+    assert monitor.values == {}
 
 
 def test_wrong_options_are_refused():

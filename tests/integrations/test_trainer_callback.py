@@ -78,9 +78,10 @@ def test_head_maps_are_drawn_on_request(tiny_model, tiny_data, tmp_path):
 def test_weights_and_biases_offline_takes_them(tiny_model, tiny_data, tmp_path, monkeypatch):
     import wandb
 
-    for key, value in {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true", "WANDB_PROJECT": "attviz-test"}.items():
-        monkeypatch.setenv(key, value)
-    fit(tiny_model, tiny_data, AttentionCallback(every=2, per="model", heads="image"), tmp_path, "wandb")
+    settings = {"MODE": "offline", "DIR": str(tmp_path), "SILENT": "true", "PROJECT": "attviz-test", "WATCH": "false"}
+    for key, value in {**settings, "DISABLE_GIT": "true", "DISABLE_CODE": "true", "X_DISABLE_META": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{key}", value)
+    fit(tiny_model, tiny_data, AttentionCallback(every=6, per="model", heads="image"), tmp_path, "wandb")
     summary = dict(wandb.run.summary)
     wandb.finish()
     assert summary["attviz/row_entropy"] > 0

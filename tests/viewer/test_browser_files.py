@@ -60,6 +60,10 @@ def test_the_older_form_with_numbered_keys_opens(show, page):
             json.dumps([{"sets": [{"tokens": ["a", "b"], "attention_vectors": [{"vectors": [0.1, "abc"]}]}]}]),
             "[0].sets[0].attention_vectors[0].vectors[1]: not a number: 'abc'.",
         ),
+        (
+            json.dumps([{"sets": [{"tokens": ["a"], "attention_vectors": [{"vectors": [1.5]}]}]}]),
+            "[0].sets[0].attention_vectors[0].vectors[0]: must be from 0 to 1, got 1.5.",
+        ),
         (json.dumps([document(output_activations=[{"name": "x", "value": None}])]), "[0].output_activations[0].value: not a number: null."),
     ],
 )

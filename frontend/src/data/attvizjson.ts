@@ -37,6 +37,12 @@ function number(value: unknown, path: string): number {
   return result;
 }
 
+function share(value: unknown, path: string): number {
+  const result = number(value, path);
+  if (result < 0 || result > 1) throw new DataFault(`${path}: must be from 0 to 1, got ${result}.`);
+  return result;
+}
+
 function roots(parsed: unknown): unknown[] {
   if (Array.isArray(parsed)) return parsed;
   const keyed = object(parsed, "the file");
@@ -136,7 +142,7 @@ function readSet(value: unknown, path: string, place: number): TokenSet {
     if (numbers.length !== tokens.length) {
       throw new DataFault(`${at}.vectors: ${numbers.length} values for ${tokens.length} tokens; a vector has one value a token.`);
     }
-    numbers.forEach((item, i) => (values[row * tokens.length + i] = number(item, `${at}.vectors[${i}]`)));
+    numbers.forEach((item, i) => (values[row * tokens.length + i] = share(item, `${at}.vectors[${i}]`)));
     const name = one["name"];
     const color = one["color"];
     named.push({

@@ -22,7 +22,8 @@ function vectors(scene: Scene, palette: Palette): { key: string; json: VectorJso
   });
   const aggregates = [...pins.values()].flatMap((pin) => {
     const name = aggregateOf(pin.key);
-    return name ? [{ key: pin.key, json: { name: pin.name, color: pin.color, visible: !pin.hidden, vectors: plain(scene.plain(name)) } }] : [];
+    // Values of the format lie in [0, 1]: of the aggregates only Shannon's entropy can leave that.
+    return name && !scene.plain(name).some((value) => value > 1) ? [{ key: pin.key, json: { name: pin.name, color: pin.color, visible: !pin.hidden, vectors: plain(scene.plain(name)) } }] : [];
   });
   return [...rows, ...aggregates];
 }

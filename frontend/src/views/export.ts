@@ -44,7 +44,7 @@ export class Exporter {
         h("li", {}, h("span", { class: "export-name" }, "This document, as AttViz JSON"), button("JSON", () => void this.json([store.state.document]))),
         several && h("li", {}, h("span", { class: "export-name" }, `All ${collection.rows.length} documents, as AttViz JSON`), button("JSON of all", () => void this.json(collection.rows.map((_, i) => i)))),
       ]),
-      h("p", { class: "note" }, "Pictures are twice the size of the screen and follow the theme. Opened again, the JSON shows what you see: names, colours, order, hidden rows."),
+      h("p", { class: "note" }, "Pictures are twice the size of the screen and follow the theme. Opened again, the JSON shows what you see: names, colours, order, hidden rows. The format holds values from 0 to 1: an entropy above 1 is left out."),
     ]);
   }
 

@@ -1,0 +1,62 @@
+"""Make the interactive page of an archive, or of an AttViz JSON file: one HTML file that needs no network.
+
+attviz view run.attviz -o heads.html --open
+attviz view run.attviz --layers "*.10.*" --layers 11 --documents 200 -o last.html
+attviz view example_bbc_explanations.json -o bbc.html
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+HELP = "make the interactive page of an archive or an AttViz JSON file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``attviz view``."""
+    parser.add_argument("source", type=Path, metavar="FILE", help="an archive (run.attviz), or an AttViz JSON file (*.json)")
+    parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="the page (default: beside FILE, ending in .html)")
+    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the model, or the file)")
+    parser.add_argument("--layers", action="append", metavar="LAYER", help="a layer's name, pattern or index; several times")
+    parser.add_argument("--heads", action="append", type=int, metavar="N", help="a head's index; several times")
+    parser.add_argument("--documents", type=int, metavar="N", help="the first N documents only")
+    parser.add_argument("--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes a value: 2, 1 or 4 (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page; its path goes to stdout."""
+    from attviz.viewer import view
+
+    source, title = _read(args.source)
+    page = view(
+        source,
+        title=args.title or title,
+        layers=None if args.layers is None else [_layer(text) for text in args.layers],
+        heads=args.heads,
+        documents=None if args.documents is None else slice(0, args.documents),
+        precision=args.precision,
+    )
+    path = page.save(args.output or args.source.with_suffix(".html"))
+    print(path, flush=True)
+    print(f"{page!r}; open it in a browser, it asks no network for anything", file=sys.stderr)
+    if args.open:
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def _read(path: Path) -> tuple[Any, str | None]:
+    """The source and the title it suggests: an archive is named after its model, a JSON file after itself."""
+    from attviz import io
+
+    if path.suffix.lower() == ".json":
+        return io.read_attviz_json(path), path.stem
+    return io.load(path), None
+
+
+def _layer(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
