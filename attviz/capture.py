@@ -19,6 +19,7 @@ from attviz.hooks.report import explain, nothing_seen
 from attviz.hooks.scope import Scope
 from attviz.recording import Metric, Recorder, shapes_by_layer
 from attviz.records import DiagonalRecord
+from attviz.sequences import join_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -224,6 +225,19 @@ class Capture:
             return found
         batch, _, q_len = self.diagonal.shape[1:]
         return torch.ones(batch, q_len, dtype=torch.bool, device=records[0].diagonal.device)
+
+    def sequence_diagonal(
+        self, beam_indices: Int[Tensor, "rows new_tokens"] | None = None
+    ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
+        """Diagonal of each token of the last generated sequence, prompt included: its steps joined (``keep="all"``).
+
+        The last token of ``generate`` is missing: it was chosen, but never went through the model. After a beam search pass
+        ``outputs.beam_indices``. Explained in :func:`attviz.sequences.join_steps`.
+        """
+        self._last()
+        if self._recorder.keep != "all":
+            raise CaptureError(f"cap.sequence_diagonal: keep={self._recorder.keep!r} holds one step. Capture with keep='all'.")
+        return join_steps(self._recorder.steps, beam_indices)
 
     @property
     def skipped(self) -> dict[str, str]:

@@ -106,12 +106,19 @@ class PendingDiagonal:
 
 
 class StepRecording:
-    """The calls of one forward, in order of execution."""
+    """The calls of one forward, in order of execution.
 
-    __slots__ = ("number", "pending", "visits")
+    Attributes:
+        past: Tokens its cache held before it.
+        beams: Whether it is a step of a beam search, whose rows change places between the steps.
+    """
+
+    __slots__ = ("beams", "number", "past", "pending", "visits")
 
     def __init__(self, number: int) -> None:
         self.number = number
+        self.past: int | Tensor = 0
+        self.beams = False
         self.pending: list[PendingDiagonal] = []
         self.visits: dict[str | None, int] = {}  # how often each layer was called in this forward (a shared layer: several times)
 
@@ -152,6 +159,8 @@ class Recorder:
         index = len(step.pending) if layer is None else self._index(step, layer)
         pending = PendingDiagonal(call, context, layer, index, step.number)
         step.pending.append(pending)
+        if context is not None:
+            step.past, step.beams = context.past, context.beams
         self.calls += 1
         for metric in self._live:
             metric.update_call(call, pending.record())

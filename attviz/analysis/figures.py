@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attviz.analysis.vocabulary import Vocabulary, vocabulary
+from attviz.analysis.figure_source import FigureSource, ordinary, vectors
 from attviz.errors import ArgumentError
 from attviz.records import Analysis, Document
 from attviz.spelling import readable_labels
@@ -23,48 +20,7 @@ if TYPE_CHECKING:
 _MOST_SEQUENCE_VECTORS = 24
 _MOST_SIMILAR_HEADS = 256
 _CLOUDS = 9
-_NULL_PERMUTATIONS = 10
-
-
-@dataclass
-class FigureSource:
-    """An analysis with what several figures need of it, computed once.
-
-    Attributes:
-        analysis: The documents.
-        documents: Which of them get figures of their own, by index.
-        min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
-    """
-
-    analysis: Analysis
-    documents: Sequence[int]
-    min_count: int
-
-    @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """Statistics of every token, special ones left out, and position 0 where the first token always sees only itself."""
-        return vocabulary(self.analysis, first=not self._causal)
-
-    @cached_property
-    def token_values(self) -> dict[str, np.ndarray]:
-        """Mean, max and min over all heads of every token that is not special."""
-        rows: dict[str, list[np.ndarray]] = {"mean": [], "max": [], "min": []}
-        for document in self.analysis.documents:
-            values = _vectors(document)[:, _ordinary(document)]
-            for name, part in rows.items():
-                part.append(getattr(values, name)(axis=0))
-        return {name: np.concatenate([np.zeros(0), *part]) for name, part in rows.items()}
-
-    @cached_property
-    def _causal(self) -> bool:
-        """Whether position 0 gives itself everything in every head, as under a causal mask."""
-        firsts = [document.diagonal[..., 0] for document in self.analysis.documents[:8] if document.diagonal.shape[2] > 1]
-        return bool(firsts) and all((first > 0.999).all() for first in firsts)
-
-    @cached_property
-    def frequent(self) -> np.ndarray:
-        """Places in the vocabulary of the tokens that occur often enough."""
-        return np.flatnonzero(self.vocabulary.count >= self.min_count)
+_NULL_PERMUTATIONS = 5
 
 
 def write_figures(
@@ -74,6 +30,8 @@ def write_figures(
     figures: Sequence[str] | None = None,
     documents: int | Sequence[int] = 3,
     min_count: int | None = None,
+    head: tuple[int, int] | None = None,
+    cloud_weight: str = "count_top",
     formats: Sequence[str] = ("png",),
     dpi: int = 160,
 ) -> Iterator[Path]:
@@ -85,6 +43,9 @@ def write_figures(
         figures: Names out of :data:`FIGURES`; None draws all that the analysis has data for.
         documents: How many documents, or which, get the figures that show one text.
         min_count: For bars, clouds and similarities; None takes 5 from a hundred documents on, else 1.
+        head: (layer, head) of the token bars; None pools all heads.
+        cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it stands in the top third of the
+            head's occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
         formats: ``"png"``, ``"svg"``, ``"pdf"``, or whatever matplotlib writes.
         dpi: Of pictures made of dots.
 
@@ -95,7 +56,9 @@ def write_figures(
         ArgumentError: If a figure or a document does not exist, or there is no document at all.
     """
     names = list(FIGURES) if figures is None else [_known(name) for name in figures]
-    source = FigureSource(analysis, _chosen(analysis, documents), _least_count(analysis) if min_count is None else min_count)
+    source = FigureSource(
+        analysis, _chosen(analysis, documents), _least_count(analysis) if min_count is None else min_count, head, cloud_weight
+    )
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in names:
@@ -141,15 +104,6 @@ def _least_count(analysis: Analysis) -> int:
     return 5 if len(analysis.documents) >= 100 else 1
 
 
-def _vectors(document: Document) -> np.ndarray:
-    values: np.ndarray = document.diagonal.reshape(math.prod(document.diagonal.shape[:2]), -1).astype(np.float64)
-    return values
-
-
-def _ordinary(document: Document) -> np.ndarray:
-    return np.ones(len(document.tokens), dtype=bool) if document.special is None else ~document.special
-
-
 def _each(source: FigureSource, name: str) -> Iterator[tuple[str, Document]]:
     for place in source.documents:
         document = source.analysis.documents[place]
@@ -163,7 +117,7 @@ def _sequence(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 
     for stem, document in _each(source, "sequence"):
         rows: np.ndarray = document.diagonal.astype(np.float64)
-        rows[:, :, ~_ordinary(document)] = np.nan  # [CLS] and [SEP] would take the whole scale
+        rows[:, :, ~ordinary(document)] = np.nan  # [CLS] and [SEP] would take the whole scale
         names = None
         if rows.shape[0] * rows.shape[1] > _MOST_SEQUENCE_VECTORS:
             rows = rows.mean(axis=1)
@@ -176,15 +130,15 @@ def _series(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import series
 
     for stem, document in _each(source, "series"):
-        yield stem, series(_vectors(document), tokens=document.tokens).figure  # type: ignore[misc]
+        yield stem, series(vectors(document), tokens=document.tokens).figure  # type: ignore[misc]
 
 
 def _aggregates(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import aggregates
 
     for stem, document in _each(source, "aggregates"):
-        values = _vectors(document)
-        values[:, ~_ordinary(document)] = np.nan
+        values = vectors(document)
+        values[:, ~ordinary(document)] = np.nan
         yield stem, aggregates(values, tokens=document.tokens).figure  # type: ignore[misc]
 
 
@@ -193,7 +147,7 @@ def _image_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 
     for stem, document in _each(source, "image_map"):
         if document.grid is not None:
-            yield stem, image_map(_vectors(document).mean(axis=0), grid=document.grid).figure  # type: ignore[misc]
+            yield stem, image_map(vectors(document).mean(axis=0), grid=document.grid).figure  # type: ignore[misc]
 
 
 def _head_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
@@ -201,7 +155,7 @@ def _head_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 
     total, count = np.zeros(()), 0
     for document in source.analysis.documents:
-        kept = _ordinary(document)
+        kept = ordinary(document)
         total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
         count += int(kept.sum())
     if count:
@@ -212,14 +166,14 @@ def _token_bars(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import token_bars
 
     if source.frequent.size and all(document.grid is None for document in source.analysis.documents[:1]):
-        mean, std, maximum = source.vocabulary.pooled()
+        mean, std, maximum = source.bars()
         words = source.vocabulary
         ax = token_bars(mean, tokens=words.tokens, std=std, maximum=maximum, count=words.count, min_count=source.min_count)
         yield "token_bars", ax.figure  # type: ignore[misc]
 
 
 def _word_clouds(source: FigureSource) -> Iterator[tuple[str, Figure]]:
-    """The heads with the largest mean diagonal; size = how often a token stands in the top third of the head's occurrences."""
+    """The heads with the largest mean diagonal."""
     from attviz.plots import word_clouds
 
     words = source.vocabulary
@@ -229,7 +183,7 @@ def _word_clouds(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     strength = (words.mean * words.count[:, None, None]).sum(axis=0).ravel()
     heads = sorted(np.argsort(-strength, kind="stable")[:_CLOUDS].tolist())
     labels = readable_labels(words.tokens)
-    weights = words.top.reshape(len(labels), -1)
+    weights = source.cloud_weights()
     clouds = []
     for head in heads:
         cloud: dict[str, float] = {}
@@ -254,10 +208,9 @@ def _head_similarity(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     if num_items < 2 or len(scores) < 2:
         return
     names = [f"{row // num_heads}.{row % num_heads}" if heads else str(row) for row in range(len(scores))]
-    sizes = "all" if num_items * len(scores) <= 200_000 else "squares"
-    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS, sizes=sizes)
+    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS)
     level = float(torch.nanmean(null.mean))
-    yield "head_similarity", head_similarity(fuji_matrix(scores, sizes=sizes).numpy(), names=names, null=level).figure  # type: ignore[misc]
+    yield "head_similarity", head_similarity(fuji_matrix(scores).numpy(), names=names, null=level).figure  # type: ignore[misc]
 
 
 def _distributions(source: FigureSource) -> Iterator[tuple[str, Figure]]:

@@ -62,25 +62,29 @@ def run(args: argparse.Namespace) -> int:
     model = _moved(model, args.device)
     asked = args.label_names.split(",") if args.label_names else None
     names = classes_of(table, asked, class_names(model, None))
-    analysis = analyze(
-        model,
-        tokenizer,
-        table.texts[:stop],
-        labels=None if table.labels is None else table.labels[:stop],
-        label_names=names,
-        names=table.names[:stop],
-        batch_size=args.batch_size,
-        max_length=args.max_length,
-        long=args.long,
-        overlap=args.overlap,
-        delimiter=args.delimiter,
-        layers=None if args.layers is None else [int(part) if part.lstrip("-").isdigit() else part for part in args.layers.split(",")],
-        precision=args.precision,
-        archive=args.output,
-        progress=not args.quiet,
-    )
+    options = _options(args) | {"label_names": names, "labels": None if table.labels is None else table.labels[:stop]}
+    try:
+        analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], archive=args.output, **options)
+    except KeyboardInterrupt:
+        print(f"\nwhat is done is kept beside {args.output}; the same command goes on from there", file=sys.stderr)
+        raise
     _report(_summary(analysis, args.output), as_json=args.json)
     return 0
+
+
+def _options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `analyze` is asked for, as keywords."""
+    layers = None if args.layers is None else [int(part) if part.lstrip("-").isdigit() else part for part in args.layers.split(",")]
+    return {
+        "batch_size": args.batch_size,
+        "max_length": args.max_length,
+        "long": args.long,
+        "overlap": args.overlap,
+        "delimiter": args.delimiter,
+        "layers": layers,
+        "precision": args.precision,
+        "progress": not args.quiet,
+    }
 
 
 def _moved(model: Any, device: str) -> Any:

@@ -34,14 +34,15 @@ def run(args: argparse.Namespace) -> int:
     """Read, choose, write."""
     if args.target.suffix not in _WRITERS:
         raise ArgumentError(f"{args.target}: the ending must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
-    analysis = _chosen(_read(args.source), args.document)
-    _WRITERS[args.target.suffix](analysis, args.target, [_head(text, analysis) for text in args.head or []] or None)
+    analysis = _chosen(read_analysis(args.source), args.document)
+    _WRITERS[args.target.suffix](analysis, args.target, [head_of(text, analysis) for text in args.head or []] or None)
     print(args.target)
     print(f"{len(analysis.documents)} documents", file=sys.stderr)
     return 0
 
 
-def _read(source: Path) -> Analysis:
+def read_analysis(source: Path) -> Analysis:
+    """An archive, or a file of the original tool, by its ending."""
     from attviz import io
 
     if source.suffix == ".json":
@@ -58,7 +59,8 @@ def _chosen(analysis: Analysis, documents: list[int] | None) -> Analysis:
     return replace(analysis, documents=[analysis.documents[place] for place in documents])
 
 
-def _head(text: str, analysis: Analysis) -> tuple[int, int]:
+def head_of(text: str, analysis: Analysis) -> tuple[int, int]:
+    """(layer, head) of ``"3.7"``, if the analysis has it."""
     layer, dot, head = text.partition(".")
     if not (dot and layer.isdecimal() and head.isdecimal()):
         raise ArgumentError(f"--head must be like 3.7 (layer 3, head 7), got {text!r}.")
@@ -95,7 +97,7 @@ def _write_parquet(analysis: Analysis, target: Path, heads: list[tuple[int, int]
     io.to_parquet(analysis, target)
 
 
-def _write_latex(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
+def write_latex(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None = None) -> None:
     """A document with a paragraph per text, tinted by the mean of the chosen heads."""
     from attviz.io.latex import LATEX_END, LATEX_PREAMBLE, to_latex
 
@@ -120,5 +122,5 @@ _WRITERS: dict[str, Callable[[Analysis, Path, list[tuple[int, int]] | None], Non
     ".json": _write_json,
     ".csv": _write_csv,
     ".parquet": _write_parquet,
-    ".tex": _write_latex,
+    ".tex": write_latex,
 }

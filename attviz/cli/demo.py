@@ -47,9 +47,15 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from attviz import io
     from attviz.analysis.figures import write_figures
+    from attviz.cli.convert import write_latex
 
     args.output.mkdir(parents=True, exist_ok=True)
-    written = [io.save(analysis, args.output / "demo.attviz", precision="float32")]
+    written = [
+        io.save(analysis, args.output / "demo.attviz", precision="float32"),
+        io.write_attviz_json(io.attviz_documents(analysis), args.output / "demo.json"),
+        args.output / "demo.tex",
+    ]
+    write_latex(analysis, written[-1])
     for path in write_figures(analysis, args.output, documents=len(texts)):
         _say(f"drawn {path}")
         written.append(path)

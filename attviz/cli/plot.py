@@ -1,4 +1,4 @@
-"""Draw figures from an archive that `attviz analyze` made.
+"""Draw figures from an archive that `attviz analyze` made, or from a file of the original AttViz tool (.json).
 
 attviz plot run.attviz --figure all -o figures/
 attviz plot run.attviz --figure series --figure sequence --document 3 --document 17 --format pdf -o paper/
@@ -16,30 +16,35 @@ _FIGURES = "sequence series aggregates head_map token_bars word_clouds head_simi
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz plot``."""
-    parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="such as run.attviz")
+    parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="such as run.attviz, or an AttViz .json")
     parser.add_argument("--figure", action="append", metavar="NAME", help=f"all (default), or: {_FIGURES}; may be given several times")
     parser.add_argument("-o", "--output", type=Path, default=Path("figures"), metavar="DIR", help="folder (default: %(default)s)")
     parser.add_argument("--document", action="append", type=int, metavar="N", help="a document that gets figures of its own; several times")
     parser.add_argument(
         "--min-count", type=int, metavar="N", help="leave out rarer tokens (default: 5 from a hundred documents on, else 1)"
     )
+    parser.add_argument("--head", metavar="L.H", help="token bars of this head, such as 3.7, instead of all heads pooled")
+    parser.add_argument("--cloud-weight", default="count_top", metavar="W", help="count_top, mean or sum (default: %(default)s)")
     parser.add_argument("--format", action="append", metavar="SUFFIX", help="png (default), svg, pdf, ...; several times")
     parser.add_argument("--dpi", type=int, default=160, metavar="N", help="dots per inch (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw; the paths go to stdout, one a line."""
-    from attviz import io
     from attviz.analysis.figures import write_figures
+    from attviz.cli.convert import head_of, read_analysis
 
     names = None if not args.figure or "all" in args.figure else args.figure
+    analysis = read_analysis(args.archive)
     written = 0
     for path in write_figures(
-        io.load(args.archive),
+        analysis,
         args.output,
         figures=names,
         documents=args.document or 3,
         min_count=args.min_count,
+        head=None if args.head is None else head_of(args.head, analysis),
+        cloud_weight=args.cloud_weight,
         formats=args.format or ["png"],
         dpi=args.dpi,
     ):

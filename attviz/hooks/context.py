@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,6 +31,9 @@ class TokenContext:
         mask_marks_padding: The mask is True where the token is padding; else it is non-zero where the token is real.
         past: Tokens in the cache before this call: an int, or a tensor where the cache keeps it on the device.
         cached: Whether a cache takes part in this call, so that more keys than queries do not mean cross-attention.
+        static: Whether that cache hands out buffers of fixed length, with unused slots behind the last key.
+        length: Number of tokens this call was given, where it says.
+        beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
     """
 
     ids: Tensor | None = None
@@ -36,6 +41,22 @@ class TokenContext:
     past: int | Tensor = 0
     cached: bool = False
     mask_marks_padding: bool = False
+    static: bool = False
+    length: int | None = None
+    beams: bool = False
+
+    def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
+        """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
+
+        A growing cache holds what came before, or the last of it (a sliding window): the queries come last. A static one has
+        them at ``past``, and at its end as soon as a window makes it roll.
+        """
+        if not self.cached or kv_len < q_len:
+            return None
+        past, last = self.past, kv_len - q_len
+        if isinstance(past, Tensor):
+            return past.clamp(max=last)
+        return None if last > past and not self.static else min(past, last)
 
     def ids_of(self, batch: int, q_len: int) -> Tensor | None:
         """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
@@ -49,6 +70,8 @@ class TokenContext:
         It may cover cached tokens before them, and padding behind them that the model cut off (then the mask is longer than ``q_len``).
         """
         mask = self.mask
+        if mask is not None and mask.ndim == 4:
+            return self._sees_itself(mask, batch, q_len)
         if mask is not None:  # only now: under inference_mode the result would be an inference tensor
             mask = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
         if mask is None or mask.shape[0] != batch or mask.shape[1] < q_len:
@@ -59,6 +82,15 @@ class TokenContext:
         if self.cached:
             return mask[:, extra:] if not isinstance(self.past, int) or extra == self.past else None
         return None if bool(mask[:, q_len:].any()) else mask
+
+    def _sees_itself(self, mask: Tensor, batch: int, q_len: int) -> Tensor | None:
+        """Which queries may look at their own key, in the ready-made mask a static cache comes with: all but padding."""
+        slot = self.slot(q_len, mask.shape[-1])
+        if slot is None or mask.shape[0] not in (1, batch) or mask.shape[-2] != q_len:
+            return None
+        kept = mask[:, 0] if mask.dtype is torch.bool else mask[:, 0] > -1.0
+        own = (torch.arange(q_len, device=mask.device) + slot)[None, :, None].expand(kept.shape[0], -1, 1)
+        return kept.gather(-1, own)[..., 0].expand(batch, -1)
 
 
 class ContextReader:
@@ -74,16 +106,21 @@ class ContextReader:
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
         foreign = any(isinstance(given.get(name), Tensor) for name in _OTHER_INPUTS)
-        past, cached = _past(given)
+        past, static, cached = _past(given)
         padding = _padding(given)
-        mask = _kept(given) if padding is None else padding
-        if outer is None or ids is not None or embedded or foreign or padding is not None:
-            if ids is None and embedded and outer is not None:
-                ids = outer.ids
-            return TokenContext(ids, mask, past, cached or (outer is not None and outer.cached), padding is not None)
+        mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
+        length = ids.shape[1] if ids is not None else given["inputs_embeds"].shape[1] if embedded else None
+        if outer is None:
+            return TokenContext(ids, mask, past, cached, marks_padding, static, length, cached and _in_beam_search())
         if not cached:
-            past, cached = outer.past, outer.cached
-        return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding)
+            past, static, cached = outer.past, outer.static, outer.cached
+        if ids is None and embedded:
+            ids = outer.ids
+            if mask is None and given.get("encoder_hidden_states") is None:  # a tower that is given ready-made masks
+                mask, marks_padding = outer.mask, outer.mask_marks_padding
+        elif ids is None and not foreign and padding is None:
+            return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, static, outer.length, outer.beams)
+        return TokenContext(ids, mask, past, cached, marks_padding, static, length, outer.beams)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:
         source = self._source
@@ -125,16 +162,52 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
         value = given.get(name)
         if isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point():
             return value
+        if isinstance(value, dict):  # one ready-made mask for each kind of layer
+            value = value.get("full_attention", next(iter(value.values()), None))
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 1 and _past(given)[1]:
+            return value
     return None
 
 
-def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool]:
+def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool, bool]:
+    """Tokens cached before this call, whether the cache is static, and whether there is one."""
     for name in _CACHES:
         cache = given.get(name)
         if cache is None:
             continue
-        length = cache.get_seq_length() if hasattr(cache, "get_seq_length") else 0
+        length = _cached_length(cache)
+        if length is None:
+            continue
+        layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+        static = any(hasattr(layer, "max_cache_len") for layer in layers)
         if isinstance(length, Tensor):  # a static cache counts on its device, and in place
-            return (int(length) if length.device.type == "cpu" else length.clone()), True
-        return int(length), True
-    return 0, bool(given.get("use_cache"))
+            return (int(length) if length.device.type == "cpu" else length.clone()), True, True
+        return int(length), static, True
+    return 0, False, bool(given.get("use_cache"))
+
+
+def _cached_length(cache: Any) -> int | Tensor | None:
+    """Tokens in a cache; None where it holds no keys (a state-space model's)."""
+    if isinstance(cache, (tuple, list)):  # a hand-written ((key, value), ...)
+        first = cache[0] if cache else None
+        key = first[0] if isinstance(first, (tuple, list)) and first else first
+        return int(key.shape[-2]) if isinstance(key, Tensor) and key.ndim >= 3 else None
+    if not hasattr(cache, "get_seq_length"):
+        return None
+    try:
+        length: int | Tensor = cache.get_seq_length()
+    except ValueError:
+        return None
+    return length
+
+
+def _in_beam_search() -> bool:
+    """Whether transformers' beam search runs this forward: its steps cannot be joined without the places of the beams."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(64):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == "_beam_search":
+            return True
+        frame = frame.f_back
+    return False

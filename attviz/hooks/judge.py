@@ -56,10 +56,12 @@ class Judge:
             return _IS_CROSS
         if operator.kind == "softmax":
             return self._softmax(call, owner, module, context)
-        query, key = call.query, call.key
-        if query is None or key is None:
+        if call.query is None or call.key is None:
             return self._softmax(call, owner, module, context)
-        q_len, kv_len = query.shape[-2], key.shape[-2]
+        call = unpacked(call, module, context)
+        assert call.query is not None
+        assert call.key is not None
+        q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
         if q_len == kv_len:
             return Verdict(_with_heads(call), True)
         offset = self._offset(q_len, kv_len, owner, context)
@@ -68,9 +70,11 @@ class Judge:
         return Verdict(_placed(_with_heads(call), offset), True)
 
     def _softmax(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
-        weights = call.weights
-        if weights is None:
+        if call.weights is None:
             return _FOREIGN
+        call = unpacked(call, module, context)
+        weights = call.weights
+        assert weights is not None
         q_len, kv_len = weights.shape[-2], weights.shape[-1]
         expected = owner in self._expected
         if not expected and (q_len == 1 or (owner is not None and module is not None and is_other_softmax(owner, module))):
@@ -89,12 +93,10 @@ class Judge:
 
     def _offset(self, q_len: int, kv_len: int, owner: str | None, context: TokenContext | None) -> int | Tensor | None:
         """Key slot of query 0 where lengths differ: the cache says, or the user who named this module; otherwise unknown."""
-        if kv_len < q_len:
-            return None
-        if context is not None and context.cached:
-            past = context.past
-            return past if isinstance(past, Tensor) else min(past, kv_len - q_len)
-        return kv_len - q_len if owner in self._named else None
+        slot = None if context is None else context.slot(q_len, kv_len)
+        if slot is None and owner in self._named and kv_len >= q_len:
+            return kv_len - q_len
+        return slot
 
 
 def _placed(call: AttentionCall, offset: int | Tensor) -> AttentionCall:
@@ -119,6 +121,28 @@ def _gathered(call: AttentionCall, past: Tensor) -> AttentionCall:
 
 def _arange_like(length: int, past: Tensor) -> Tensor:
     return torch.arange(length, device=past.device)
+
+
+def unpacked(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall:
+    """Undo the packing of grouped heads that transformers uses for a single query.
+
+    There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries are heads.
+    """
+    shaped = call.weights if call.query is None else call.query
+    groups = getattr(module, "num_key_value_groups", None)
+    if shaped is None or shaped.ndim != 4 or groups is None or groups < 2 or shaped.shape[2] != groups:
+        return call
+    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    if (context is not None and context.length not in (None, 1)) or (isinstance(heads, int) and shaped.shape[1] * groups != heads):
+        return call
+    batch, rows = shaped.shape[0], shaped.shape[1] * groups
+    bias = call.bias
+    if bias is not None and bias.ndim == 4 and bias.shape[1:3] != (1, 1):
+        bias = bias.expand(-1, *shaped.shape[1:3], -1).reshape(bias.shape[0], rows, 1, -1)
+    if call.query is None:
+        return call._replace(weights=shaped.reshape(batch, rows, 1, -1))
+    lse = None if call.logsumexp is None else call.logsumexp[..., :groups].reshape(batch, rows, 1)
+    return call._replace(query=shaped.reshape(batch, rows, 1, -1), logsumexp=lse, bias=bias)
 
 
 def _with_heads(call: AttentionCall) -> AttentionCall:

@@ -65,7 +65,7 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
         super().__init__()
         check_heads(heads, "LightningAttentionCallback")
         self.monitor = AttentionMonitor(every=every, health=health, metrics=metrics, per=per, **options)
-        self.heads, self.log = heads, log
+        self.heads, self._log_function = heads, log  # not self.log: Lightning puts its own there
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin to capture, if it is this batch's turn."""
@@ -90,7 +90,7 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
         self.monitor.abandon()
 
     def _sinks(self, trainer: Any) -> list[Sink]:
-        sinks: list[Sink] = [] if self.log is None else [FunctionSink(self.log)]
+        sinks: list[Sink] = [] if self._log_function is None else [FunctionSink(self._log_function)]
         for logger in trainer.loggers:
             kind = type(logger).__name__
             if kind == "TensorBoardLogger":

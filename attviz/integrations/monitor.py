@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from torch import nn
 
 from attviz.capture import capture
-from attviz.errors import ArgumentError, EmptyMetricError
+from attviz.errors import ArgumentError, CaptureWarning, EmptyMetricError
 from attviz.metrics.attention_health import AttentionHealth
 from attviz.metrics.health_table import QUANTITIES, HealthTable
 
@@ -125,7 +126,12 @@ class AttentionMonitor:
             # Also where this process saw nothing: reading is a collective, and the others may have seen something.
             self._read()
         except EmptyMetricError:
-            pass  # nobody did; the capture has said why
+            warnings.warn(
+                "AttentionMonitor: nothing of this step was captured. If the model is compiled or wrapped after it was handed over, watch "
+                "the object that is called; for a Trainer, compile the model yourself (model.compile()) instead of torch_compile=True.",
+                CaptureWarning,
+                stacklevel=2,
+            )
         finally:
             self.health.reset()  # each sample speaks for itself; an average over the run would hide a collapse
 

@@ -28,7 +28,7 @@ def to_pandas(analysis: Analysis) -> pd.DataFrame:
     try:
         import pandas as pd
     except ImportError as error:
-        raise MissingExtraError("to_pandas needs pandas: pip install pandas") from error
+        raise MissingExtraError("to_pandas needs pandas: pip install 'attviz[tables]'") from error
     frames = [pd.DataFrame(_columns(place, document)) for place, document in enumerate(analysis.documents)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
@@ -42,7 +42,7 @@ def to_parquet(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("Parquet needs pyarrow: pip install pyarrow") from error
+        raise MissingExtraError("Parquet needs pyarrow: pip install 'attviz[tables]'") from error
     to_pandas(analysis).to_parquet(path, index=False)
     return Path(path)
 

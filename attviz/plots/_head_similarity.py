@@ -71,20 +71,17 @@ def head_similarity(
     image = ax.imshow(shown, **(limits | {"aspect": "equal", "interpolation": "nearest"} | imshow_kwargs))
     bar = ax.figure.colorbar(image, ax=ax, label=label, shrink=0.8)
     if null is not None:
-        bar.ax.axhline(null, color="white", linewidth=3)
-        bar.ax.axhline(null, color=INK, linewidth=1.2)
-        bar.ax.annotate(
-            "chance",
-            (0, null),
-            xycoords=("axes fraction", "data"),
-            xytext=(-3, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=7,
-        )
+        _mark_chance(bar.ax, null)
     _name(ax, [names[place] if names is not None else str(place) for place in order.tolist()])
     return ax
+
+
+def _mark_chance(bar: Axes, null: float) -> None:
+    """A line across the colour bar, dark on white so that it can be seen on every colour."""
+    bar.axhline(null, color="white", linewidth=3)
+    bar.axhline(null, color=INK, linewidth=1.2)
+    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "center"}
+    bar.annotate("chance", (0, null), xytext=(-3, 0), fontsize=7, **place)  # type: ignore[arg-type]
 
 
 def _name(ax: Axes, names: Sequence[str]) -> None:

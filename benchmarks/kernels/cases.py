@@ -10,8 +10,23 @@ from torch import Tensor
 
 from attviz.kernels.tokens import SEGMENT_CHUNK
 from attviz.kernels.triton import logsumexp, qk, tokens, weights
+from benchmarks.kernels.compile import Report
 
 BATCH, Q_LEN, NUM_HEADS = 2, 4096, 32
+SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # bytes a program may ask for
+CORE = (
+    "logsumexp bf16 d64",
+    "logsumexp bf16 d80",
+    "logsumexp fp32 d128",
+    "logsumexp bf16 d128, bias, mask, sinks, softcap",
+    "logsumexp bf16 d128, aggregates",
+    "qk bf16 d64 causal",
+    "qk fp32 d64 causal",
+    "qk bf16 d128 causal, summary",
+    "qk bf16 d128 causal, window, softcap, sinks, bias, padding",
+    "weights fp16, aggregates",
+    "tokens fp32",
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +37,24 @@ class Case:
     launch: Callable[[], object]
     matrix: bool = False  # a matrix instruction is expected
     vector: bool = False  # vector loads are promised
+
+    @property
+    def is_core(self) -> bool:
+        """Whether the tests compile it on every run; the report compiles all."""
+        return self.name in CORE
+
+    def faults(self, kernel: str, report: Report, arch: str) -> list[str]:
+        """What a compiled kernel breaks of its promises: no spills, room in shared memory, matrix and vector instructions."""
+        found = []
+        if report.spilled_bytes:
+            found.append(f"{report.spilled_bytes} bytes spilled")
+        if report.shared_bytes > SHARED_LIMIT[arch]:
+            found.append(f"{report.shared_bytes} bytes of shared memory, {SHARED_LIMIT[arch]} are there")
+        if self.matrix and not report.matrix:
+            found.append("no matrix instruction")
+        if self.vector and not report.vector_loads:
+            found.append("no vector load")
+        return [f"{arch} {self.name} {kernel}: {fault}" for fault in found]
 
 
 def tensors(dtype: torch.dtype, head_dim: int, num_kv_heads: int, transposed: bool = True) -> tuple[Tensor, Tensor]:

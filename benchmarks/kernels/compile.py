@@ -12,7 +12,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -53,7 +52,7 @@ class Report:
     """What a compiled kernel takes of the machine; ``matrix`` and ``vector`` are counts of instructions."""
 
     registers: int
-    spills: int
+    spilled_bytes: int
     shared_bytes: int
     matrix: int
     vector_loads: int
@@ -104,26 +103,26 @@ def compile_launch(launch: Callable[[], object], arch: str) -> dict[str, Report]
     for recorded in records:
         compiled = triton.compile(specialise(recorded), target=TARGETS[arch], options=recorded.options)
         name = recorded.kernel.__name__
-        reports[name] = _amd_report(compiled) if arch.startswith("gfx") else _nvidia_report(compiled, TARGETS[arch].arch)
+        reports[name] = _amd_report(compiled) if arch.startswith("gfx") else _nvidia_report(compiled)
     return reports
 
 
-def _nvidia_report(compiled: Any, capability: int) -> Report:
-    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
-
+def _nvidia_report(compiled: Any) -> Report:
+    """Registers and stack come from the binary itself: whatever the assembler could not keep in registers lies on the stack."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(compiled.asm["cubin"])
+        binary.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", binary.name]
+        usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    registers, stack, local = (int(re.findall(rf"{field}:(\d+)", usage)[-1]) for field in ("REG", "STACK", "LOCAL"))
     ptx = compiled.asm["ptx"]
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "kernel.ptx"
-        source.write_text(ptx)
-        command = [get_ptxas(capability).path, "-v", f"--gpu-name={sm_arch_from_capability(capability)}", str(source)]
-        log = subprocess.run([*command, "-o", f"{folder}/kernel.cubin"], check=True, capture_output=True, text=True).stderr
     return Report(
-        registers=int(re.findall(r"Used (\d+) registers", log)[-1]),
-        spills=sum(int(size) for size in re.findall(r"(\d+) bytes spill", log)),
+        registers=registers,
+        spilled_bytes=stack + local,
         shared_bytes=compiled.metadata.shared,
         matrix=len(re.findall(r"\b(?:wgmma\.mma_async|mma\.sync|tcgen05\.mma)", ptx)),
-        vector_loads=len(re.findall(r"ld\.global\S*\.v[248]|cp\.async\S* .*, 0x10|cp\.async\.cg", ptx)),
-        scalar_loads=len(re.findall(r"ld\.global(?!\S*\.v)", ptx)),
+        vector_loads=len(re.findall(r"ld\.global\S*\.v[248]|cp\.async\.cg", ptx)),
+        scalar_loads=len(re.findall(r"ld\.global(?!\S*\.v[248])", ptx)),
     )
 
 
@@ -136,7 +135,7 @@ def _amd_report(compiled: Any) -> Report:
 
     return Report(
         registers=number("vgpr_count"),
-        spills=number("vgpr_spill_count") + number("sgpr_spill_count"),
+        spilled_bytes=number("private_segment_fixed_size"),
         shared_bytes=compiled.metadata.shared,
         matrix=len(re.findall(r"\bv_mfma_", assembly)),
         vector_loads=len(re.findall(r"\b(?:global|buffer)_load_dwordx[24]", assembly)),

@@ -4,7 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from attviz.analysis.figure_source import FigureSource
 from attviz.analysis.figures import FIGURES, write_figures
+from attviz.analysis.vocabulary import vocabulary
 from attviz.errors import ArgumentError
 from attviz.records import Analysis, Document
 
@@ -47,6 +49,8 @@ def test_patches_are_drawn_over_their_grid(tmp_path):
     ("options", "message"),
     [
         ({"figures": ["pie"]}, "figure must be one of sequence, series, .*; got 'pie'"),
+        ({"head": (2, 0)}, "layer 2 head 0 does not exist: there are 2 layers of 4 heads"),
+        ({"cloud_weight": "count"}, "cloud_weight must be one of 'count_top', 'mean', 'sum'; got 'count'"),
         ({"documents": [9]}, "document 9 does not exist: the analysis has documents 0 to 4"),
         ({"formats": ["doc"], "figures": ["head_map"]}, "format 'doc' is not one that matplotlib writes"),
     ],
@@ -60,3 +64,14 @@ def test_bad_input_is_named(tmp_path, options, message):
 def test_an_analysis_without_documents_is_named(tmp_path):
     with pytest.raises(ArgumentError, match="no documents"):
         list(write_figures(Analysis(("l0",), []), tmp_path))
+
+
+def test_bars_of_a_head_and_weights_of_clouds():
+    one = analysis()
+    table = vocabulary(one)
+    source = FigureSource(one, [0], 1, head=(1, 2), cloud_weight="sum")
+    np.testing.assert_array_equal(source.bars()[0], table.mean[:, 1, 2])
+    np.testing.assert_array_equal(source.bars()[2], table.max[:, 1, 2])
+    np.testing.assert_allclose(source.cloud_weights()[:, 6], table.mean[:, 1, 2] * table.count)
+    np.testing.assert_array_equal(FigureSource(one, [0], 1).cloud_weights(), table.top.reshape(len(table.tokens), -1))
+    np.testing.assert_array_equal(FigureSource(one, [0], 1).bars()[0], table.pooled()[0])

@@ -51,7 +51,8 @@ def test_text_files_and_folders(file, tmp_path):
 
 
 def test_a_hugging_face_data_set_with_its_class_names():
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
     table = read_texts(datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features))
     assert (table.texts, table.labels, table.label_names) == (["a", "b"], [1, 0], ("bad", "good"))

@@ -61,6 +61,22 @@ def test_a_generator_is_read_as_it_is_needed(classifier, tokenizer, texts):
     assert [document.name for document in analysis.documents] == [f"text {n}" for n in range(6)]
 
 
+def test_texts_are_drawn_window_by_window_and_never_all_held(classifier, tokenizer):
+    drawn, at_forward = [], []
+
+    def endless():
+        for number in range(200):
+            drawn.append(number)
+            yield "match"
+
+    handle = classifier.register_forward_pre_hook(lambda *_: at_forward.append(len(drawn)))
+    analysis = quiet(classifier, tokenizer, endless(), batch_size=1)
+    handle.remove()
+    assert len(analysis.documents) == 200
+    assert at_forward[0] == 64  # a window of 64 batches is sorted by length, no more
+    assert at_forward[64] == 128
+
+
 def test_long_texts_are_truncated_or_split_as_asked(classifier, tokenizer):
     words = "the old bridge over the river bank was closed so late in town"
     short = quiet(classifier, tokenizer, [words], max_length=6).documents

@@ -89,6 +89,28 @@ def test_analyze_names_mistakes(folder, tmp_path, capsys, options, message):
     assert not (tmp_path / "a.attviz").exists()
 
 
+def test_analyze_stopped_by_ctrl_c_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    from attviz.io.partial import PartialArchive
+
+    append, calls = PartialArchive.append, []
+
+    def once(self, documents, layers):
+        append(self, documents, layers)
+        calls.append(len(documents))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(PartialArchive, "append", once)
+    (tmp_path / "texts.csv").write_text(TEXTS)
+    command = ["analyze", folder, tmp_path / "texts.csv", "-o", tmp_path / "a.attviz", "--batch-size", 2]
+    code, _, err = call(capsys, *command)
+    assert code == 130
+    assert "the same command goes on from there" in err
+    assert call(capsys, *command)[0] == 0
+    assert calls == [2, 1]
+    assert [document.text for document in io.load(tmp_path / "a.attviz").documents] == ["the old bridge", "a bad film .", "match goal"]
+
+
 def test_files_that_are_not_there_are_named(folder, tmp_path, capsys):
     assert "none.csv" in mistake(capsys, "analyze", folder, tmp_path / "none.csv", "-o", tmp_path / "a.attviz")
     assert "no such archive" in mistake(capsys, "plot", tmp_path / "none.attviz")
@@ -101,6 +123,14 @@ def test_plot_prints_the_paths_it_wrote(archive, tmp_path, capsys):
     assert [Path(line).name for line in out.splitlines()] == ["series_0001.svg", "head_map.svg"]
     assert all(Path(line).stat().st_size > 1000 for line in out.splitlines())
     assert err.strip() == f"2 files in {tmp_path / 'figures'}/"
+
+
+def test_plot_reads_files_of_the_original_tool(tmp_path, capsys):
+    vector = {"name": 0, "vectors": ["0.25", "0.5"]}
+    document = {"text": "a b", "sets": [{"tokens": ["a", "b"], "attention_vectors": [vector]}], "output_activations": []}
+    (tmp_path / "old.json").write_text(json.dumps({"0": document}))
+    code, out, _ = call(capsys, "plot", tmp_path / "old.json", "--figure", "aggregates", "-o", tmp_path)
+    assert (code, Path(out.strip()).name) == (0, "aggregates_0000.png")
 
 
 def test_plot_names_an_unknown_figure_and_document(archive, tmp_path, capsys):
@@ -185,8 +215,8 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     assert code == 0
     assert [row["token"] for row in json.loads(out)["documents"][0]["tokens"]] == ["[CLS]", "the", "river", "[SEP]"]
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"demo.attviz", "demo.html", "series_0000.png", "head_map.png"}
-    assert "4 files in" in err
+    assert written == {"demo.attviz", "demo.json", "demo.tex", "demo.html", "series_0000.png", "head_map.png"}
+    assert "6 files in" in err
 
 
 def _figures():
@@ -247,6 +277,8 @@ def test_ctrl_c_ends_with_130_and_a_fault_of_ours_keeps_its_traceback(monkeypatc
 
 
 def test_help_needs_neither_transformers_nor_matplotlib():
-    code = "import sys, attviz.cli; attviz.cli._parser(); print([m for m in ('transformers', 'matplotlib', 'torchmetrics') if m in sys.modules])"
+    code = (
+        "import sys, attviz.cli as c; c._parser(); print([m for m in ('transformers', 'matplotlib', 'torchmetrics') if m in sys.modules])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -4,6 +4,7 @@ import csv
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from attviz.errors import MissingExtraError
@@ -32,13 +33,11 @@ def test_csv_guards_formulas_and_keeps_values(tmp_path):
 
 
 def test_parquet_gives_the_same_frame(tmp_path):
-    pd = pytest.importorskip("pandas")
-    pytest.importorskip("pyarrow")
     pd.testing.assert_frame_equal(pd.read_parquet(to_parquet(ANALYSIS, tmp_path / "a.parquet")), to_pandas(ANALYSIS), check_dtype=False)
 
 
 @pytest.mark.parametrize(("call", "package"), [(to_pandas, "pandas"), (lambda one: to_parquet(one, "never"), "pyarrow")])
 def test_a_missing_package_is_named_with_its_cure(monkeypatch, call, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=f"pip install {package}"):
+    with pytest.raises(MissingExtraError, match=rf"needs {package}: pip install .attviz\[tables\]"):
         call(ANALYSIS)

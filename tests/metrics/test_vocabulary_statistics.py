@@ -176,3 +176,13 @@ def test_table_lists_the_words_with_the_highest_mean_first(streams):
         row["max"],
         row["min"],
     )
+
+
+@pytest.mark.parametrize("by", ["model", "layer", "head"])
+def test_update_reads_no_value_so_it_never_waits_for_a_device(streams, by):
+    record = streams.make_record(0)
+    metric = VocabularyStatistics(VOCAB, by=by, exclude_ids=[1])
+    for step in range(2):
+        fake = DiagonalRecord("a", 0, step, *(t.to("meta") for t in (record.diagonal, record.token_ids, record.query_mask)))
+        metric.update(fake)
+    assert metric._state.moments["tokens/model" if by == "model" else "tokens/0"].mean.device.type == "meta"

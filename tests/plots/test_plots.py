@@ -50,8 +50,6 @@ def test_the_same_input_gives_the_same_picture(name):
 
 
 def test_importing_the_package_imports_no_drawing_library():
-    code = (
-        "import sys, attviz.plots, attviz.spelling; print([m for m in ('matplotlib', 'seaborn', 'wordcloud') if m in sys.modules])"
-    )
+    code = "import sys, attviz.plots, attviz.spelling; print([m for m in ('matplotlib', 'seaborn', 'wordcloud') if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() == "[]"

@@ -38,7 +38,7 @@ def shape_logits(
         ok = (rows < q_len) & inside
     else:
         inside = columns >= 0
-        ok = (rows < q_len) & inside  # nothing here that varies along a row but what the compiler can see through: vector loads
+        ok = (rows < q_len) & inside  # no runtime bound along the keys: the compiler keeps its vector loads
     if bias is not None:
         added = tl.load(bias + rows.to(tl.int64) * stride_bq + columns.to(tl.int64) * stride_bk, mask=ok, other=0)
         if bias.dtype.element_ty == tl.uint8:
@@ -88,6 +88,36 @@ def fold_tiles(
         total = total * shrink + tl.sum(weights, axis=1)
         top = new_top
     return top, total, moment
+
+
+@triton.jit
+def key_range(block, q_len, kv_len, alignment, left, right, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Keys that a block of queries sees: from ``low`` to ``high``, and between the two middle bounds every row sees every key."""
+    begin = block * BLOCK_Q + alignment  # position of the first query, then of the last
+    end = tl.minimum(block * BLOCK_Q + BLOCK_Q, q_len) - 1 + alignment
+    low, full_low, full_high, high = 0, 0, kv_len // BLOCK_K * BLOCK_K, kv_len
+    if right is not None:
+        high = tl.maximum(tl.minimum(kv_len, end + right + 1), 0)
+        full_high = tl.maximum(tl.minimum(kv_len, begin + right + 1), 0) // BLOCK_K * BLOCK_K
+    if left is not None:
+        low = tl.maximum(begin - left, 0) // BLOCK_K * BLOCK_K
+        full_low = tl.minimum(tl.cdiv(tl.maximum(end - left, 0), BLOCK_K), tl.cdiv(high, BLOCK_K)) * BLOCK_K
+    return low, full_low, tl.maximum(full_high, full_low), high
+
+
+@triton.jit
+def own_logits(
+    q, key, rows, dims, columns, row_ok, slope, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+    stride_kt, stride_kd, stride_bq, stride_bk, stride_mk, HEAD_DIM: tl.constexpr, HAS_SOFTCAP: tl.constexpr,
+):  # fmt: skip
+    """Logit of each row with one key of its own, ``columns``, as a plain float32 dot product."""
+    ok = row_ok & (columns < kv_len) & (columns >= 0)
+    pointers = key + columns.to(tl.int64)[:, None] * stride_kt + dims[None, :] * stride_kd
+    k = tl.load(pointers, mask=ok[:, None] & (dims[None, :] < HEAD_DIM), other=0.0)
+    return shape_logits(
+        tl.sum(q.to(tl.float32) * k.to(tl.float32), axis=1), rows, columns, slope, bias, key_mask, q_len, kv_len, alignment,
+        left, right, scale, softcap, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True,
+    )  # fmt: skip
 
 
 @triton.jit
@@ -162,36 +192,20 @@ def qk_kernel(
     row_ok, dim_ok = rows < q_len, dims < HEAD_DIM
     row_pointers = query + rows.to(tl.int64)[:, None] * stride_qt + dims[None, :] * stride_qd
     q = tl.load(row_pointers, mask=row_ok[:, None] & dim_ok[None, :], other=0.0)
-    keys = key + dims[None, :] * stride_kd
-    own_columns = rows + kv_offset
-    own_ok = row_ok & (own_columns < kv_len) & (own_columns >= 0)
-    own_keys = keys + own_columns.to(tl.int64)[:, None] * stride_kt
-    k_own = tl.load(own_keys, mask=own_ok[:, None] & dim_ok[None, :], other=0.0)
-    own = shape_logits(
-        tl.sum(q.to(tl.float32) * k_own.to(tl.float32), axis=1), rows, own_columns, slopes, bias, key_mask, q_len, kv_len, alignment,
-        left, right, scale, softcap, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True,
+    own = own_logits(
+        q, key, rows, dims, rows + kv_offset, row_ok, slopes, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+        stride_kt, stride_kd, stride_bq, stride_bk, stride_mk, HEAD_DIM, HAS_SOFTCAP,
     )  # fmt: skip
     first = own
     if SUMMARY:
-        k_first = tl.load(key + dims * stride_kd, mask=dim_ok & (dims * 0 < kv_len), other=0.0)
-        first = shape_logits(
-            tl.sum(q.to(tl.float32) * k_first.to(tl.float32)[None, :], axis=1), rows, rows * 0, slopes, bias, key_mask, q_len, kv_len,
-            alignment, left, right, scale, softcap, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP, True,
+        first = own_logits(
+            q, key, rows, dims, rows * 0, row_ok, slopes, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
+            stride_kt, stride_kd, stride_bq, stride_bk, stride_mk, HEAD_DIM, HAS_SOFTCAP,
         )  # fmt: skip
+    keys = key + dims[None, :] * stride_kd
     if UPCAST:
         q = q.to(tl.float32)
-
-    begin, end = block * BLOCK_Q + alignment, tl.minimum(block * BLOCK_Q + BLOCK_Q, q_len) - 1 + alignment  # first and last position
-    low, full_low, full_high, high = 0, 0, kv_len // BLOCK_K * BLOCK_K, kv_len
-    if right is not None:
-        high = tl.maximum(tl.minimum(kv_len, end + right + 1), 0)
-        full_high = tl.maximum(tl.minimum(kv_len, begin + right + 1), 0) // BLOCK_K * BLOCK_K
-    if left is not None:
-        low = tl.maximum(begin - left, 0) // BLOCK_K * BLOCK_K
-        full_low = tl.cdiv(tl.maximum(end - left, 0), BLOCK_K) * BLOCK_K
-        full_low = tl.minimum(full_low, tl.cdiv(high, BLOCK_K) * BLOCK_K)
-    full_high = tl.maximum(full_high, full_low)
-
+    low, full_low, full_high, high = key_range(block, q_len, kv_len, alignment, left, right, BLOCK_Q, BLOCK_K)
     top = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total, moment = tl.zeros([BLOCK_Q], tl.float32), tl.zeros([BLOCK_Q], tl.float32)
     if left is not None:

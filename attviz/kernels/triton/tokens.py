@@ -8,7 +8,7 @@ from attviz.errors import ShapeError
 from attviz.kernels.tokens import SEGMENT_CHUNK
 from attviz.kernels.triton.launch import on_device
 
-BLOCK_N = 16
+BLOCK_N = 8
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from attviz.kernels.summary import empty_outputs
 from attviz.kernels.triton.device_functions import store_aggregates
 from attviz.kernels.triton.launch import on_device
 
-TILE = 1024  # elements of the [rows, heads] tile: few rows where there are many heads
+TILE = 512  # elements of the [rows, heads] tile: few rows where there are many heads
 
 
 @triton.jit

@@ -33,11 +33,10 @@ def assert_rows(query, key, expected, logsumexp, tolerance=1e-5, **options):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("head_dim", [16, 40, 64, 80, 128, 256])
-@pytest.mark.parametrize("num_kv_heads", [1, 2, 6])
+@pytest.mark.parametrize(("head_dim", "num_kv_heads"), [(16, 4), (40, 2), (80, 1), (128, 2), (256, 4)])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_dtype_head_dim_groups_and_strides(dtype, head_dim, num_kv_heads, transposed):
-    shape_q, shape_k = (2, 6, 19, head_dim), (2, num_kv_heads, 23, head_dim)
+    shape_q, shape_k = (1, 4, 19, head_dim), (1, num_kv_heads, 23, head_dim)
     query, key = torch.randn(shape_q).to(dtype), torch.randn(shape_k).to(dtype)
     if transposed:  # [head_dim, batch, length, heads]: no stride is 1 but the heads'
         query, key = (x.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0) for x in (query, key))
@@ -45,11 +44,11 @@ def test_dtype_head_dim_groups_and_strides(dtype, head_dim, num_kv_heads, transp
     assert_rows(query, key, expected, expected.logsumexp.float())
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     q_len=st.integers(1, 40),
     extra=st.integers(0, 5),
-    num_heads=st.sampled_from([1, 3, 4]),
+    num_heads=st.sampled_from([1, 3]),
     cap=st.sampled_from([0.0, 2.0]),
     sinks=st.booleans(),
     shape=st.sampled_from([None, "k", "qk", "h1k", "b1q1", "bhqk"]),
@@ -120,15 +119,9 @@ def test_large_logits_stay_within_one_and_nan_stays_in_its_row():
 
 def test_offsets_past_2_to_the_31_are_reached():
     length = 66000
-    cells = torch.empty(length, length, dtype=torch.float16)  # 8.7 GB that is never touched but at two rows
-    query = cells[None, None, :, :16]  # rows lie 66000 elements apart: the last begins at 4.3e9
-    last = slice(length - 8, length)
-    query[:, :, last] = torch.randn(1, 1, 8, 16).half()
-    values = query[:, :, last].float().square().sum(-1)
-    tail = query[:, :, length - 40 :]
-    tail[:, :, :32] = 0
-    diagonal = logsumexp.launch(
-        tail, query, values.new_zeros(1, 1, 40), 0.01, None, None, length - 40, 0.0, None, False
-    )[0]
-    torch.testing.assert_close(diagonal[:, :, 32:], torch.exp(0.01 * values).clamp(max=1.0))
-    assert torch.equal(diagonal[:, :, :32], torch.ones(1, 1, 32))
+    query = torch.empty(length, length, dtype=torch.float16)[None, None, -24:, :16]  # the storage, 8.7 GB, is never touched elsewhere
+    assert query.storage_offset() > 2**31
+    key = query.as_strided((1, 1, length, 16), (0, 0, length, 1), 0)  # its last rows are those of the query, 4.3e9 elements away
+    query.copy_(torch.randn(1, 1, 24, 16))
+    diagonal = logsumexp.launch(query, key, torch.zeros(1, 1, 24), -0.01, None, None, length - 24, 0.0, None, False)[0]
+    torch.testing.assert_close(diagonal, torch.exp(-0.01 * query.float().square().sum(-1)))

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attviz.kernels import diagonal_from_qk, summary_from_qk
 from attviz.kernels import qk as operator
-from attviz.kernels import summary_from_qk
 from attviz.kernels.references import summary_from_qk_reference
 from attviz.kernels.triton import qk
 
@@ -28,7 +28,6 @@ def assert_summary(query, key, tolerance=2e-5, **options):
     for name in FIELDS:
         have, want = getattr(actual, name).double(), getattr(expected, name)
         torch.testing.assert_close(have, want, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
-    assert torch.equal(operator.diagonal_from_qk(query, key, **options), actual.diagonal)
 
 
 def heads(batch, num_heads, length, head_dim, dtype=torch.float32, transposed=True):
@@ -38,11 +37,10 @@ def heads(batch, num_heads, length, head_dim, dtype=torch.float32, transposed=Tr
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF])
-@pytest.mark.parametrize("head_dim", [16, 40, 64])
-@pytest.mark.parametrize("num_kv_heads", [1, 2])
+@pytest.mark.parametrize(("head_dim", "num_kv_heads"), [(16, 2), (40, 1), (64, 2)])
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_dtype_head_dim_groups_and_causality(dtype, head_dim, num_kv_heads, is_causal):
-    query, key = heads(2, 2, 19, head_dim, dtype), heads(2, num_kv_heads, 35, head_dim, dtype, transposed=False)
+    query, key = heads(1, 2, 19, head_dim, dtype), heads(1, num_kv_heads, 35, head_dim, dtype, transposed=False)
     assert_summary(query, key, is_causal=is_causal)
 
 
@@ -63,17 +61,17 @@ OPTIONS = {
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_each_option(name):
-    assert_summary(heads(2, 4, 21, 16), heads(2, 2, 37, 16), **OPTIONS[name])
+    assert_summary(heads(2, 4, 17, 16), heads(2, 2, 33, 16), **OPTIONS[name])
 
 
-@pytest.mark.parametrize("shape", [(37,), (21, 37), (4, 1, 37), (2, 1, 21, 1), (2, 4, 21, 37), (1, 1, 1, 1)])
+@pytest.mark.parametrize("shape", [(33,), (17, 33), (2, 1, 33), (2, 1, 17, 1), (2, 2, 17, 33), (1, 1, 1, 1)])
 @pytest.mark.parametrize("kind", ["float", "bool"])
 def test_each_broadcast_shape_of_a_bias(shape, kind):
     bias = torch.randn(shape) if kind == "float" else torch.rand(shape) > 0.4
-    assert_summary(heads(2, 4, 21, 16), heads(2, 4, 37, 16), bias=bias, is_causal=True)
+    assert_summary(heads(2, 2, 17, 16), heads(2, 2, 33, 16), bias=bias, is_causal=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     q_len=st.integers(1, 40),
     extra=st.integers(0, 20),
@@ -96,7 +94,7 @@ def test_any_shape_and_mix_of_options(q_len, extra, is_causal, window, alignment
 @pytest.mark.parametrize("is_causal", [False, True])
 def test_packed_sequences(is_causal):
     edges_q, edges_k = torch.tensor([0, 18, 18, 21], dtype=torch.int32), torch.tensor([0, 20, 25, 61], dtype=torch.int32)
-    query, key = heads(1, 4, 21, 16), heads(1, 2, 61, 16)
+    query, key = heads(1, 2, 21, 16), heads(1, 1, 61, 16)
     assert_summary(query, key, cu_seqlens_q=edges_q, cu_seqlens_k=edges_k, is_causal=is_causal)
     assert_summary(query, key, cu_seqlens_q=edges_q.long(), cu_seqlens_k=edges_k.long(), is_causal=is_causal, max_seqlen=18)
 
@@ -129,6 +127,12 @@ def test_nan_stays_in_its_row():
     query[0, 0, 2, 3] = math.nan
     rows = summary_from_qk(query, heads(1, 1, 20, 16))
     assert rows.diagonal.isnan().nonzero().tolist() == [[0, 0, 2]]
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True, "sinks": torch.ones(2)}], ids=["plain", "causal with sinks"])
+def test_the_diagonal_alone_is_that_of_the_summary(options):
+    query, key = heads(2, 2, 17, 16), heads(2, 1, 33, 16)
+    assert torch.equal(diagonal_from_qk(query, key, **options), summary_from_qk(query, key, **options).diagonal)
 
 
 def test_blocks_of_the_committed_table(monkeypatch):

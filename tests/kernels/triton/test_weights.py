@@ -21,8 +21,8 @@ def _through_triton(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("num_heads", [1, 2, 12])
-@pytest.mark.parametrize(("q_len", "kv_len", "kv_offset"), [(1, 1, None), (19, 19, None), (19, 24, None), (19, 20, 0)])
+@pytest.mark.parametrize("num_heads", [1, 2, 5])
+@pytest.mark.parametrize(("q_len", "kv_len", "kv_offset"), [(1, 1, None), (19, 19, None), (9, 14, None), (9, 10, 0)])
 def test_read_and_aggregates(dtype, num_heads, q_len, kv_len, kv_offset):
     matrix = torch.randn(2, num_heads, q_len, kv_len).softmax(-1).to(dtype)
     for source in (matrix, matrix.permute(3, 0, 2, 1).contiguous().permute(1, 3, 2, 0)):

@@ -1,0 +1,50 @@
+# Two commands do everything, from a bare machine:   make demo   and   make test
+# PYTHON chooses the interpreter; both make their own virtual environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test install-demo install-test lint types tests interpreter doctests frontend benchmark clean
+
+demo: install-demo
+	$(BIN)/attviz demo -o attviz-demo
+
+test: install-test lint types frontend tests interpreter doctests
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+install-demo: $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
+
+install-test: $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+
+lint:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types:
+	$(BIN)/mypy
+
+# Kernels are compiled ahead of time in this process; Triton's interpreter needs one of its own.
+tests:
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not interpreter and not gpu"
+
+interpreter:
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist worksteal -m interpreter
+
+doctests:
+	$(BIN)/python -m pytest --doctest-modules attviz -p no:cacheprovider
+
+# The committed page must be what its sources give, byte for byte.
+frontend:
+	npm --prefix frontend ci --no-audit --no-fund --loglevel=error
+	npm --prefix frontend run check
+
+benchmark: install-test
+	$(BIN)/python -m benchmarks.capture
+
+clean:
+	rm -rf $(VENV) frontend/node_modules build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

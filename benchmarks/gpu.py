@@ -1,0 +1,145 @@
+"""The GPU benchmark: one command, unattended, done within its minutes. Without a GPU it says so and runs the CPU part.
+
+python -m benchmarks.gpu                       # writes benchmarks/results/gpu-<device>.{csv,md,png}
+python -m benchmarks.gpu --minutes 3 --out DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.environment import environment
+from benchmarks.kernels import kernel_rows, model_rows
+from benchmarks.kernels.timing import copy_bandwidth, matrix_rate
+
+Row = dict[str, object]
+RESULTS = Path(__file__).parent / "results"
+KERNEL_COLUMNS = ("kernel", "shape", "p50_ms", "p20_ms", "p80_ms", "floor_ms", "of_floor", "over_flash", "note")
+MODEL_COLUMNS = (
+    *("model", "backend", "layers", "plain_ms", "capture_ms", "ratio", "bit_identical"),
+    *("plain_peak_mb", "extra_peak_mb", "diagonal_mb", "note"),
+)
+
+
+def measure_kernels(deadline: float) -> list[Row]:
+    """All kernels at all shapes, until the deadline."""
+    on_gpu = torch.cuda.is_available()
+    shapes = kernel_rows.GPU_SHAPES if on_gpu else kernel_rows.CPU_SHAPES
+    bandwidth = copy_bandwidth()
+    print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
+    rows: list[Row] = []
+    for shape in shapes:
+        if time.monotonic() > deadline:
+            rows.append({"kernel": "-", "shape": shape.name, "note": "not measured: out of time"})
+            continue
+        rate = matrix_rate(shape.dtype)
+        print(f"{shape.name}: {rate / 1e12:.2f} TFLOP/s of {shape.dtype} products", flush=True)
+        for row in kernel_rows.measure(shape, bandwidth, rate):
+            rows.append(row)
+            print(_line(row), flush=True)
+    return rows
+
+
+def measure_models(deadline: float, minutes: float) -> list[Row]:
+    """All models with all backends, until the deadline; nothing without a GPU."""
+    rows: list[Row] = []
+    for case in model_rows.CASES if torch.cuda.is_available() else ():
+        if time.monotonic() > deadline - 15:
+            rows.append({"model": case.name, "note": "not measured: out of time"})
+            continue
+        try:
+            for row in model_rows.measure(case, seconds=minutes * 60 / 80):
+                rows.append(row)
+                print(_line(row), flush=True)
+        except torch.OutOfMemoryError:
+            rows.append({"model": case.name, "note": "out of memory with one layer"})
+        model_rows.clean()
+    return rows
+
+
+def _line(row: Row) -> str:
+    return "  ".join(f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}" for key, value in row.items() if value != "")
+
+
+def write_csv(path: Path, rows: list[Row], columns: tuple[str, ...], about: dict[str, str]) -> None:
+    """Rows with the environment in every one."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*columns, *about])
+        writer.writeheader()
+        writer.writerows({**row, **about} for row in rows)
+
+
+def markdown(rows: list[Row], columns: tuple[str, ...]) -> str:
+    """The rows as a Markdown table."""
+
+    def text(value: object) -> str:
+        return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    return "\n".join(lines + [f"| {' | '.join(text(row.get(column, '')) for column in columns)} |" for row in rows])
+
+
+def draw(path: Path, rows: list[Row]) -> None:
+    """Time of each kernel beside its floor, one panel a shape, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [row for row in rows if "p50_ms" in row]
+    shapes = list(dict.fromkeys(str(row["shape"]) for row in rows))
+    figure, axes = plt.subplots(len(shapes), 1, figsize=(7, 2.3 * len(shapes)), layout="constrained", squeeze=False)
+    for ax, shape in zip(axes[:, 0], shapes, strict=True):
+        here = [row for row in rows if row["shape"] == shape]
+        names = [str(row["kernel"]) for row in here]
+        ax.barh(names, [float(str(row["p50_ms"])) for row in here], color="#4477aa", label="measured, median")
+        ax.scatter([float(str(row["floor_ms"])) for row in here], names, marker="|", s=180, color="#cc3311", zorder=3, label="floor")
+        ax.set(xscale="log", xlabel="milliseconds", title=shape)
+        ax.invert_yaxis()
+    axes[0, 0].legend(loc="best", fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def driver() -> str:
+    """Version of the GPU driver, or a dash."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "-"
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=7.0, help="stop starting measurements after so many minutes")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("No GPU here: torch.cuda.is_available() is False. The torch implementations are measured on the CPU instead.", flush=True)
+    about = environment() | {"driver": driver()}
+    start = time.monotonic()
+    kernels = measure_kernels(start + arguments.minutes * 60 * 0.4)
+    models = measure_models(start + arguments.minutes * 60, arguments.minutes)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    stem = ("gpu-" if torch.cuda.is_available() else "gpu-none-") + re.sub(r"\W+", "-", about["device"]).strip("-").lower()
+    write_csv(arguments.out / f"{stem}-kernels.csv", kernels, KERNEL_COLUMNS, about)
+    page = [", ".join(f"{key} {value}" for key, value in about.items()), markdown(kernels, KERNEL_COLUMNS)]
+    if models:
+        write_csv(arguments.out / f"{stem}-models.csv", models, MODEL_COLUMNS, about)
+        page.append(markdown(models, MODEL_COLUMNS))
+    (arguments.out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
+    draw(arguments.out / f"{stem}.png", kernels)
+    print(f"{time.monotonic() - start:.0f} s; written: {arguments.out / stem}*", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

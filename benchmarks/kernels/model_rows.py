@@ -1,0 +1,175 @@
+"""Whole models on a GPU: capture beside the plain forward, for each attention backend, without and with gradients."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import attviz
+from benchmarks.kernels.timing import time_pairs
+
+Row = dict[str, object]
+BACKENDS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+}
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """A model at one size; ``num_layers`` is cut until it fits."""
+
+    name: str
+    family: str
+    batch: int
+    q_len: int
+    num_layers: int
+    dtype: torch.dtype
+    training: bool = False
+    dense: bool = False  # small enough for eager attention to be tried
+
+    def build(self, num_layers: int, implementation: str = "sdpa") -> nn.Module:
+        import transformers
+
+        shape = {"vocab_size": 32000, "num_hidden_layers": num_layers, "max_position_embeddings": max(512, self.q_len)}
+        if self.family == "bert":
+            config: object = transformers.BertConfig(**shape, attn_implementation=implementation)
+            made = transformers.BertModel
+        else:
+            shape |= {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+            config = transformers.LlamaConfig(**shape, use_cache=False, attn_implementation=implementation)
+            made = transformers.LlamaModel
+        torch.manual_seed(0)
+        with torch.device("cuda"):
+            model = made(config).to(self.dtype)
+        return model.train() if self.training else model.eval()
+
+    def inputs(self) -> dict[str, Tensor]:
+        torch.manual_seed(1)
+        return {"input_ids": torch.randint(0, 32000, (self.batch, self.q_len), device="cuda")}
+
+
+CASES = (
+    ModelCase("bert-base 32x512 fp16", "bert", 32, 512, 12, torch.float16, dense=True),
+    ModelCase("bert-base 32x512 bf16 training", "bert", 32, 512, 12, torch.bfloat16, training=True),
+    ModelCase("llama-3-8b 1x4096 bf16", "llama", 1, 4096, 32, torch.bfloat16, dense=True),
+    ModelCase("llama-3-8b 1x4096 bf16 training", "llama", 1, 4096, 4, torch.bfloat16, training=True),
+    ModelCase("llama-3-8b 1x32768 bf16", "llama", 1, 32768, 32, torch.bfloat16, dense=True),
+    ModelCase("llama-3-8b 1x131072 bf16", "llama", 1, 131072, 16, torch.bfloat16),
+)
+
+
+def fitting_model(case: ModelCase) -> tuple[nn.Module, int]:
+    """The case's model with as many layers as fit, tried by a plain forward."""
+    layers = case.num_layers
+    while True:
+        try:
+            model = case.build(layers)
+            step(case, model, case.inputs())()
+            return model, layers
+        except torch.OutOfMemoryError:
+            if layers == 1:
+                raise
+            layers //= 2
+            model = None  # type: ignore[assignment]
+            clean()
+
+
+def step(case: ModelCase, model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+    """One forward, with the backward where the case trains; returns the last hidden state."""
+
+    def run() -> Tensor:
+        with contextlib.nullcontext() if case.training else torch.no_grad():
+            hidden: Tensor = model(**inputs).last_hidden_state
+        if case.training:
+            model.zero_grad(set_to_none=True)
+            hidden.float().square().mean().backward()
+        return hidden.detach()
+
+    return run
+
+
+def measure(case: ModelCase, seconds: float) -> Iterator[Row]:
+    """Rows of one model: each backend plain and captured, and eager attention until it runs out of memory."""
+    model, layers = fitting_model(case)
+    for name, backend in BACKENDS.items():
+        try:
+            with sdpa_kernel(backend):
+                yield _row(case, name, layers, model, seconds)
+        except RuntimeError as error:
+            yield {"model": case.name, "backend": name, "layers": layers, "note": str(error).splitlines()[0][:100]}
+    if case.dense:
+        yield _eager_row(case, layers)
+    del model
+    clean()
+
+
+def _row(case: ModelCase, name: str, layers: int, model: nn.Module, seconds: float) -> Row:
+    plain = step(case, model, case.inputs())
+    cap_of: list[Tensor] = []
+
+    def captured() -> Tensor:
+        with attviz.capture(model) as cap:
+            hidden = plain()
+        cap_of[:] = [cap.diagonal]
+        return hidden
+
+    same = case.training or torch.equal(plain(), captured())  # dropout: two training forwards differ anyway
+    if case.training:
+        captured()
+    assert bool(((cap_of[0] >= 0) & (cap_of[0] <= 1)).all())
+    plain_time, capture_time = time_pairs(plain, captured, seconds)
+    plain_peak, capture_peak = peak_bytes(plain), peak_bytes(captured)
+    return {
+        "model": case.name,
+        "backend": name,
+        "layers": layers,
+        "plain_ms": plain_time.p50_ms,
+        "capture_ms": capture_time.p50_ms,
+        "ratio": capture_time.p50_ms / plain_time.p50_ms,
+        "bit_identical": same,
+        "plain_peak_mb": plain_peak / 2**20,
+        "extra_peak_mb": (capture_peak - plain_peak) / 2**20,
+        "diagonal_mb": cap_of[0].numel() * 4 / 2**20,
+        "note": "",
+    }
+
+
+def _eager_row(case: ModelCase, layers: int) -> Row:
+    """Eager attention with ``output_attentions``, the way of the other tools."""
+    row: Row = {"model": case.name, "backend": "eager output_attentions", "layers": layers}
+    clean()
+    try:
+        model, inputs = case.build(layers, "eager"), case.inputs()
+
+        def dense() -> Tensor:
+            with torch.no_grad():
+                weights = model(**inputs, output_attentions=True).attentions
+            return torch.stack([layer.diagonal(dim1=-2, dim2=-1) for layer in weights])
+
+        dense()
+        timing, _ = time_pairs(dense, lambda: None, 1.0, at_least=3)
+        return row | {"capture_ms": timing.p50_ms, "plain_peak_mb": peak_bytes(dense) / 2**20, "note": ""}
+    except torch.OutOfMemoryError:
+        return row | {"note": "out of memory"}
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """Largest allocation of the device during one call."""
+    clean()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return torch.cuda.max_memory_allocated()
+
+
+def clean() -> None:
+    """Give back what is not in use."""
+    gc.collect()
+    torch.cuda.empty_cache()

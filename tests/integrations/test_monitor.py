@@ -1,0 +1,106 @@
+"""AttentionMonitor around a plain training loop."""
+
+import math
+
+import pytest
+import torch
+
+from attviz.errors import ArgumentError, AttentionAlarmError, CaptureWarning
+from attviz.integrations import AttentionMonitor
+from attviz.metrics import AttentionHealth, VocabularyStatistics
+
+QUANTITIES = ("row_entropy", "min_row_entropy", "max_logit", "first_token", "diagonal")
+
+
+def hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def train(model, data, monitor, steps=5):
+    """Five steps of a plain loop; give the values of each."""
+    optimizer, seen = torch.optim.SGD(model.parameters(), lr=0.1), []
+    for step in range(steps):
+        batch = {key: torch.stack([text[key] for text in data[2 * step : 2 * step + 2]]) for key in data[0]}
+        with monitor.watch(model, step):
+            model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(dict(monitor.values))
+        assert hooks(model) == 0
+    return seen
+
+
+def test_every_nth_step_gives_five_numbers_a_layer(tiny_model, tiny_data):
+    monitor = AttentionMonitor(every=2)
+    seen = train(tiny_model, tiny_data, monitor)
+    expected = {f"attviz/{name}/layer_{index:02d}" for name in QUANTITIES for index in range(2)} | {"attviz/alarms"}
+    assert [set(values) for values in seen] == [expected, set(), expected, set(), expected]
+    assert {name: table.shape for name, table in monitor.heads.items()} == dict.fromkeys(QUANTITIES, (2, 4))
+    uniform = sum(math.log(n) for n in range(1, 11)) / 10
+    assert seen[0]["attviz/row_entropy/layer_00"] == pytest.approx(uniform, abs=0.3)  # an untrained model attends to all keys alike
+
+
+def test_keys_do_not_grow_with_layers_per_model(tiny_model, tiny_data):
+    seen = train(tiny_model, tiny_data, AttentionMonitor(every=4, per="model"))
+    assert set(seen[0]) == {*(f"attviz/{name}" for name in QUANTITIES), "attviz/alarms"}
+
+
+def test_training_is_the_same_to_the_last_bit_when_watched(tiny_model, tiny_data):
+    import copy
+
+    watched = copy.deepcopy(tiny_model)
+    train(watched, tiny_data, AttentionMonitor(every=1))
+    train(tiny_model, tiny_data, AttentionMonitor(every=10**6))
+    for left, right in zip(watched.parameters(), tiny_model.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_further_metrics_are_fed_and_keep_what_they_saw(tiny_model, tiny_data):
+    words = VocabularyStatistics(by="head")
+    train(tiny_model, tiny_data, AttentionMonitor(every=2, metrics=words))
+    table = words.compute()
+    assert table.mean.shape == (2, 4, 32)  # the vocabulary was read off the model
+    real = sum(int(text["attention_mask"].sum()) for text in tiny_data[0:2] + tiny_data[4:6] + tiny_data[8:10])
+    assert table.count[0, 0].sum() == real
+
+
+def test_health_has_its_own_every_among_captured_steps(tiny_model, tiny_data):
+    seen = train(tiny_model, tiny_data, AttentionMonitor(every=1, health=AttentionHealth(every=3), metrics=[VocabularyStatistics()]))
+    assert [bool(values) for values in seen] == [True, False, False, True, False]
+
+
+def test_an_alarm_can_end_the_run_and_leaves_the_model_clean(tiny_model, tiny_data):
+    monitor = AttentionMonitor(every=2, health=AttentionHealth(min_entropy=50, on_alarm="raise"))
+    with pytest.raises(AttentionAlarmError, match=r"entropy collapse in model.layers.0.self_attn"):
+        train(tiny_model, tiny_data, monitor)
+    assert hooks(tiny_model) == 0
+    assert monitor.values["attviz/row_entropy/layer_00"] < 50  # what raised it can still be read
+
+
+def test_a_failing_step_leaves_nothing_on_the_model_and_no_complaint(tiny_model, tiny_data):
+    monitor = AttentionMonitor(every=1)
+    with pytest.raises(ZeroDivisionError), monitor.watch(tiny_model, 0):
+        raise ZeroDivisionError
+    assert hooks(tiny_model) == 0
+    assert train(tiny_model, tiny_data, monitor, steps=1)[0]
+
+
+def test_a_step_without_attention_warns_and_training_goes_on():
+    monitor = AttentionMonitor(every=1)
+    model = torch.nn.Linear(2, 2)
+    with pytest.warns(CaptureWarning), monitor.watch(model, 0):
+        model(torch.ones(1, 2))
+    assert monitor.values == {}
+    with pytest.warns(CaptureWarning, match="nothing of this step was captured. If the model is compiled or wrapped"):
+        with monitor.watch(model, 0):
+            pass  # the model that runs is another one
+    assert monitor.values == {}
+
+
+def test_wrong_options_are_refused():
+    with pytest.raises(ArgumentError, match="every=0 must be a whole number"):
+        AttentionMonitor(every=0)
+    with pytest.raises(ArgumentError, match="per='head' is none of 'layer', 'model'"):
+        AttentionMonitor(per="head")
+    with pytest.raises(ArgumentError, match="keep is its own business"):
+        AttentionMonitor(keep="all")

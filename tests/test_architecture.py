@@ -1,0 +1,69 @@
+"""The house: a file imports only lower floors or its own folder, and stays small."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "attviz"
+FLOORS = {
+    "errors": 0,
+    "records": 0,
+    "spelling": 0,
+    "kernels": 1,
+    "metrics": 1,
+    "plots": 1,
+    "viewer": 1,
+    "io": 1,
+    "hooks": 2,
+    "recording": 3,
+    "sequences": 3,
+    "capture": 4,
+    "analysis": 5,
+    "integrations": 5,
+    "cli": 6,
+    "__main__": 7,
+    "__init__": 7,
+}
+# Steps inside a floor, written down here so that they stay the only ones: metrics are made of kernels, sequences of recordings.
+ALLOWED = {("metrics", "kernels"), ("sequences", "recording")}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "attviz":
+            rooms |= {alias.name for alias in node.names if alias.name in FLOORS}
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("attviz.")}
+    return rooms
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path):
+    own = room(path)
+    for other in imported_rooms(path):
+        assert other in FLOORS, f"{path}: attviz.{other} stands on no floor; add it to FLOORS and to CONTRIBUTING.md"
+        assert other == own or FLOORS[other] < FLOORS[own] or (own, other) in ALLOWED, f"{path} ({own}) imports {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_file_is_one_idea(path: Path):
+    text = path.read_text()
+    assert text.count("\n") <= 300, f"{path}: {text.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.end_lineno - node.body[0].lineno + 1 if node.end_lineno else 0
+            assert body <= (90 if "triton" in path.parts else 60), f"{path}:{node.lineno} {node.name}: {body} lines"
+
+
+def test_every_room_is_on_a_floor():
+    assert {room(path) for path in FILES} <= set(FLOORS)
