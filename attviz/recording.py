@@ -56,8 +56,10 @@ class PendingDiagonal:
         self._bias: Tensor | None = None
         offset, query, key = call.kv_offset, call.query, call.key
         if query is None or key is None:
-            assert call.weights is not None
-            own = call.weights.diagonal(offset, -2, -1)[..., : call.weights.shape[-2]]
+            own = call.diagonal
+            if own is None:
+                assert call.weights is not None
+                own = call.weights.diagonal(offset, -2, -1)[..., : call.weights.shape[-2]]
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
             return
         if call.logsumexp is None:

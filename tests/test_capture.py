@@ -206,7 +206,9 @@ def test_model_without_attention_is_loud():
         model(torch.zeros(1, 4))
 
 
-class LinearAttention(nn.Module):
+class KernelAttention(nn.Module):
+    """Attends with no operator of the table, and no word in its name says so."""
+
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
@@ -217,8 +219,11 @@ class LinearAttention(nn.Module):
 
 
 def test_layer_that_runs_unseen_is_loud(model, x):
-    model.blocks[1].attention = LinearAttention()
-    with pytest.raises(CaptureError, match=r"(?s)'blocks.1.attention'.*LinearAttention looks like linear attention.*Cure"):
+    model.blocks[1].attention = KernelAttention()
+    with pytest.raises(
+        CaptureError,
+        match=r"(?s)'blocks.1.attention'.*KernelAttention computes its attention with an operator that is not in the table.*Cure",
+    ):
         with attviz.capture(model):
             model(x)
     with pytest.warns(CaptureWarning, match="1 attention module of Encoder ran"), attviz.capture(model, strict=False) as cap:
@@ -229,8 +234,20 @@ def test_layer_that_runs_unseen_is_loud(model, x):
     assert cap.layers == (NAMES[0], NAMES[2])
 
 
-def test_error_of_the_user_is_not_replaced_by_ours(model, x):
+class LinearAttention(KernelAttention):
+    pass
+
+
+def test_attention_that_is_linear_by_its_name_is_skipped_with_the_reason(model, x):
     model.blocks[1].attention = LinearAttention()
+    with attviz.capture(model) as cap:
+        model(x)
+    assert cap.layers == (NAMES[0], NAMES[2])
+    assert cap.skipped == {NAMES[1]: "LinearAttention weighs tokens without a softmax, so there is no attention matrix and no diagonal"}
+
+
+def test_error_of_the_user_is_not_replaced_by_ours(model, x):
+    model.blocks[1].attention = KernelAttention()
     with pytest.raises(ZeroDivisionError), attviz.capture(model):
         model(x)
         raise ZeroDivisionError

@@ -176,3 +176,18 @@ def test_generation_left_half_way_keeps_what_ran():
     with pytest.raises(KeyboardInterrupt), attviz.capture(model, keep="all") as cap:
         model.generate(ids[:1], attention_mask=mask[:1], max_new_tokens=20, streamer=Streamer())
     assert cap.sequence_diagonal().shape == (2, 1, 4, PROMPT + 2)
+
+
+class CausalCache(torch.nn.Module):
+    """A hand-written decoder that asks SDPA for ``is_causal`` over a cache, which torch aligns top left: own keys are hidden."""
+
+    def forward(self, x, past_key_values):
+        query, key = x[:, None], torch.cat([past_key_values[0], x[:, None]], 2)
+        return torch.nn.functional.scaled_dot_product_attention(query, key, key, is_causal=True)
+
+
+def test_causal_flag_over_a_cache_hides_the_own_key():
+    model = CausalCache()
+    with attviz.capture(model, layers="") as cap:
+        model(torch.randn(1, 2, 8), past_key_values=(torch.randn(1, 1, 3, 8),))
+    assert torch.equal(cap.diagonal, torch.zeros(1, 1, 1, 2))

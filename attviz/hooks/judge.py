@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from attviz.hooks.context import TokenContext
 from attviz.hooks.modules import Layout, Selection, is_other_softmax
 from attviz.hooks.operators import Operator
+from attviz.hooks.trust import checked
+from attviz.hooks.weight_layouts import WeightLayout, layout_of, trimmed
+from attviz.kernels import summary_from_qk
 from attviz.records import AttentionCall
 
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
@@ -58,20 +61,23 @@ class Judge:
             return self._softmax(call, owner, module, context)
         if call.query is None or call.key is None:
             return self._softmax(call, owner, module, context)
-        call = unpacked(call, module, context)
+        call = checked(_with_heads(unpacked(call, module, context)))
         assert call.query is not None
         assert call.key is not None
         q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
         if q_len == kv_len:
-            return Verdict(_with_heads(call), True)
+            return Verdict(call, True)
         offset = self._offset(q_len, kv_len, owner, context)
         if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len))
-        return Verdict(_placed(_with_heads(call), offset), True)
+        return Verdict(_placed(call, offset), True)
 
     def _softmax(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
         if call.weights is None:
             return _FOREIGN
+        layout = layout_of(module)
+        if layout is not None and module is not None:
+            return _laid_out(layout, call, module, context)
         call = unpacked(call, module, context)
         weights = call.weights
         assert weights is not None
@@ -99,8 +105,20 @@ class Judge:
         return slot
 
 
+def _laid_out(layout: WeightLayout, call: AttentionCall, module: nn.Module, context: TokenContext | None) -> Verdict:
+    assert call.weights is not None
+    found = layout.diagonal(module, call.weights)
+    if found is None:
+        return _FOREIGN
+    if isinstance(found, str):
+        return Verdict(None, True, found)
+    return Verdict(call._replace(weights=None, diagonal=trimmed(found, context)), True)
+
+
 def _placed(call: AttentionCall, offset: int | Tensor) -> AttentionCall:
     if isinstance(offset, int):
+        if offset and call.is_causal and call.query is not None:  # torch aligns its causal mask top left: the own key is hidden
+            return call._replace(kv_offset=offset, bias=call.query.new_full((1,), -torch.inf))
         return call._replace(kv_offset=offset) if offset else call
     return _gathered(call, offset)
 
@@ -110,13 +128,16 @@ def _gathered(call: AttentionCall, past: Tensor) -> AttentionCall:
     if call.weights is not None:
         slots = past + _arange_like(call.weights.shape[-2], past)
         return call._replace(weights=call.weights.index_select(-1, slots), kv_offset=0)
-    assert call.query is not None
-    assert call.key is not None
-    slots = past + _arange_like(call.query.shape[2], past)
-    bias = call.bias
+    query, key, bias, logsumexp = call.query, call.key, call.bias, call.logsumexp
+    assert query is not None
+    assert key is not None
+    if logsumexp is None:  # its kernel is not to be trusted, and without the other keys nobody could form it later
+        rows = summary_from_qk(query, key, scale=call.scale, bias=bias, is_causal=call.is_causal, causal_alignment="top_left", kv_offset=0)
+        logsumexp = rows.logsumexp
+    slots = past + _arange_like(query.shape[2], past)
     if bias is not None and bias.shape[-1] > 1:
         bias = bias.index_select(-1, slots)
-    return call._replace(key=call.key.index_select(2, slots), bias=bias, is_causal=False, kv_offset=0)
+    return call._replace(key=key.index_select(2, slots), logsumexp=logsumexp, bias=bias, is_causal=False, kv_offset=0)
 
 
 def _arange_like(length: int, past: Tensor) -> Tensor:
@@ -170,7 +191,8 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
 
 
 def _has_sinks(module: nn.Module | None) -> bool:
-    return isinstance(getattr(module, "sinks", None), Tensor)
+    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
+    return module is not None and any("sink" in name for name in module._parameters)
 
 
 def _unequal(q_len: int, kv_len: int) -> str:

@@ -18,9 +18,12 @@ from attviz.errors import UnknownLayerError
 
 _ATTENTION = re.compile(r"attention|attn|mha\b", re.IGNORECASE)
 # Word parts that make a class with "attention" in its name something else: its output projection, a container, a mask builder.
-_NOT_ATTENTION = re.compile(r"output|intermediate|norm|pool|embed|structure|mask|downsampl|projection|position", re.IGNORECASE)
+_NOT_ATTENTION = re.compile(
+    r"output|intermediate|norm|pool|embed|structure|mask|downsampl|projection|position|decoder_?layer|encoder_?layer", re.IGNORECASE
+)
 _CROSS = re.compile(r"(^|\.)(cross_?attn|cross_?attention|encoder_attn|EncDecAttention|enc_dec_attn|multihead_attn)(\.|$)", re.IGNORECASE)
 _CROSS_CLASS = re.compile(r"cross", re.IGNORECASE)
+_NO_SOFTMAX = re.compile(r"linear_?att|lightning|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
 _OTHER_SOFTMAX = re.compile(r"router|gate|expert|moe|pool|classif|lm_head", re.IGNORECASE)
 
 
@@ -119,6 +122,12 @@ def is_cross_attention(name: str, module: nn.Module) -> bool:
 def is_other_softmax(name: str, module: nn.Module) -> bool:
     """Whether a softmax in this module is a router's, a pooling head's or a classifier's rather than attention."""
     return bool(_OTHER_SOFTMAX.search(name.rsplit(".", 1)[-1]) or _OTHER_SOFTMAX.search(type(module).__name__))
+
+
+def without_softmax(module: nn.Module) -> str | None:
+    """Why a module whose class is named after attention runs no softmax, where its name tells."""
+    name = type(module).__name__
+    return f"{name} weighs tokens without a softmax, so there is no attention matrix and no diagonal" if _NO_SOFTMAX.search(name) else None
 
 
 def owner_of(layout: Layout, name: str) -> str:

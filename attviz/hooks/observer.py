@@ -16,7 +16,7 @@ import torch
 from attviz.hooks import frames
 from attviz.hooks.context import TokenContext
 from attviz.hooks.judge import Judge, Verdict
-from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, is_cross_attention, owner_of
+from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, is_cross_attention, owner_of, without_softmax
 from attviz.hooks.operators import Operator
 from attviz.hooks.steps import Step
 from attviz.records import AttentionCall
@@ -38,10 +38,12 @@ class Sink(Protocol):
 class LayerScope:
     """One execution of a hooked module."""
 
-    __slots__ = ("cross", "name", "seen")
+    __slots__ = ("aside", "cross", "name", "reason", "seen")
 
     def __init__(self, name: str, cross: bool) -> None:
         self.name, self.cross, self.seen = name, cross, False
+        self.reason: str | None = None  # why one of its attention calls has no diagonal
+        self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
 
 
 class _Thread(threading.local):
@@ -123,7 +125,11 @@ class Observer:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
         if completed and not scope.seen:
-            self.missed.setdefault(scope.name, "")
+            reason = scope.aside or without_softmax(self.layout.modules[name])
+            if reason is None:
+                self.missed.setdefault(name, "")
+            else:
+                self.skipped.setdefault(name, reason)
         elif scope.seen and scopes:
             scopes[-1].seen = True
 
@@ -151,7 +157,10 @@ class Observer:
             return  # checkpointing computes a forward again inside backward
         try:
             call = operator.read(args, kwargs, result)
-            if call is not None:
+            if isinstance(call, str):
+                if self._local.scopes:
+                    self._local.scopes[-1].aside = call
+            elif call is not None:
                 self._receive(self._local, operator, call)
         except Exception as fault:
             self.faults.append(fault)
@@ -167,8 +176,11 @@ class Observer:
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
         verdict = self._judge(operator, call, owner, module, cross, context)
-        if verdict.accounts and scope is not None:
-            scope.seen = True
+        if scope is not None:
+            if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None:
+                verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
+            scope.seen = scope.seen or verdict.accounts
+            scope.reason = scope.reason or verdict.reason
         if region is not None:
             if verdict.call is not None or operator.kind == "fused":
                 self._keep_region(local, region, verdict.call, context)

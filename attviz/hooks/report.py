@@ -9,6 +9,10 @@ from torch import nn
 from attviz.hooks.modules import Layout
 
 _SHOWN = 4
+_NONE_EXPECTED = (
+    "no operator of the table ran that could be attention, and no module is named after it (convolutions, state spaces and Fourier "
+    "mixers have no attention matrix)"
+)
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
 
 
@@ -26,9 +30,12 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
 
 def nothing_seen(model: nn.Module, layout: Layout) -> str:
     """The message for a forward in which no self-attention was found at all."""
+    why = _reason(model, layout, layout.expected[0]) if layout.expected else _NONE_EXPECTED
+    if layout.expected and layout.regions:
+        why = _reason(model, layout, "")
     return (
         f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
-        f"class names).\n  Why: {_reason(model, layout, '')}.\n  Cure: {_CURE}; or name the attention modules in layers=."
+        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=."
     )
 
 
@@ -41,6 +48,4 @@ def _reason(model: nn.Module, layout: Layout, name: str) -> str:
         return "flex_attention is a higher-order operator and does not pass the dispatcher"
     if implementation not in ("", "sdpa", "eager"):
         return f"the attention implementation {implementation!r} calls a kernel that is not in the operator table"
-    if "linear" in type(module).__name__.lower() or "lightning" in type(module).__name__.lower():
-        return f"{type(module).__name__} looks like linear attention, which has no softmax"
     return f"{type(module).__name__} computes its attention with an operator that is not in the table (attviz.hooks.operators)"

@@ -12,7 +12,7 @@ from attviz.records import AttentionCall
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
-Reader = Callable[[Arguments, Keywords, Any], "AttentionCall | None"]
+Reader = Callable[[Arguments, Keywords, Any], "AttentionCall | str | None"]
 Preparer = Callable[[Arguments, Keywords], "tuple[Arguments, Keywords]"]
 Restorer = Callable[[Arguments, Keywords, Any], Any]
 
@@ -23,8 +23,8 @@ class Operator:
 
     Attributes:
         name: ``"namespace::operator"`` or ``"namespace::operator.overload"``.
-        read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`, or None where this call is no attention
-            (a softmax over another dimension, say).
+        read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`; into None where this call is no attention; or into
+            the reason (a str) why it cannot have a diagonal, for ``cap.skipped``, if its module does not attend otherwise.
         kind: ``"fused"`` operators are attention by their name; a ``"softmax"`` has to be told from a router or a pooling
             head by its shape and its module.
         keys: Dispatch keys to tap, of those this process has.

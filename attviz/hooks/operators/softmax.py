@@ -12,10 +12,12 @@ from attviz.records import AttentionCall
 
 
 def _reader(name: str, dim_index: int) -> Any:
-    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | None:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | str | None:
         dim = args[dim_index] if len(args) > dim_index else kwargs.get("dim")
-        if result.ndim < 3 or (dim is not None and dim not in (-1, result.ndim - 1)):
+        if result.ndim < 3:
             return None
+        if dim is not None and dim not in (-1, result.ndim - 1):
+            return "its softmax runs over another dimension than that of the keys"
         return AttentionCall(name, weights=result)
 
     return read

@@ -1,0 +1,97 @@
+"""Checks each kernel's log-sum-exp once: kernels have handed out another base, zeros, or padding.
+
+The first call of each (operator, dtype, device) of the process is compared, in a few sampled rows, with a direct computation. One that
+differs is not used again: diagonals then come from query and key alone, slower and right.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from attviz.errors import CaptureWarning, ShapeError
+from attviz.kernels import rows_of_logsumexp
+from attviz.records import AttentionCall
+
+_ROWS = 4  # sampled per text; the last rows see the most keys under a causal mask
+_TEXTS = 2
+_DEAD = -1e30  # rows that see no key: every backend writes something else there
+
+_verdicts: dict[tuple[str, torch.dtype, torch.device], bool] = {}
+
+
+def checked(call: AttentionCall) -> AttentionCall:
+    """The call itself where its kernel is known to be right, without its log-sum-exp where it is known to be wrong.
+
+    Waits for the device once per kernel, never afterwards.
+    """
+    query = call.query
+    if query is None or call.logsumexp is None:
+        return call
+    key = (call.operator, query.dtype, query.device)
+    good = _verdicts.get(key)
+    if good is None:
+        good = _decide(call, key)
+    return call if good else call._replace(logsumexp=None)
+
+
+def forget() -> None:
+    """Check every kernel again at its next call (for tests, and after a driver or a backend was exchanged)."""
+    _verdicts.clear()
+
+
+def _decide(call: AttentionCall, key: tuple[str, torch.dtype, torch.device]) -> bool:
+    if key[2].type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return True  # nothing may be waited for inside a CUDA graph; the next ordinary call decides
+    difference = _difference(call)
+    if difference is None:
+        return True  # no sampled row sees a key: undecided
+    good = _verdicts[key] = difference <= 0.0
+    if not good:
+        warnings.warn(
+            f"attviz: the log-sum-exp that {call.operator} returned for {key[1]} on {key[2]} is not that of its rows, so diagonals are "
+            "computed from query and key instead (slower, and right). Please report the versions of torch and of that backend.",
+            CaptureWarning,
+            stacklevel=2,
+        )
+    return good
+
+
+def _difference(call: AttentionCall) -> float | None:
+    """How far the worst sampled row lies outside its tolerance; None where no row can tell."""
+    query, key, logsumexp = call.query, call.key, call.logsumexp
+    assert query is not None
+    assert key is not None
+    assert logsumexp is not None
+    batch, num_heads, q_len = query.shape[:3]
+    try:
+        given = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)[:_TEXTS].double()
+    except ShapeError:
+        return float("inf")
+    rows = torch.linspace(0, q_len - 1, min(_ROWS, q_len), device=query.device).round().long()
+    exact = _direct(call, query[:_TEXTS], key[:_TEXTS], rows)
+    given = given[..., rows]
+    alive = exact > _DEAD
+    if not bool(alive.any()):
+        return None
+    # 2e-3 of the value: TensorFloat-32 products and half-precision inputs; another base is off by a third of the value and more
+    outside = (given - exact).abs() - (1e-2 + 2e-3 * exact.abs())
+    return float(torch.where(alive, outside.nan_to_num(torch.inf), -torch.inf).max())
+
+
+def _direct(call: AttentionCall, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
+    """Log-sum-exp of the sampled rows ``[texts, num_heads, rows]``, as its definition says."""
+    groups = query.shape[1] // key.shape[1]
+    exact = torch.float32 if query.device.type == "mps" else torch.float64
+    scores = query[:, :, rows].to(exact) @ key.to(exact).repeat_interleave(groups, 1).mT * call.scale
+    kv_len = key.shape[2]
+    if call.bias is not None:
+        bias = call.bias.expand(*torch.broadcast_shapes(call.bias.shape, (1, 1, call.query.shape[2], kv_len)))  # type: ignore[union-attr]
+        bias = bias[: query.shape[0], :, rows]
+        scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype is torch.bool else scores + bias
+    if call.is_causal:
+        hidden = torch.arange(kv_len, device=rows.device) > rows[:, None]
+        scores = scores.masked_fill(hidden, -torch.inf)
+    return torch.logsumexp(scores, -1)
