@@ -7,6 +7,7 @@ return float32 in [0, 1], and take no part in the autograd graph.
 from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp
 from attviz.kernels.qk import diagonal_from_qk, summary_from_qk
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels.soundness import logsumexp_is_sound
 from attviz.kernels.summary import AGGREGATES, RowSummary, head_aggregates
 from attviz.kernels.tokens import TokenOrder, TokenState, merge_by_token
 from attviz.kernels.weights import diagonal_from_weights, summary_from_weights
@@ -21,6 +22,7 @@ __all__ = [
     "diagonal_from_weights",
     "diagonal_of_bias",
     "head_aggregates",
+    "logsumexp_is_sound",
     "merge_by_token",
     "rows_of_logsumexp",
     "self_scores",
