@@ -6,6 +6,7 @@ padding wait for the first read. Two numbers a query and head are held per layer
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,9 +14,18 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from attviz.errors import CaptureWarning
 from attviz.hooks.context import TokenContext
 from attviz.hooks.steps import DROP
-from attviz.kernels import diagonal_from_qk, diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels import (
+    diagonal_from_logsumexp,
+    diagonal_from_qk,
+    diagonal_of_bias,
+    logsumexp_is_sound,
+    rows_of_logsumexp,
+    self_scores,
+    weights_from_scores,
+)
 from attviz.records import AttentionCall, DiagonalRecord
 
 
@@ -61,10 +71,10 @@ class PendingDiagonal:
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
             return
         if call.logsumexp is None:
-            alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
-            self._diagonal = diagonal_from_qk(
-                query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
-            )
+            self._diagonal = _without_logsumexp(call, query, key)
+            return
+        if query.is_cuda:
+            self._diagonal = _on_gpu(call, query, key, call.logsumexp)
             return
         self._diagonal = None
         self._scores = self_scores(query, key, offset)
@@ -103,6 +113,33 @@ class PendingDiagonal:
         if self._diagonal is not None:
             return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
         return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
+
+
+def _without_logsumexp(call: AttentionCall, query: Tensor, key: Tensor) -> Tensor:
+    alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
+    rules = {"scale": call.scale, "bias": call.bias, "is_causal": call.is_causal}
+    return diagonal_from_qk(query, key, causal_alignment=alignment, kv_offset=call.kv_offset, **rules)  # type: ignore[arg-type]
+
+
+_sound: dict[tuple[str, torch.dtype], bool] = {}  # what the first call of each (operator, dtype) in this process has shown
+
+
+def _on_gpu(call: AttentionCall, query: Tensor, key: Tensor, logsumexp: Tensor) -> Tensor:
+    """One fused launch, where torch would write the product of query and key out; the first call of an operator looks before it trusts."""
+    kind = (call.operator, query.dtype)
+    rows = rows_of_logsumexp(logsumexp, *query.shape[:3])
+    if kind not in _sound and not torch.cuda.is_current_stream_capturing():
+        _sound[kind] = logsumexp_is_sound(query, key, rows, scale=call.scale, bias=call.bias, is_causal=call.is_causal)
+        if not _sound[kind]:
+            warnings.warn(
+                f"capture: the log-sum-exp of {call.operator} in {query.dtype} is not that of its queries and keys; "
+                "its diagonals are computed from query and key instead, at about the cost of the attention itself.",
+                CaptureWarning,
+                stacklevel=2,
+            )
+    if not _sound.get(kind, True):
+        return _without_logsumexp(call, query, key)
+    return diagonal_from_logsumexp(query, key, rows, scale=call.scale, bias=call.bias, kv_offset=call.kv_offset)
 
 
 class StepRecording:
