@@ -15,7 +15,14 @@ from torch import Tensor
 
 from attviz.hooks.context import TokenContext
 from attviz.hooks.steps import DROP
-from attviz.kernels import diagonal_from_qk, diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels import (
+    diagonal_from_logsumexp,
+    diagonal_from_qk,
+    diagonal_of_bias,
+    rows_of_logsumexp,
+    self_scores,
+    weights_from_scores,
+)
 from attviz.records import AttentionCall, DiagonalRecord
 
 
@@ -63,10 +70,12 @@ class PendingDiagonal:
             self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
             return
         if call.logsumexp is None:
-            alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
-            self._diagonal = diagonal_from_qk(
-                query, key, scale=call.scale, bias=call.bias, is_causal=call.is_causal, causal_alignment=alignment, kv_offset=offset
-            )
+            self._diagonal = _without_logsumexp(call, query, key)
+            return
+        if query.is_cuda:
+            # one fused launch, where torch would write the product of query and key out
+            rows_lse = rows_of_logsumexp(call.logsumexp, *query.shape[:3])
+            self._diagonal = diagonal_from_logsumexp(query, key, rows_lse, scale=call.scale, bias=call.bias, kv_offset=offset)
             return
         self._diagonal = None
         self._scores = self_scores(query, key, offset)
@@ -105,6 +114,12 @@ class PendingDiagonal:
         if self._diagonal is not None:
             return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
         return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
+
+
+def _without_logsumexp(call: AttentionCall, query: Tensor, key: Tensor) -> Tensor:
+    alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
+    rules = {"scale": call.scale, "bias": call.bias, "is_causal": call.is_causal}
+    return diagonal_from_qk(query, key, causal_alignment=alignment, kv_offset=call.kv_offset, **rules)  # type: ignore[arg-type]
 
 
 class StepRecording:

@@ -19,6 +19,7 @@ FLOORS = {
     "io": 1,
     "hooks": 2,
     "recording": 3,
+    "sequences": 3,
     "capture": 4,
     "analysis": 5,
     "integrations": 5,
@@ -26,8 +27,8 @@ FLOORS = {
     "__main__": 7,
     "__init__": 7,
 }
-# Metrics are made of kernels: one step inside a floor, written down here so that it stays the only one.
-ALLOWED = {("metrics", "kernels")}
+# Steps inside a floor, written down here so that they stay the only ones: metrics are made of kernels, sequences of recordings.
+ALLOWED = {("metrics", "kernels"), ("sequences", "recording")}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

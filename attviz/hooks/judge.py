@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,7 @@ CROSS = "cross-attention: queries and keys come from different sequences, so the
 _HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_attention_head", "nhead", "heads", "nh")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What became of an operator call.
 
     Attributes:

@@ -17,6 +17,7 @@ from attviz.records import AttentionCall
 
 _ROWS = 4  # sampled per text; the last rows see the most keys under a causal mask
 _TEXTS = 2
+_HEADS = 2  # the first and the last: the keys of all heads in float64 would dwarf a long context's own memory
 _DEAD = -1e30  # rows that see no key: every backend writes something else there
 
 _verdicts: dict[tuple[str, torch.dtype, torch.device], bool] = {}
@@ -67,12 +68,13 @@ def _difference(call: AttentionCall) -> float | None:
     assert logsumexp is not None
     batch, num_heads, q_len = query.shape[:3]
     try:
-        given = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)[:_TEXTS].double()
+        given = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)[:_TEXTS]
     except ShapeError:
         return float("inf")
     rows = torch.linspace(0, q_len - 1, min(_ROWS, q_len), device=query.device).round().long()
-    exact = _direct(call, query[:_TEXTS], key[:_TEXTS], rows)
-    given = given[..., rows]
+    heads = torch.linspace(0, num_heads - 1, min(_HEADS, num_heads), device=query.device).round().long()
+    exact = _direct(call, heads, rows)
+    given = given[:, heads][..., rows].to(exact.dtype)
     alive = exact > _DEAD
     if not bool(alive.any()):
         return None
@@ -81,15 +83,18 @@ def _difference(call: AttentionCall) -> float | None:
     return float(torch.where(alive, outside.nan_to_num(torch.inf), -torch.inf).max())
 
 
-def _direct(call: AttentionCall, query: Tensor, key: Tensor, rows: Tensor) -> Tensor:
-    """Log-sum-exp of the sampled rows ``[texts, num_heads, rows]``, as its definition says."""
-    groups = query.shape[1] // key.shape[1]
-    exact = torch.float32 if query.device.type == "mps" else torch.float64
-    scores = query[:, :, rows].to(exact) @ key.to(exact).repeat_interleave(groups, 1).mT * call.scale
-    kv_len = key.shape[2]
+def _direct(call: AttentionCall, heads: Tensor, rows: Tensor) -> Tensor:
+    """Log-sum-exp of the sampled rows ``[texts, heads, rows]``, as its definition says."""
+    assert call.query is not None
+    assert call.key is not None
+    _, num_heads, q_len, _ = call.query.shape
+    groups, kv_len = num_heads // call.key.shape[1], call.key.shape[2]
+    exact = torch.float32 if rows.device.type == "mps" else torch.float64
+    query, key = call.query[:_TEXTS][:, heads][:, :, rows].to(exact), call.key[:_TEXTS][:, heads // groups].to(exact)
+    scores = query @ key.mT * call.scale
     if call.bias is not None:
-        bias = call.bias.expand(*torch.broadcast_shapes(call.bias.shape, (1, 1, call.query.shape[2], kv_len)))  # type: ignore[union-attr]
-        bias = bias[: query.shape[0], :, rows]
+        bias = call.bias.expand(*torch.broadcast_shapes(call.bias.shape, (1, num_heads, q_len, kv_len)))
+        bias = bias[:_TEXTS][:, heads][:, :, rows]
         scores = scores.masked_fill(~bias, -torch.inf) if bias.dtype is torch.bool else scores + bias
     if call.is_causal:
         hidden = torch.arange(kv_len, device=rows.device) > rows[:, None]

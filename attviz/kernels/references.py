@@ -59,7 +59,7 @@ def summary_from_qk_reference(query: Tensor, key: Tensor, **options: Unpack[QkOp
         columns = torch.cat((logits, sinks.double()[:, None, None].expand(*logits.shape[:3], 1)), -1)
     logsumexp = columns.logsumexp(-1)
     dead = (logsumexp == float("-inf"))[..., None]  # a row that sees nothing
-    weights = torch.exp(logits - logsumexp[..., None]).masked_fill(dead, 0.0)
+    weights = columns.softmax(-1)[..., : key.shape[2]].masked_fill(dead, 0.0)
     entropy = -torch.xlogy(weights, weights).sum(-1)
     diagonal = weights.diagonal(kv_offset, dim1=-2, dim2=-1)
     return RowSummary(diagonal, None, weights[..., 0], logsumexp, entropy, largest)

@@ -23,7 +23,7 @@ CORE = (
     "qk bf16 d64 causal",
     "qk fp32 d64 causal",
     "qk bf16 d128 causal, summary",
-    "qk bf16 d128 causal, window, softcap, sinks, bias, padding",
+    "qk bf16 d128 causal, bias",
     "weights fp16, aggregates",
     "tokens fp32",
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attviz import kernels
 from attviz.kernels.references import summary_from_qk_reference
@@ -91,8 +92,14 @@ def providers(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor) -> di
         "summary_from_qk": (lambda: kernels.summary_from_qk(query, key, is_causal=causal), shape.bytes + 4 * rows, ops),
         "merge_by_token": (lambda: kernels.merge_by_token(state, order, diagonal), rows, 0),
         "token_order": (lambda: kernels.TokenOrder.of(ids), 40 * ids.numel(), 0),
-        "flash_forward": (lambda: F.scaled_dot_product_attention(query, key, key, is_causal=causal, enable_gqa=gqa), shape.bytes, 2 * ops),
+        "flash_forward": (lambda: flash_forward(query, key, causal, gqa), shape.bytes, 2 * ops),
     }
+
+
+def flash_forward(query: Tensor, key: Tensor, is_causal: bool, gqa: bool) -> Tensor:
+    """What the model pays for the same attention: FlashAttention on the GPU, the keys standing in for the values."""
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        return F.scaled_dot_product_attention(query, key, key, is_causal=is_causal, enable_gqa=gqa)
 
 
 def logsumexp_of(shape: Shape, query: Tensor, key: Tensor) -> Tensor:

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from attviz.records import Document
 from attviz.viewer import view
 
 pytestmark = pytest.mark.browser
@@ -90,6 +92,14 @@ def test_print_is_light_and_complete(show, page):
     sheet.emulate_media(media="screen")
     sheet.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert sheet.evaluate("document.getElementById('attviz-root').dataset.theme") == "dark"
+
+
+def test_paper_gets_the_whole_text(show):
+    tokens = tuple(f"w{i}" for i in range(600))
+    sheet = show(view(Document(" ".join(tokens), tokens, np.full((1, 1, 600), 0.5, np.float32))))
+    assert sheet.locator(".token").count() < 400
+    sheet.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert sheet.locator(".token").count() == 600
 
 
 @pytest.mark.parametrize("width", [320, 700, 1100, 1920])

@@ -148,6 +148,20 @@ def store_rows(
         tl.store(diagonal + 4 * plane + out, tl.where(alive, tl.where(on_first > 1.0, 1.0, on_first), 0.0), mask=rows_ok)
 
 
+@triton.jit
+def locate(
+    query, key, out, cu_q, cu_k, sequence, rows_of_batch, q_len, kv_len, stride_qb, stride_qt, stride_kb, stride_kt
+):  # fmt: skip
+    """Move the pointers to a sequence: to its batch element, or where the boundaries of packed sequences say, with its lengths."""
+    if cu_q is not None:
+        first_q, first_k = tl.load(cu_q + sequence).to(tl.int64), tl.load(cu_k + sequence).to(tl.int64)
+        q_len = (tl.load(cu_q + sequence + 1) - first_q).to(tl.int32)
+        kv_len = (tl.load(cu_k + sequence + 1) - first_k).to(tl.int32)
+        return query + first_q * stride_qt, key + first_k * stride_kt, out + first_q, q_len, kv_len
+    else:
+        return query + sequence * stride_qb, key + sequence * stride_kb, out + sequence * rows_of_batch, q_len, kv_len
+
+
 @triton.jit(do_not_specialize=["q_len", "kv_len", "kv_offset", "blocks"])
 def qk_kernel(
     query, key, sinks, slopes, bias, key_mask, cu_q, cu_k, diagonal, scale, softcap, q_len, kv_len, kv_offset, left, right, blocks,
@@ -161,20 +175,10 @@ def qk_kernel(
     block = blocks - 1 - tl.program_id(0) % blocks
     outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
     sequence, head = outer // num_heads, outer % num_heads
-    query += head * stride_qh
-    key += head // GROUP * stride_kh
-    out = head * total_rows
-    if cu_q is not None:  # packed: the boundaries say where this sequence lies
-        first_q, first_k = tl.load(cu_q + sequence).to(tl.int64), tl.load(cu_k + sequence).to(tl.int64)
-        q_len = (tl.load(cu_q + sequence + 1) - first_q).to(tl.int32)
-        kv_len = (tl.load(cu_k + sequence + 1) - first_k).to(tl.int32)
-        query += first_q * stride_qt
-        key += first_k * stride_kt
-        out += first_q
-    else:
-        query += sequence * stride_qb
-        key += sequence * stride_kb
-        out += sequence * num_heads * total_rows
+    query, key, out, q_len, kv_len = locate(
+        query + head * stride_qh, key + head // GROUP * stride_kh, head * total_rows, cu_q, cu_k, sequence, num_heads * total_rows,
+        q_len, kv_len, stride_qb, stride_qt, stride_kb, stride_kt,
+    )  # fmt: skip
     if block * BLOCK_Q >= q_len:
         return
     if OWN_LAST:

@@ -85,8 +85,19 @@ function joined(parts: readonly Float32Array[]): Float32Array {
   return result;
 }
 
-/** Colours of the matrix as an image: a pixel a token column, and a pixel a pixel down. */
+const painted = new WeakMap<MatrixData, { readonly palette: Palette; readonly canvas: HTMLCanvasElement }>();
+
+/** Colours of the matrix as an image, kept as long as its data: a pin or another aggregate leaves them alone. */
 function matrixPixels(data: MatrixData, height: number, palette: Palette): HTMLCanvasElement {
+  const known = painted.get(data);
+  if (known && known.palette === palette && known.canvas.height === Math.max(1, height)) return known.canvas;
+  const canvas = paintPixels(data, height, palette);
+  painted.set(data, { palette, canvas });
+  return canvas;
+}
+
+/** A pixel a token column, and a pixel a pixel down. */
+function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCanvasElement {
   const canvas = h("canvas");
   canvas.width = data.across;
   canvas.height = Math.max(1, height);

@@ -17,9 +17,17 @@ export interface ValueAxis {
 
 const MAX_DOTS = 24_000;
 
-function positiveQuantile(values: Float32Array, share: number): number {
-  const positive = Float32Array.from(values.filter((value) => value > 0)).sort();
-  return positive.length ? quantileSorted(positive, share) : 1e-4;
+const lows = new WeakMap<Float32Array, number>();
+
+/** The 2 % quantile of the positive values; kept, as pins and aggregates ask for it again and again. */
+function lowPositive(values: Float32Array): number {
+  let low = lows.get(values);
+  if (low === undefined) {
+    const positive = values.filter((value) => value > 0).sort();
+    low = positive.length ? quantileSorted(positive, 0.02) : 1e-4;
+    lows.set(values, low);
+  }
+  return low;
 }
 
 /** Log: floor at the decade under the 2 % quantile. Linear: from 0 (or below, where there are such values) to the largest. */
@@ -41,7 +49,7 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
     return { floor: -Infinity, logarithmic: false, ticks: ticks(from, to, 5), y: (value) => top + height * (1 - (value - from) / (to - from)) };
   }
   const sample = scene.shown.length ? scene.sample() : highest;
-  const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(positiveQuantile(sample, 0.02), high / 10))));
+  const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(lowPositive(sample), high / 10))));
   const ceiling = high > 0.3 && high <= 1 ? 1 : high;
   const span = Math.log(ceiling / floor);
   const decades = Math.round(Math.log10(ceiling / floor));

@@ -62,6 +62,7 @@ export class Scene {
     this.counted = inFocus.length ? inFocus : this.rows;
     this.shown = this.counted.filter((row) => !row.hidden);
     if (before && sameValues(before.counted, this.counted)) this.aggregates = before.aggregates;
+    if (before && (before.scale === "lift") === (this.scale === "lift") && sameValues(before.rows, this.rows)) this.known = before.known;
   }
 
   get state(): State {
@@ -202,7 +203,7 @@ export class Scene {
     }
     return values;
   }
-  private readonly known = new Map<Statistic, Map<string, number>>();
+  private readonly known: Map<Statistic, Map<string, number>> = new Map();
 }
 
 function sameValues(one: readonly Row[], other: readonly Row[]): boolean {

@@ -40,7 +40,6 @@ export class App {
   private asked = 0;
   /** Changes that wait for the document they came with. */
   private readonly awaited = new Set<Key>();
-  private printing = false;
   private dataIsNew = true;
 
   constructor(
@@ -59,6 +58,7 @@ export class App {
       notice: (text, kind) => this.notice(text, kind),
       download,
       openFile: (file) => void this.openFile(file),
+      printing: false,
     };
     this.context.palette = applyPalette(host, wantsDark(this.store.state.theme));
     const commands = {
@@ -116,12 +116,12 @@ export class App {
   }
 
   private print(printing: boolean): void {
-    this.printing = printing;
+    this.context.printing = printing;
     this.repaint();
   }
 
   private repaint(): void {
-    this.context.palette = applyPalette(this.host, !this.printing && wantsDark(this.store.state.theme));
+    this.context.palette = applyPalette(this.host, !this.context.printing && wantsDark(this.store.state.theme));
     this.update(new Set(), true);
   }
 

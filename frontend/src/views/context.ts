@@ -19,6 +19,8 @@ export interface Context {
   notice(text: string, kind: "error" | "info"): void;
   download(name: string, blob: Blob): void;
   openFile(file: File): void;
+  /** The page is drawn for paper: all of the text, not only what is in sight. */
+  printing: boolean;
 }
 
 export class Change {
@@ -34,9 +36,14 @@ export class Change {
     return this.full || keys.some((key) => this.keys.has(key));
   }
 
+  /** Sizes may be others than before. */
+  get measure(): boolean {
+    return this.data || (this.full && this.keys.size === 0);
+  }
+
   /** One of the keys changed, or the page is painted anew (theme, size): not each time the scene is. */
   lists(...keys: readonly Key[]): boolean {
-    return this.data || (this.full && this.keys.size === 0) || keys.some((key) => this.keys.has(key));
+    return this.measure || keys.some((key) => this.keys.has(key));
   }
 }
 

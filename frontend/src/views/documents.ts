@@ -82,7 +82,7 @@ export class DocumentsView implements View {
     return [
       column("index", "#", "c-index"),
       ...(labelled && predicted ? [column("ok", "ok", "c-ok")] : []),
-      ...(some((row) => row.name !== "") ? [column("name", "name", "c-name")] : []),
+      ...(rows.some((row, i) => row.name !== "" && row.name !== String(i)) ? [column("name", "name", "c-name")] : []),
       ...(predicted ? [column("prediction", "predicted", "c-class")] : []),
       ...(some((row) => row.probabilities !== null) ? [column("probability", "probability", "c-share")] : []),
       ...(labelled ? [column("label", "label", "c-label")] : []),

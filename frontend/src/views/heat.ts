@@ -139,7 +139,7 @@ export class HeatView implements View {
     if (change.has("statistic", "scope", "pins", "focus", "edits", "scale")) {
       this.model = this.build();
       this.figure.paint(() => undefined);
-      const width = this.figure.element.clientWidth || 286;
+      const width = change.measure || !this.figure.width ? this.figure.element.clientWidth || 286 : this.figure.width;
       if (this.model) {
         this.layout = heatLayout(this.model, width);
         this.figure.resize(width, this.layout.height);

@@ -176,18 +176,21 @@ export class SeriesView implements View {
         this.figure.paint(() => undefined);
         return;
       }
-      this.drawFresh(scene);
+      // The strokes above take room from this card.
+      const moved = change.measure || change.lists("document", "set", "strokes", "pins", "window", "focus", "edits");
+      this.drawFresh(scene, moved || !this.figure.width);
     }
     if (change.has("hoverToken", "token", "hoverRow", "window", "pins")) this.drawCursor();
   }
 
-  private drawFresh(scene: Scene): void {
-    const width = this.holder.clientWidth || 700;
-    let layout = this.arrange(width, this.room());
+  private drawFresh(scene: Scene, measure: boolean): void {
+    const width = measure ? this.holder.clientWidth || 700 : this.figure.width;
+    const room = measure ? this.room() : this.figure.height;
+    let layout = this.arrange(width, room);
     const before = this.legend.textContent;
     seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend, SCALE_NOTES[scene.scale]);
-    const height = this.room(); // a longer legend may have taken a line
-    if (before !== this.legend.textContent && height !== this.figure.height) layout = this.arrange(width, height);
+    const height = before === this.legend.textContent ? room : this.room(); // a longer legend may have taken a line
+    if (height !== room) layout = this.arrange(width, height);
     this.figure.resize(width, height);
     this.layout = layout;
     this.figure.paint((surface) => this.drawAll(surface, layout));

@@ -9,6 +9,11 @@ import { visible } from "../model/tokens";
 import { activeToken, type Change, type Context, type View } from "./context";
 import { PatchFigure } from "./patches";
 
+/** As in the stylesheet. */
+const MAX_HEIGHT = 178;
+/** Room for a scroll bar that may come with the next document. */
+const SCROLLBAR = 12;
+
 export class TextView implements View {
   readonly element: HTMLElement;
   private readonly note = h("span", { class: "note" });
@@ -22,6 +27,8 @@ export class TextView implements View {
   private readonly scroller = h("div", { class: "strip-scroll", tabindex: "0", role: "group", "aria-label": "Text. Left and right arrows move through the tokens, Enter pins one." });
   private readonly patches: PatchFigure;
   private layout: StripLayout | null = null;
+  private width = 0;
+  private scrolled = 0;
 
   constructor(private readonly context: Context) {
     const { store } = context;
@@ -48,7 +55,14 @@ export class TextView implements View {
       const token = tokenOf(event);
       if (token !== null) store.set({ token: token === store.state.token ? null : token });
     });
-    this.scroller.addEventListener("scroll", () => this.drawLines(), { passive: true });
+    this.scroller.addEventListener(
+      "scroll",
+      () => {
+        this.scrolled = this.scroller.scrollTop;
+        this.drawLines();
+      },
+      { passive: true },
+    );
   }
 
   update(change: Change): void {
@@ -60,10 +74,11 @@ export class TextView implements View {
       this.scroller.hidden = vision !== null;
       this.patches.element.hidden = vision === null;
       if (scene && !vision) {
+        if (change.measure || !this.width) this.width = this.scroller.clientWidth;
         this.place();
         this.drawLines();
       }
-      if (change.full) this.scroller.scrollTop = change.has("document") && change.data ? 0 : this.scroller.scrollTop;
+      if (change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0;
     } else if (change.has("hoverToken", "token")) {
       this.mark();
       if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
@@ -76,7 +91,7 @@ export class TextView implements View {
     const row = collection.rows[store.state.document];
     const title = this.element.querySelector("h2");
     if (title) title.textContent = scene?.document.patches ? "Image" : "Text";
-    const name = row?.name ? visible(row.name) : `document ${store.state.document}`;
+    const name = row?.name && row.name !== String(store.state.document) ? visible(row.name) : `document ${store.state.document}`;
     this.note.textContent = scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name;
     const sets = scene?.document.sets ?? [];
     this.setBox.hidden = sets.length < 2;
@@ -99,7 +114,7 @@ export class TextView implements View {
   private place(): void {
     const { scene } = this.context;
     if (!scene) return;
-    const width = Math.max(120, this.scroller.clientWidth - 4);
+    const width = Math.max(120, this.width - 4 - SCROLLBAR);
     this.layout = stripLayout(scene, width, this.strokes().length);
     this.strip.style.setProperty("height", `${this.layout.height}px`);
   }
@@ -108,8 +123,8 @@ export class TextView implements View {
     const { scene, palette } = this.context;
     const layout = this.layout;
     if (!scene || !layout) return;
-    const room = this.scroller.clientHeight || 178;
-    const top = this.scroller.scrollTop;
+    const room = this.context.printing ? layout.height : Math.min(layout.height, MAX_HEIGHT);
+    const top = this.context.printing ? 0 : Math.min(this.scrolled, Math.max(0, layout.height - room));
     const from = Math.max(0, Math.floor(top / layout.lineHeight) - 1);
     const to = Math.min(layout.lines.length, Math.ceil((top + room) / layout.lineHeight) + 1);
     const tint = scene.tint();
@@ -138,7 +153,7 @@ export class TextView implements View {
     const { scene } = this.context;
     const strokes = this.strokes();
     const ratio = window.devicePixelRatio || 1;
-    const width = this.scroller.clientWidth;
+    const width = this.width;
     this.canvas.width = strokes.length ? Math.round(width * ratio) : 1;
     this.canvas.height = strokes.length ? Math.round(room * ratio) : 1;
     this.canvas.style.setProperty("top", `${top}px`);

@@ -7,6 +7,9 @@ export class VirtualBody {
   private count = 0;
   private from = -1;
   private to = -1;
+  // Kept, not asked for: asking in the middle of an update would make the browser lay out the page once more.
+  private room = 400;
+  private top = 0;
 
   constructor(
     private readonly scroller: HTMLElement,
@@ -14,7 +17,18 @@ export class VirtualBody {
     public columns: number,
     private readonly make: (index: number) => HTMLTableRowElement,
   ) {
-    scroller.addEventListener("scroll", () => this.draw(false), { passive: true });
+    scroller.addEventListener(
+      "scroll",
+      () => {
+        this.top = this.scroller.scrollTop;
+        this.draw(false);
+      },
+      { passive: true },
+    );
+    new ResizeObserver(() => {
+      this.room = scroller.clientHeight || this.room;
+      this.draw(false);
+    }).observe(scroller);
   }
 
   show(count: number): void {
@@ -25,15 +39,15 @@ export class VirtualBody {
   /** Scrolls so that a row is seen, as little as it takes. */
   reveal(index: number, headHeight: number): void {
     const top = index * this.rowHeight;
-    const room = this.scroller.clientHeight - headHeight;
-    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
-    else if (top + this.rowHeight > this.scroller.scrollTop + room) this.scroller.scrollTop = top + this.rowHeight - room;
+    const room = this.room - headHeight;
+    if (top < this.top) this.scroller.scrollTop = top;
+    else if (top + this.rowHeight > this.top + room) this.scroller.scrollTop = top + this.rowHeight - room;
   }
 
   private draw(fresh: boolean): void {
-    const room = this.scroller.clientHeight || 400;
-    const from = Math.max(0, Math.floor(this.scroller.scrollTop / this.rowHeight) - 6);
-    const to = Math.min(this.count, Math.ceil((this.scroller.scrollTop + room) / this.rowHeight) + 6);
+    const top = Math.min(this.top, Math.max(0, this.count * this.rowHeight - this.room));
+    const from = Math.max(0, Math.floor(top / this.rowHeight) - 6);
+    const to = Math.min(this.count, Math.ceil((top + this.room) / this.rowHeight) + 6);
     if (!fresh && from === this.from && to === this.to) return;
     this.from = from;
     this.to = to;

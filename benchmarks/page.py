@@ -1,0 +1,111 @@
+"""How fast the page answers, and how large it is: one CSV row a page and interaction.
+
+    python -m benchmarks.page > page.csv
+
+Each interaction is done a number of times in headless Chromium; the time is from the event to the end of the frame that shows it,
+waiting for that frame included (up to 16.7 ms at 60 Hz).
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attviz.records import Analysis, Document
+from attviz.viewer import view
+
+INTERACTIONS = {
+    "hover": "move(series, 60 + i * 9, 80)",
+    "token": "key('ArrowRight')",
+    "document": "key(i % 2 ? 'ArrowUp' : 'ArrowDown')",
+    "zoom": "key(i % 2 ? '-' : '+')",
+    "pin": "move(heat, 60 + (i % 8) * 16, 24); press(heat, 60 + (i % 8) * 16, 24)",
+    "aggregate": "choose('Aggregate of the series', ['max', 'min', 'range', 'std', 'mean'][i % 5])",
+    "scale": "choose('Scale of colours and strokes', ['raw', 'robust', 'lift', 'log'][i % 4])",
+}
+
+MEASURE = """async ([code, times]) => {
+    const frame = () => new Promise(done => requestAnimationFrame(done));
+    const series = document.querySelector(".figure.series"), heat = document.querySelector(".figure.heat");
+    const fire = (where, type, x, y) => {
+        const box = where.getBoundingClientRect();
+        where.dispatchEvent(new PointerEvent(type, { clientX: box.left + x, clientY: box.top + y, bubbles: true }));
+    };
+    const move = (where, x, y) => fire(where, "pointermove", x, y);
+    const press = (where, x, y) => { fire(where, "pointerdown", x, y); fire(where, "pointerup", x, y) };
+    const key = name => document.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+    const choose = (label, value) => {
+        const box = document.querySelector(`[aria-label="${label}"]`);
+        box.value = value;
+        box.dispatchEvent(new Event("change"));
+    };
+    const step = new Function("i", "series", "heat", "move", "press", "key", "choose", code);
+    const found = [];
+    for (let i = 0; i < times; i++) {
+        await frame();
+        const start = performance.now();
+        step(i, series, heat, move, press, key, choose);
+        await frame();
+        await new Promise(done => setTimeout(done, 0));
+        found.push(performance.now() - start);
+    }
+    return found;
+}"""
+
+
+def cases() -> Iterator[tuple[str, Analysis]]:
+    """The two sizes the page promises to stay fluid at."""
+    yield "144 heads x 4096 tokens", analysis(1, 12, 12, 4096)
+    yield "2000 documents x 12 heads x 128 tokens", analysis(2000, 1, 12, 128)
+
+
+def analysis(documents: int, num_layers: int, num_heads: int, tokens: int) -> Analysis:
+    """Diagonals as spread as real ones: Beta(0.5, 8)."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"w{i}" for i in range(tokens))
+    text = " ".join(names)
+    made = [Document(text, names, rng.beta(0.5, 8, (num_layers, num_heads, tokens)).astype(np.float32)) for _ in range(documents)]
+    return Analysis(tuple(f"layer.{i}" for i in range(num_layers)), made, model_name="made")
+
+
+def measure(browser: Any, path: Path, times: int) -> Iterator[dict[str, Any]]:
+    """Open one page and do everything on it."""
+    for name, code in INTERACTIONS.items():
+        sheet = browser.new_page(viewport={"width": 1440, "height": 900})
+        sheet.goto(path.as_uri())
+        sheet.wait_for_selector(".token")
+        sheet.wait_for_timeout(500)
+        found = sheet.evaluate(MEASURE, [code, times])
+        p50, p95 = np.quantile(found, [0.5, 0.95])
+        yield {"interaction": name, "p50_ms": round(float(p50), 1), "p95_ms": round(float(p95), 1), "times": times}
+        sheet.close()
+
+
+def main() -> None:
+    """Write the CSV to stdout."""
+    from playwright.sync_api import sync_playwright
+
+    writer = csv.DictWriter(sys.stdout, ["page", "megabytes", "interaction", "p50_ms", "p95_ms", "times", "chromium"])
+    writer.writeheader()
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        for name, made in cases():
+            path = view(made).save(Path(folder) / "page.html")
+            size = round(path.stat().st_size / 1e6, 2)
+            for row in measure(browser, path, times=20):
+                if row["interaction"] == "document" and len(made.documents) == 1:
+                    continue  # there is no other to open
+                writer.writerow({"page": name, "megabytes": size, "chromium": browser.version, **row})
+                sys.stdout.flush()
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

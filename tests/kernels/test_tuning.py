@@ -1,0 +1,55 @@
+"""The committed table has a row for whatever a launch asks, and the choice between Triton and torch is as documented."""
+
+import json
+
+import pytest
+import torch
+
+from attviz.kernels.twins import has_triton, triton_serves
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100", "sm_120", "gfx942", "cpu"])
+@pytest.mark.parametrize("kernel", ["logsumexp", "qk", "qk_bias"])
+def test_every_launch_finds_its_row(kernel, arch):
+    from attviz.kernels.triton.launch import tuned
+
+    for single in (False, True):
+        for width in (16, 32, 64, 128, 256):
+            if single and width > 128 and kernel != "logsumexp":
+                continue  # torch serves these
+            row = tuned(kernel, arch, width, single)
+            assert {"BLOCK_Q", "num_warps"} <= set(row) <= {"BLOCK_Q", "BLOCK_K", "num_warps", "num_stages"}
+
+
+def test_an_architecture_without_a_row_gets_the_default():
+    from attviz.kernels.triton.launch import tuned
+
+    assert tuned("qk", "sm_75", 64) == tuned("qk", "default", 64)
+    assert tuned("qk", "gfx942", 64) != tuned("qk", "default", 64)
+
+
+def test_the_tuning_script_writes_what_it_read():
+    from attviz.kernels.triton.launch import TABLE
+    from benchmarks.kernels.tune import layout
+
+    assert layout(json.loads(TABLE.read_text())) == TABLE.read_text()
+
+
+def test_torch_takes_what_the_twins_would_round_or_spill():
+    assert has_triton()
+    half, single, double = (torch.zeros(1, dtype=dtype) for dtype in (torch.float16, torch.float32, torch.float64))
+    assert triton_serves(half, 256, matrix=True)
+    assert not triton_serves(half, 264)
+    assert triton_serves(single, 256)
+    assert triton_serves(single, 128, matrix=True)
+    assert not triton_serves(single, 136, matrix=True)
+    assert not triton_serves(double, 64)
+
+
+def test_without_a_gpu_the_script_says_so_and_writes_nothing(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    from benchmarks.kernels.tune import main
+
+    assert main([]) == 2
+    assert "No GPU here" in capsys.readouterr().err
