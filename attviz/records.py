@@ -30,7 +30,8 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
         bias: Additive mask or bias as the operator received it, broadcastable to ``[batch, num_heads, q_len, kv_len]``.
         is_causal: The operator masked key ``j > i`` itself (top-left alignment, as torch SDPA does).
         kv_offset: Key slot of query 0; query ``i`` stands at key ``i + kv_offset``.
-        diagonal: Set in place of the weights where these are no ``q_len x kv_len`` matrix (banded and blocked attention).
+        diagonal: Set where the reader forms it itself: banded and blocked attention, packed texts, windows, softcaps.
+        cu_seqlens: Where several texts are packed into one row: the start of each, and the total.
     """
 
     operator: str
@@ -43,6 +44,7 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
     is_causal: bool = False
     kv_offset: int = 0
     diagonal: Float[Tensor, "batch num_heads q_len"] | None = None
+    cu_seqlens: Int[Tensor, " texts+1"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

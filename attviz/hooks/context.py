@@ -83,6 +83,21 @@ class TokenContext:
             return mask[:, extra:] if not isinstance(self.past, int) or extra == self.past else None
         return None if bool(mask[:, q_len:].any()) else mask
 
+    def padded(self, packed: Tensor, texts: int) -> Tensor:
+        """Values of packed texts ``[1, num_heads, total]`` back in their padded rows, where a mask with these rows cut them out."""
+        mask = self.mask
+        if (
+            mask is None
+            or mask.ndim != 2
+            or mask.shape[0] != texts
+            or self.length not in (None, mask.shape[1])
+            or texts * mask.shape[1] < packed.shape[2]
+        ):
+            return packed
+        kept = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
+        places = (kept.flatten().cumsum(0) - 1).clamp(0, packed.shape[2] - 1).view_as(kept)
+        return torch.where(kept[:, None], packed[0][:, places].transpose(0, 1), torch.nan)
+
     def _sees_itself(self, mask: Tensor, batch: int, q_len: int) -> Tensor | None:
         """Which queries may look at their own key, in the ready-made mask a static cache comes with: all but padding."""
         slot = self.slot(q_len, mask.shape[-1])

@@ -60,6 +60,8 @@ class Judge:
             return self._softmax(call, owner, module, context)
         if call.query is None or call.key is None:
             return self._softmax(call, owner, module, context)
+        if call.diagonal is not None:
+            return self._given(call, owner, context)
         call = checked(_with_heads(unpacked(call, module, context)))
         assert call.query is not None
         assert call.key is not None
@@ -70,6 +72,19 @@ class Judge:
         if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len))
         return Verdict(_placed(call, offset), True)
+
+    def _given(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
+        """A call whose reader formed the diagonal itself."""
+        assert call.query is not None
+        assert call.key is not None
+        assert call.diagonal is not None
+        q_len, kv_len = call.query.shape[2], call.key.shape[2]
+        if call.cu_seqlens is None and q_len != kv_len and self._offset(q_len, kv_len, owner, context) is None:
+            return Verdict(None, True, _unequal(q_len, kv_len))
+        diagonal = call.diagonal
+        if call.cu_seqlens is not None and context is not None:
+            diagonal = context.padded(diagonal, call.cu_seqlens.numel() - 1)
+        return Verdict(AttentionCall(call.operator, diagonal=diagonal), True)
 
     def _softmax(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
         if call.weights is None:

@@ -158,12 +158,19 @@ class Observer:
         try:
             call = operator.read(args, kwargs, result)
             if isinstance(call, str):
-                if self._local.scopes:
-                    self._local.scopes[-1].aside = call
+                self._set_aside(self._local, operator, call)
             elif call is not None:
                 self._receive(self._local, operator, call)
         except Exception as fault:
             self.faults.append(fault)
+
+    def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
+        """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
+        owner = local.scopes[-1].name if local.scopes else self._locate()[0]
+        if local.scopes:
+            local.scopes[-1].aside = reason
+        elif operator.kind == "fused" and owner is not None:
+            self.skipped.setdefault(owner, reason)
 
     def _receive(self, local: _Thread, operator: Operator, call: AttentionCall) -> None:
         scope = local.scopes[-1] if local.scopes else None

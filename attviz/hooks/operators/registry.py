@@ -40,7 +40,7 @@ class Operator:
     restore: Restorer | None = None
 
 
-_FAMILIES = ("sdpa", "softmax", "fast_path", "variable_length")
+_FAMILIES = ("sdpa", "softmax", "fast_path", "flash")
 _table: dict[str, Operator] = {}
 
 
