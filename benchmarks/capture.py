@@ -72,26 +72,35 @@ def time_rows(case: Case, pairs: int) -> list[dict[str, object]]:
 
 
 def steady_rows(case: Case, pairs: int) -> list[dict[str, object]]:
-    """Inside one open context, as in a training loop: a recorded forward, one between samples of every=N, and one after the end."""
-    rows = []
+    """As in a training loop: recorded forwards of an open context, those between samples of every=N, and those after its end.
+
+    Blocks of forwards alternate: nothing of ours is in the process while the plain ones run.
+    """
     model, inputs = case.model("sdpa"), case.inputs()
-    never_captured = case.model("sdpa")
+    block = max(1, min(20, pairs // 10))
 
-    def forward() -> None:
-        model(**inputs)
+    def forwards() -> float:
+        return seconds(lambda: [model(**inputs) for _ in range(block)]) / block
 
-    def reference() -> None:
-        never_captured(**inputs)
+    def recorded() -> float:
+        with attviz.capture(model):
+            model(**inputs)  # the first forward finds out which modules attend
+            return forwards()
 
-    with attviz.capture(model):
-        ratios, times = paired(reference, forward, pairs)
-    rows.append(row(case, "attviz", "steady", ratios, times))
-    with attviz.capture(model, every=10**9):
-        forward()
-        ratios, times = paired(reference, forward, pairs)
-    rows.append(row(case, "attviz", "between samples", ratios, times))
-    ratios, times = paired(reference, forward, pairs)
-    rows.append(row(case, "attviz", "after the context", ratios, times))
+    def between() -> float:
+        with attviz.capture(model, every=10**9):
+            model(**inputs)
+            return forwards()
+
+    forwards()
+    rows = []
+    for what, measure in (("steady", recorded), ("between samples", between), ("after the context", forwards)):
+        ratios, times = [], []
+        for index in range(max(2, pairs // block)):
+            first, second = (forwards(), measure()) if index % 2 else (measure(), forwards())[::-1]
+            ratios.append(second / first)
+            times.append(first)
+        rows.append(row(case, "attviz", what, ratios, times))
     return rows
 
 
