@@ -26,8 +26,8 @@ Written by `python -m benchmarks.supported_models` on the CPU, with torch {torch
 
 Every model family in the registry of transformers was built from a shrunken configuration with random weights (two layers, or one of
 each kind, and padding in the second text), run under `attviz.capture` with `sdpa` and with `eager` attention, and compared with the
-softmaxes of its own eager forward in float64, layer by layer and head by head. The number is the largest difference of a weight;
-up to {tolerance:.0e} counts as right.
+softmaxes of its own eager forward in float64 (float32 where the model cannot run in float64), layer by layer and head by head. The
+number is the largest difference of a weight; up to {tolerance:.0e} counts as right.
 
 - **{both} families are right on both paths**, {one} more on the one path they have (transformers offers them no `sdpa`).
 - {refused} families have no attention matrix, or one that cannot be read: the capture refuses them or skips their layers, and says why.

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attviz.errors import CaptureError
+
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
 
 _IDS = ("input_ids", "decoder_input_ids", "idx", "tokens", "token_ids", "ids")
@@ -118,6 +120,11 @@ class ContextReader:
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
         """Context of this call; what it does not say itself is inherited from the call around it."""
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
+        if outer is None and any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in given.values()):
+            raise CaptureError(
+                "capture: the model runs under torch.vmap, which takes one attention apart into a call for each slice. Call the model "
+                "on the whole batch, x.flatten(0, 1), instead."
+            )
         if args and isinstance(args[0], dict):  # a batch handed over as one dictionary (sentence-transformers)
             given.update(args[0])
         ids = self._ids(args, kwargs, given)

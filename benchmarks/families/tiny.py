@@ -104,7 +104,8 @@ def _kept_layers(full: PretrainedConfig, layers: int) -> list[int] | None:
 
 
 _STAGES: dict[str, tuple[int, ...]] = {
-    "depths": (2, 1, 1, 1, 1), "num_heads": (2, 4, 4, 4, 4), "num_attention_heads": (2, 4, 4, 4, 4), "embed_dim": (16, 32, 32, 32),
+    "image_size": (32, 32), "depths": (2, 1, 1, 1, 1), "num_heads": (2, 4, 4, 4, 4), "num_attention_heads": (2, 4, 4, 4, 4),
+    "embed_dim": (16, 32, 32, 32),
     "hidden_sizes": (16, 32, 32, 32, 32), "embed_dims": (16, 32, 32, 32), "conv_dim": (16,) * 9, "encoder_hidden_sizes": (16, 32, 32, 32),
 }  # fmt: skip
 

@@ -1,0 +1,35 @@
+"""The snippets of the documentation run as they stand, in order, in one namespace per page."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from attviz.hooks import weight_layouts
+from attviz.hooks.operators import registry
+
+DOCS = Path(__file__).parents[1] / "docs"
+FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _tables():
+    """What a page registers goes with it."""
+    registry.registered()
+    operators, layouts = dict(registry._table), list(weight_layouts._table)
+    yield
+    registry._table.clear()
+    registry._table.update(operators)
+    weight_layouts._table[:] = layouts
+
+
+def test_snippets_of_your_own_model_run():
+    snippets = FENCE.findall((DOCS / "your-own-model.md").read_text(encoding="utf-8"))
+    assert len(snippets) == 4
+    names: dict[str, object] = {"__name__": "page"}
+    with torch.no_grad():
+        for snippet in snippets:
+            exec(compile(snippet, "your-own-model.md", "exec"), names)
