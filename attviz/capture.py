@@ -153,6 +153,7 @@ class Capture:
             self._disarm()
         else:
             self._scope.attach_layers()
+        self._scope.release_containers()
 
     def _complain(self) -> None:
         observer = self._observer

@@ -116,6 +116,7 @@ class ContextReader:
     def __init__(self, module: nn.Module, token_source: TokenSource | None) -> None:
         self._names = parameter_names(module)
         self._source = token_source
+        self.told: bool | None = None  # whether a call of this container said anything that the one around it did not; None before
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
         """Context of this call; what it does not say itself is inherited from the call around it."""
@@ -135,7 +136,9 @@ class ContextReader:
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
         length = ids.shape[1] if ids is not None else given["inputs_embeds"].shape[1] if embedded else None
         if outer is None:
+            self.told = True
             return TokenContext(ids, mask, past, cached, marks_padding, static, length, cached and _in_beam_search())
+        own_cache = cached and not outer.cached
         if not cached:
             past, static, cached = outer.past, outer.static, outer.cached
         if ids is None and embedded:
@@ -143,7 +146,9 @@ class ContextReader:
             if mask is None and given.get("encoder_hidden_states") is None:  # a tower that is given ready-made masks
                 mask, marks_padding = outer.mask, outer.mask_marks_padding
         elif ids is None and not foreign and padding is None:
+            self.told = bool(self.told) or own_cache
             return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, static, outer.length, outer.beams)
+        self.told = bool(self.told) or own_cache or embedded or foreign or ids is not outer.ids or mask is not outer.mask
         return TokenContext(ids, mask, past, cached, marks_padding, static, length, outer.beams)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:

@@ -62,7 +62,9 @@ class Judge:
             return self._softmax(call, owner, module, context)
         if call.diagonal is not None:
             return self._given(call, owner, context)
-        call = checked(_with_heads(unpacked(call, module, context)))
+        if call.query.shape != call.key.shape or call.query.ndim != 4:
+            call = _with_heads(unpacked(call, module, context))
+        call = checked(call)
         assert call.query is not None
         assert call.key is not None
         q_len, kv_len = call.query.shape[-2], call.key.shape[-2]

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from attviz.hooks.context import ContextReader, TokenContext, TokenSource, parameter_names
 from attviz.hooks.modules import Layout, is_cross_attention
@@ -67,6 +68,7 @@ class Scope:
         self._token_source = token_source
         self._containers, self._layers = ExitStack(), ExitStack()
         self._hooked: set[str] = set()
+        self._towers: list[tuple[str, ContextReader, tuple[RemovableHandle, RemovableHandle]]] = []
 
     def attach_containers(self) -> None:
         """Put hooks on the model and its towers."""
@@ -78,8 +80,21 @@ class Scope:
                 continue
             before = Hook(lambda _, args, kwargs, reader=reader: self._enter(reader, args, kwargs))
             after = Hook(lambda _, args, output: self._leave(output is not None))
-            self._containers.callback(module.register_forward_pre_hook(before, with_kwargs=True, prepend=True).remove)
-            self._containers.callback(module.register_forward_hook(after, always_call=True).remove)
+            handles = (
+                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                module.register_forward_hook(after, always_call=True),
+            )
+            for handle in handles:
+                self._containers.callback(handle.remove)
+            self._towers.append((name, reader, handles))
+
+    def release_containers(self) -> None:
+        """Take the hooks off towers that told nothing new in the first forward: the model around them opens the steps."""
+        for name, reader, handles in self._towers:
+            if name and reader.told is False:
+                for handle in handles:
+                    handle.remove()
+        self._towers.clear()
 
     def attach_layers(self) -> None:
         """Put hooks on the modules that should attend and on those that were seen to."""
