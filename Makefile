@@ -20,6 +20,7 @@ install-demo: $(BIN)/python
 
 install-test: $(BIN)/python
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --quiet --no-deps vit-pytorch openai-whisper  # their dependencies would replace the CPU build of torch
 
 lint:
 	$(BIN)/ruff check .
