@@ -163,6 +163,14 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
+def write(rows: list[dict[str, object]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few pairs, without the long text")
@@ -184,11 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         for entry in found:
             print({key: value for key, value in entry.items() if value != ""}, flush=True)
         rows += [{**entry, **conditions} for entry in found]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    with args.output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
+        write(rows, args.output)  # after each case, so that a run that is stopped has lost nothing
     print(f"written {args.output}")
     return 0
 
