@@ -110,7 +110,7 @@ class Scope:
     def _layer_actions(self, name: str, module: nn.Module) -> tuple[Callable[..., None], Callable[..., None]]:
         enter, leave = self._observer.enter_layer, self._observer.leave_layer
         always_cross = is_cross_attention(name, module)
-        may_cross = isinstance(module, nn.MultiheadAttention) or any(word in parameter_names(module) for word in _TWO_SEQUENCES)
+        may_cross = isinstance(module, nn.MultiheadAttention) or not set(_TWO_SEQUENCES).isdisjoint(parameter_names(module))
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             enter(name, always_cross or (may_cross and _given_two_sequences(module, args, kwargs)))
