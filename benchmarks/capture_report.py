@@ -65,6 +65,7 @@ def figure(rows: list[dict[str, str]], path: Path) -> None:
     ax.axvline(1.0, color="#16181d", lw=1)
     ax.set(yticks=range(len(cases)), yticklabels=cases, xscale="log", xlabel="time / plain SDPA forward (median of alternating pairs)")
     ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:g}")
     ax.invert_yaxis()
     ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
     ax.spines[["top", "right"]].set_visible(False)
