@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError
-from attviz.hooks import tap
 from attviz.hooks.context import TokenSource
+from attviz.hooks.listening import listen
 from attviz.hooks.modules import Selection, read_layout
 from attviz.hooks.observer import Observer
 from attviz.hooks.report import explain, nothing_seen
@@ -100,6 +100,7 @@ class Capture:
         self._recorder = Recorder(fed, keep)
         self._observer = Observer(self._layout, self._selection, self._recorder)
         self._scope = Scope(self._layout, self._observer, token_ids, self._before_forward, self._after_forward)
+        self._stop_listening: Callable[[], None] = lambda: None
         self._state: Literal["new", "open", "closed"] = "new"
 
     # ---- life
@@ -125,12 +126,12 @@ class Capture:
     def _arm(self) -> None:
         self._observer.paused = False
         self._scope.attach_layers()
-        tap.add_listener(self._observer)
+        self._stop_listening = listen(self._observer, self._layout)
 
     def _disarm(self) -> None:
         self._observer.paused = True
         self._scope.detach_layers()
-        tap.remove_listener(self._observer)
+        self._stop_listening()
 
     def _detach(self) -> None:
         self._state = "closed"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,8 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
         kv_offset: Key slot of query 0; query ``i`` stands at key ``i + kv_offset``.
         diagonal: Set where the reader forms it itself: banded and blocked attention, packed texts, windows, softcaps.
         cu_seqlens: Where several texts are packed into one row: the start of each, and the total.
+        weights_at: Set where only functions tell the scores (flex_attention): weight of every query ``i`` on key ``i + offset``.
+        apart: True where a query does not see the key before its own; set where neither weights nor bias can say so.
     """
 
     operator: str
@@ -45,6 +47,8 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
     kv_offset: int = 0
     diagonal: Float[Tensor, "batch num_heads q_len"] | None = None
     cu_seqlens: Int[Tensor, " texts+1"] | None = None
+    weights_at: Callable[[int | Tensor], Tensor] | None = None
+    apart: Bool[Tensor, "batch q_len"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -60,7 +60,7 @@ class Judge:
             return self._softmax(call, owner, module, context)
         if call.query is None or call.key is None:
             return self._softmax(call, owner, module, context)
-        if call.diagonal is not None:
+        if call.diagonal is not None or call.weights_at is not None:
             return self._given(call, owner, context)
         if call.query.shape != call.key.shape or call.query.ndim != 4:
             call = _with_heads(unpacked(call, module, context))
@@ -76,14 +76,18 @@ class Judge:
         return Verdict(_placed(call, offset), True)
 
     def _given(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
-        """A call whose reader formed the diagonal itself."""
+        """A call whose reader formed the diagonal itself, or does so as soon as the place of the first query is known."""
         assert call.query is not None
         assert call.key is not None
-        assert call.diagonal is not None
         q_len, kv_len = call.query.shape[2], call.key.shape[2]
-        if call.cu_seqlens is None and q_len != kv_len and self._offset(q_len, kv_len, owner, context) is None:
+        own_lengths = call.cu_seqlens is not None or q_len == kv_len
+        offset = 0 if own_lengths else self._offset(q_len, kv_len, owner, context)
+        if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len))
         diagonal = call.diagonal
+        if call.weights_at is not None:
+            diagonal = call.weights_at(offset)
+        assert diagonal is not None
         if call.cu_seqlens is not None and context is not None:
             diagonal = context.padded(diagonal, call.cu_seqlens.numel() - 1)
         return Verdict(AttentionCall(call.operator, diagonal=diagonal), True)

@@ -50,7 +50,7 @@ class Step:
             if len(places) < len(inside):
                 missed.setdefault(
                     region or "the model",
-                    f"compiled: {len(places)} attention calls passed for {len(inside)} attention modules; an eager softmax is fused "
-                    "away by the compiler, and an attention whose output is unused is removed",
+                    f"compiled: {len(places)} attention calls passed for {len(inside)} attention modules; an eager softmax and "
+                    "flex_attention are fused into the graph by the compiler, and an attention whose output is unused is removed",
                 )
         return names

@@ -31,7 +31,7 @@ class _Thread(threading.local):
     busy = False  # inside a tapped operator or inside our own arithmetic: record the outermost only
 
 
-_thread = _Thread()
+thread_state = _Thread()
 _lock = threading.RLock()
 _listeners: tuple[Listener, ...] = ()
 _installed: list[Library] = []
@@ -107,7 +107,7 @@ def _device_present(key: str) -> bool:
 
 
 def _tapped(operator: Operator, original: Any) -> Any:
-    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, _thread
+    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, thread_state
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if thread.busy:
