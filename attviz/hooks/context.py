@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -168,8 +169,20 @@ class ContextReader:
 
 def parameter_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the parameters of a module's forward, in order."""
+    function = getattr(module.forward, "__func__", None)
+    if function is None:  # somebody put a function of theirs in place of the method
+        return _names_of(module.forward)
+    if function not in _known:
+        _known[function] = _names_of(function)[1:]
+    return _known[function]
+
+
+_known: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()  # reading a signature takes longer than hooking the module
+
+
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
     try:
-        return tuple(inspect.signature(module.forward).parameters)
+        return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):
         return ()
 

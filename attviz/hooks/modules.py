@@ -66,9 +66,11 @@ def read_layout(model: nn.Module) -> Layout:
         if is_compiled(module) and not any(_at_or_below(name, top) for top in regions):
             regions[name] = module
     fast = [name for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer)]
-    hidden = frozenset(
-        name for name in modules if any(_below(name, top) for top in regions) or any(_at_or_below(name, top) for top in fast)
-    )
+    hidden: frozenset[str] = frozenset()
+    if regions or fast:
+        hidden = frozenset(
+            name for name in modules if any(_below(name, top) for top in regions) or any(_at_or_below(name, top) for top in fast)
+        )
     expected = tuple(_expected(modules))
     return Layout(names, modules, expected, tuple(_containers(modules, expected, hidden)), regions, hidden)
 
@@ -86,8 +88,8 @@ def is_compiled_wrapper(module: nn.Module) -> bool:
 
 def _expected(modules: dict[str, nn.Module]) -> Iterator[str]:
     candidates = [name for name, module in modules.items() if _looks_like_attention(module)]
-    for name in candidates:
-        if not any(_below(other, name) for other in candidates):  # innermost: BertSelfAttention, not BertAttention
+    for name, following in zip(candidates, [*candidates[1:], None], strict=False):
+        if following is None or not _below(following, name):  # innermost: BertSelfAttention, not BertAttention right before it
             yield name
 
 
@@ -97,8 +99,10 @@ def _looks_like_attention(module: nn.Module) -> bool:
     name = type(module).__name__
     if not _ATTENTION.search(name) or _NOT_ATTENTION.search(name):
         return False
-    matrices = sum(parameter.ndim >= 2 for parameter in module.parameters())
-    return matrices >= 2 or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    if any(parameter is not None and parameter.ndim >= 2 for parameter in module._parameters.values()):
+        return True
+    matrices = (parameter for parameter in module.parameters() if parameter.ndim >= 2)
+    return next(matrices, None) is not None and next(matrices, None) is not None
 
 
 def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: frozenset[str]) -> Iterator[str]:
