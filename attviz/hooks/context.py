@@ -89,6 +89,8 @@ class TokenContext:
     def padded(self, packed: Tensor, texts: int) -> Tensor:
         """Values of packed texts ``[1, num_heads, total]`` back in their padded rows, where a mask with these rows cut them out."""
         mask = self.mask
+        if mask is not None and mask.ndim == 2 and self.cached and self.length is not None:
+            mask = mask[:, -self.length :]  # the rest are tokens of the cache
         if (
             mask is None
             or mask.ndim != 2
