@@ -17,9 +17,9 @@ from attviz.hooks.modules import Selection, read_layout
 from attviz.hooks.observer import Observer
 from attviz.hooks.report import explain, nothing_seen
 from attviz.hooks.scope import Scope
-from attviz.recording import Metric, Recorder, shapes_by_layer
-from attviz.records import DiagonalRecord
-from attviz.sequences import join_steps
+from attviz.recording import Metric, Recorder, as_metrics, shapes_by_layer
+from attviz.records import CapturedDocument, DiagonalRecord
+from attviz.sequences import join_steps, split_documents
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -88,7 +88,7 @@ class Capture:
         token_ids: TokenSource | None = None,
     ) -> None:
         _check(model, keep, every)
-        fed = _as_metrics(metrics)
+        fed = as_metrics(metrics)
         for metric in fed:
             if hasattr(metric, "prepare"):
                 metric.prepare(model)
@@ -228,6 +228,15 @@ class Capture:
         batch, _, q_len = self.diagonal.shape[1:]
         return torch.ones(batch, q_len, dtype=torch.bool, device=records[0].diagonal.device)
 
+    @property
+    def documents(self) -> tuple[CapturedDocument, ...]:
+        """The texts of the last forward one by one, without padding; of several packed into a row, each by itself.
+
+        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that start anew where the attention mask parts them.
+        """
+        numbers = self._common("documents", [record.document_ids for record in self._last()])
+        return split_documents(self.diagonal, self.token_ids, self.query_mask, numbers)
+
     def sequence_diagonal(
         self, beam_indices: Int[Tensor, "rows new_tokens"] | None = None
     ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
@@ -273,16 +282,6 @@ class Capture:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
-
-
-def _as_metrics(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
-    if metrics is None:
-        return []
-    several = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    for metric in several:
-        if not isinstance(metric, Metric):
-            raise ArgumentError(f"capture: a metric needs a method update(record), which {type(metric).__name__} does not have.")
-    return several
 
 
 def _check(model: nn.Module, keep: str, every: int) -> None:

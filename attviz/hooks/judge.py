@@ -85,13 +85,15 @@ class Judge:
         offset = 0 if own_lengths else self._offset(q_len, kv_len, owner, context)
         if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len))
-        diagonal = call.diagonal
         if call.weights_at is not None:
-            diagonal = call.weights_at(offset)
-        assert diagonal is not None
-        if call.cu_seqlens is not None and context is not None:
-            diagonal = context.padded(diagonal, call.cu_seqlens.numel() - 1)
-        return Verdict(AttentionCall(call.operator, diagonal=diagonal), True)
+            apart = None if context is None or context.positions is None else (call.weights_at(offset - 1) == 0).all(1)[:, 1:]
+            return Verdict(AttentionCall(call.operator, diagonal=call.weights_at(offset), apart=apart), True)
+        assert call.diagonal is not None
+        diagonal, starts = call.diagonal, call.cu_seqlens
+        if starts is not None and context is not None:
+            diagonal = context.padded(diagonal, starts.numel() - 1)
+        still_packed = diagonal is call.diagonal
+        return Verdict(AttentionCall(call.operator, diagonal=diagonal, cu_seqlens=starts if still_packed else None), True)
 
     def _softmax(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
         if call.weights is None:

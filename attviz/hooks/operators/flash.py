@@ -103,8 +103,10 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
             options["cu_seqlens_q"], options["cu_seqlens_k"] = given["cu_seqlens_q"], given["cu_seqlens_k"]
         if not packed and key.shape[2] < query.shape[2]:
             return AttentionCall(name, query, key)  # cross-attention, which the judge will say
-        diagonal = _diagonal(name, query, key, _logsumexp_of(result), options)
-        return AttentionCall(name, query, key, diagonal=diagonal, cu_seqlens=given["cu_seqlens_q"] if packed else None)
+        diagonal, starts = _diagonal(name, query, key, _logsumexp_of(result), options), given["cu_seqlens_q"] if packed else None
+        if starts is not None:
+            diagonal = torch.where(_in_a_text(starts, query.shape[2]), diagonal, torch.nan)
+        return AttentionCall(name, query, key, diagonal=diagonal, cu_seqlens=starts)
 
     return read
 
@@ -130,6 +132,11 @@ def _diagonal(name: str, query: Tensor, key: Tensor, logsumexp: Tensor | None, o
     return settled(f"{name} with sinks", query, by_hand, *ways)
 
 
+def _in_a_text(starts: Tensor, total: int) -> Tensor:
+    """Which tokens lie before the end of the last text; what a kernel leaves behind it is not defined."""
+    return torch.arange(total, device=starts.device) < starts[-1]
+
+
 def _own(query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions, sinks: Tensor | None) -> Tensor:
     """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
     starts, ends = options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
@@ -148,7 +155,8 @@ def _own(query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions, sink
     softcap = options.get("softcap", 0.0)
     scale = options.get("scale")
     assert scale is not None
-    return weights_from_scores(self_scores(query, key, offset), rows, scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
+    weights = weights_from_scores(self_scores(query, key, offset), rows, scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
+    return weights if starts is None else torch.where(_in_a_text(starts, q_len), weights, 0.0)
 
 
 OPERATORS = tuple(Operator(name, reader(name, partial(_parameters, name)), "fused") for name in _NAMES)
