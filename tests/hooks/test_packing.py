@@ -145,3 +145,21 @@ def test_queries_packed_over_a_longer_cache():
     one, other = (document.diagonal[0].double() for document in cap.documents)
     torch.testing.assert_close(one, model.truth(x[:4])[:, -1:].detach(), rtol=0, atol=1e-6)
     torch.testing.assert_close(other, model.truth(x[4:])[:, -3:].detach(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_health_takes_the_first_token_of_each_text(implementation):
+    model, parts = model_of("llama", implementation), [[5, 6, 7, 8], [9, 10, 11, 12]]
+
+    def table(*batches: dict[str, torch.Tensor]) -> attviz.metrics.HealthTable:
+        health = attviz.metrics.AttentionHealth(on_alarm="ignore")
+        with torch.no_grad(), attviz.capture(model, metrics=[health], keep="none"):
+            for batch in batches:
+                model(**batch, use_cache=False)
+        return health.compute()
+
+    packed = table(flattened(parts))
+    single = table(*({"input_ids": torch.tensor([part])} for part in parts))
+    torch.testing.assert_close(packed.first_token, single.first_token, rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed.row_entropy, single.row_entropy, rtol=0, atol=1e-6)
+    torch.testing.assert_close(packed.diagonal, single.diagonal, rtol=0, atol=1e-6)
