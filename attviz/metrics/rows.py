@@ -10,6 +10,7 @@ from torch import Tensor
 
 from attviz.errors import MetricError
 from attviz.kernels import self_scores, summary_from_qk
+from attviz.metrics.packed import text_bounds
 from attviz.records import AttentionCall
 
 _HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
@@ -63,7 +64,7 @@ def read_rows(
         assert rows.first_token is not None
         first = rows.first_token
         if document_ids is not None:
-            first = _weight_on_own_start(_starts(document_ids), call, call.query, call.key, rows.logsumexp)
+            first = _weight_on_own_start(text_bounds(document_ids)[0], call, call.query, call.key, rows.logsumexp)
         elif query_mask is not None and call.kv_offset == 0:
             first = _weight_on(query_mask.int().argmax(1), call, call.query, call.key, rows.logsumexp)
         return Rows(rows.row_entropy, rows.row_max_logit, first, _choice(call, call.query, call.key.shape[2]))
@@ -71,7 +72,7 @@ def read_rows(
         weights = call.weights.float()
         place = torch.zeros(len(weights), 1, dtype=torch.long, device=weights.device)
         if document_ids is not None:
-            place = _starts(document_ids)
+            place = text_bounds(document_ids)[0]
         elif query_mask is not None and call.kv_offset == 0:
             place = query_mask.int().argmax(1)[:, None]
         first = weights.gather(-1, place[:, None, :, None].expand(*weights.shape[:3], 1)).squeeze(-1)
@@ -94,13 +95,6 @@ def _weight_on(place: Tensor, call: AttentionCall, query: Tensor, key: Tensor, l
     if call.is_causal:
         score = score.masked_fill(torch.arange(q_len, device=score.device) < place[:, None, None], -torch.inf)
     return (score - logsumexp).exp().clamp(0, 1)
-
-
-def _starts(document_ids: Tensor) -> Tensor:
-    """Place of the first token of each token's own text, ``[batch, q_len]``."""
-    places = torch.arange(document_ids.shape[1], device=document_ids.device)
-    begins = torch.nn.functional.pad(document_ids.diff(dim=1) != 0, (1, 0), value=True)
-    return torch.where(begins, places, 0).cummax(1).values
 
 
 def _weight_on_own_start(place: Tensor, call: AttentionCall, query: Tensor, key: Tensor, logsumexp: Tensor) -> Tensor:
