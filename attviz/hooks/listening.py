@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 from attviz.hooks import functions, tap
+from attviz.hooks.compiled_flex import compiled_flex_places
 from attviz.hooks.modules import Layout
 from attviz.hooks.transformers_functions import transformers_places
 
@@ -16,7 +18,8 @@ def listen(listener: tap.Listener, layout: Layout) -> Callable[[], None]:
     """
     tap.add_listener(listener)
     try:
-        unwatch = functions.add_listener(listener, () if layout.regions else transformers_places())
+        places = () if layout.regions else chain(transformers_places(), compiled_flex_places(layout))
+        unwatch = functions.add_listener(listener, places)
     except BaseException:
         tap.remove_listener(listener)
         raise

@@ -11,7 +11,7 @@ from attviz.hooks.modules import Layout
 _SHOWN = 4
 _NONE_EXPECTED = (
     "no operator of the table ran that could be attention, and no module is named after it (convolutions, state spaces and Fourier "
-    "mixers have no attention matrix)"
+    "mixers have no attention matrix; a compiled flex_attention is found as a global or an attribute of the module that calls it)"
 )
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
 
