@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import nn
 
@@ -60,7 +61,7 @@ def read_layout(model: nn.Module) -> Layout:
     modules: dict[str, nn.Module] = {}
     regions: dict[str, nn.Module] = {}
     for raw, module in model.named_modules():
-        name = ".".join(part for part in raw.split(".") if part != "_orig_mod")
+        name = raw if "_orig_mod" not in raw else ".".join(part for part in raw.split(".") if part != "_orig_mod")
         names[id(module)] = name
         modules[name] = module
         if is_compiled(module) and not any(_at_or_below(name, top) for top in regions):
@@ -96,13 +97,17 @@ def _expected(modules: dict[str, nn.Module]) -> Iterator[str]:
 def _looks_like_attention(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return True
-    name = type(module).__name__
-    if not _ATTENTION.search(name) or _NOT_ATTENTION.search(name):
+    if not _named_after_attention(type(module).__name__):
         return False
     if any(parameter is not None and parameter.ndim >= 2 for parameter in module._parameters.values()):
         return True
     matrices = (parameter for parameter in module.parameters() if parameter.ndim >= 2)
     return next(matrices, None) is not None and next(matrices, None) is not None
+
+
+@lru_cache(maxsize=1024)  # a model has many modules of few classes
+def _named_after_attention(class_name: str) -> bool:
+    return bool(_ATTENTION.search(class_name)) and not _NOT_ATTENTION.search(class_name)
 
 
 def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: frozenset[str]) -> Iterator[str]:

@@ -45,22 +45,22 @@ def check_family(family: str) -> list[Outcome]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, inputs, reference = _prepare(family)
+            model, inputs, reference = prepare(family)
         except Unbuilt as error:
             return [Outcome(family, "", "unbuilt", note=str(error))]
-        return [_settled(_check(family, path, model, inputs, reference), model, inputs, reference) for path in _paths(model)]
+        return [_settled(check_path(family, path, model, inputs, reference), model, inputs, reference) for path in paths(model)]
 
 
 def _settled(outcome: Outcome, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
     """A small difference is looked at again with the model in float64: random weights may blow up the rounding of float32."""
     if outcome.verdict != "wrong" or not TOLERANCE < outcome.error < 1e-2:
         return outcome
-    exact = _check(outcome.family, outcome.path, copy.deepcopy(model).double(), _cast(inputs, torch.float64), reference)
+    exact = check_path(outcome.family, outcome.path, copy.deepcopy(model).double(), cast(inputs, torch.float64), reference)
     exact.note = exact.note or f"compared in float64: its float32 forwards differ by {outcome.error:.0e} between paths"
     return exact
 
 
-def _prepare(family: str) -> tuple[nn.Module, dict[str, Any], Reference]:
+def prepare(family: str) -> tuple[nn.Module, dict[str, Any], Reference]:
     torch.manual_seed(0)
     try:
         config = tiny_config(family)
@@ -98,7 +98,7 @@ def _reference(model: nn.Module, inputs: dict[str, Any]) -> Reference | None:
     """In float64; in float32 where the model cannot run in float64, overflows there, or draws other random numbers."""
     for dtype in (torch.float64, torch.float32):
         try:
-            reference = run_reference(copy.deepcopy(model).to(dtype), _cast(inputs, dtype))
+            reference = run_reference(copy.deepcopy(model).to(dtype), cast(inputs, dtype))
         except Exception:  # a kernel without float64
             continue
         if not any(bool(seen.weights.isnan().any()) for seen in reference.seen) and _agrees(model, inputs, reference):
@@ -131,15 +131,15 @@ def _stir(model: nn.Module) -> None:
                 module.weight.normal_(0.0, 1.0)
 
 
-def _cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for name, value in inputs.items()}
 
 
-def _paths(model: nn.Module) -> list[str]:
+def paths(model: nn.Module) -> list[str]:
     return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else ["eager"]
 
 
-def _check(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
+def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
     try:
         if path == "sdpa":
             model.set_attn_implementation("sdpa")
