@@ -1,4 +1,4 @@
-"""Runs one family on both attention paths and says whether every recorded diagonal is right."""
+"""Runs one family on its attention paths and says whether every recorded diagonal is right."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Outcome:
     """What became of one family on one path."""
 
     family: str
-    path: str  # "sdpa" or "eager"
+    path: str  # "sdpa", "eager" or "flex_attention"
     verdict: str  # right, wrong, refused, none, unbuilt
     error: float = float("nan")
     layers: int = 0
@@ -40,15 +40,16 @@ class Unbuilt(Exception):
     """No tiny model of this family could be built and run on its own; says nothing about the capture."""
 
 
-def check_family(family: str) -> list[Outcome]:
-    """Both paths of one family."""
+def check_family(family: str, *, flex: bool = False) -> list[Outcome]:
+    """Both paths of one family; with ``flex`` flex_attention too, if the model runs with it on the CPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             model, inputs, reference = prepare(family)
         except Unbuilt as error:
             return [Outcome(family, "", "unbuilt", note=str(error))]
-        return [_settled(check_path(family, path, model, inputs, reference), model, inputs, reference) for path in paths(model)]
+        also = ["flex_attention"] if flex and _runs_flex(model, inputs) else []
+        return [_settled(check_path(family, path, model, inputs, reference), model, inputs, reference) for path in (*paths(model), *also)]
 
 
 def _settled(outcome: Outcome, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
@@ -139,16 +140,26 @@ def paths(model: nn.Module) -> list[str]:
     return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else ["eager"]
 
 
+def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether transformers itself runs the model with flex_attention here."""
+    model = copy.deepcopy(model)
+    try:
+        model.set_attn_implementation("flex_attention")
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            seeded(model, inputs)
+    except Exception:  # not supported by the family, or not on the CPU (sinks)
+        return False
+    return True
+
+
 def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
     try:
-        if path == "sdpa":
-            model.set_attn_implementation("sdpa")
-        else:
-            model.set_attn_implementation("eager")
+        model.set_attn_implementation(path)
     except Exception as error:
         return Outcome(family, path, "unbuilt", note=f"{type(error).__name__}: {error}")
     try:
-        with torch.no_grad(), attviz.capture(model) as cap:
+        # flex_attention uncompiled: the same function with the same arguments, without a minute of compilation for each family
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), attviz.capture(model) as cap:
             seeded(model, inputs)
     except CaptureError as error:
         return Outcome(family, path, "refused", note=str(error).replace("\n", " ")[:400])
