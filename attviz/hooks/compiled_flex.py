@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -23,20 +23,21 @@ def compiled_flex_places(layout: Layout) -> Iterator[Place]:
     if flex is None or "torch._dynamo.eval_frame" not in sys.modules:
         return
     files: dict[str, ModuleType] = {}
-    for module in layout.modules.values():
-        name = type(module).__module__
-        if name.partition(".")[0] in _LIBRARIES:
-            continue
-        if name in sys.modules:
-            files[name] = sys.modules[name]
-        yield from _held_by(module, flex)
+    kinds = {type(module) for module in layout.modules.values()}
+    own = {kind for kind in kinds if kind.__module__.partition(".")[0] not in _LIBRARIES}
+    for module in layout.modules.values() if own else ():
+        if type(module) in own:
+            yield from _held_by(module, flex)
+    for kind in own:
+        if kind.__module__ in sys.modules:
+            files[kind.__module__] = sys.modules[kind.__module__]
     for file in files.values():
         yield from _held_by(file, flex)
 
 
 def _held_by(owner: nn.Module | ModuleType, flex: Any) -> Iterator[Place]:
     for attribute, value in list(vars(owner).items()):
-        if callable(value) and getattr(value, "_torchdynamo_orig_callable", None) is flex:
+        if isinstance(value, FunctionType) and getattr(value, "_torchdynamo_orig_callable", None) is flex:
             yield Place(owner, attribute, _watched)
 
 

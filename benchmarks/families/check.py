@@ -141,15 +141,24 @@ def paths(model: nn.Module) -> list[str]:
 
 
 def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
-    """Whether transformers itself runs the model with flex_attention here."""
+    """Whether transformers itself runs the model with flex_attention here, and right: doge's own flex function loses the mask."""
     model = copy.deepcopy(model)
-    try:
-        model.set_attn_implementation("flex_attention")
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-            seeded(model, inputs)
-    except Exception:  # not supported by the family, or not on the CPU (sinks)
-        return False
-    return True
+    outputs = []
+    for path in ("eager", "flex_attention"):
+        try:
+            model.set_attn_implementation(path)
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                outputs.append(_first_text(seeded(model, inputs)))
+        except Exception:  # not supported by the family, or not on the CPU (sinks)
+            return False
+    return outputs[0].shape == outputs[1].shape and float((outputs[0] - outputs[1]).abs().max()) < 1e-2
+
+
+def _first_text(output: Any) -> Tensor:
+    """What the model makes of the first text, which has no padding."""
+    hidden = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    assert isinstance(hidden, Tensor)
+    return hidden[0]
 
 
 def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
