@@ -15,8 +15,9 @@ import torch
 
 from attviz.hooks import frames
 from attviz.hooks.context import TokenContext
+from attviz.hooks.cross import given_two_sequences, is_cross_attention, places_of_others
 from attviz.hooks.judge import Judge, Verdict
-from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, is_cross_attention, owner_of, without_softmax
+from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, owner_of, without_softmax
 from attviz.hooks.operators import Operator
 from attviz.hooks.steps import Step
 from attviz.records import AttentionCall
@@ -222,8 +223,19 @@ class Observer:
         owner, region = self._locate()
         if owner is None and region is None and scope is not None:
             owner = scope.name  # a replica: its hooks know its name, its identity is new
-        cross = (scope is not None and scope.cross) or (owner is not None and is_cross_attention(owner, self.layout.modules[owner]))
+        if scope is not None and scope.cross:
+            return owner, True, region
+        cross = owner is not None and (is_cross_attention(owner, self.layout.modules[owner]) or self._given_two_sequences(owner))
         return owner, cross, region
+
+    def _given_two_sequences(self, owner: str) -> bool:
+        """Whether the running call of a module that may have no hook yet brings another sequence to attend to."""
+        module = self.layout.modules[owner]
+        others = places_of_others(module)
+        if not others:
+            return False
+        calls = (running for running in frames.running_modules() if running.module is module)
+        return any(given_two_sequences(others, call.args, call.kwargs) for call in calls)
 
     def _locate(self) -> tuple[str | None, str | None]:
         """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
