@@ -22,8 +22,6 @@ _ATTENTION = re.compile(r"attention|attn|mha\b", re.IGNORECASE)
 _NOT_ATTENTION = re.compile(
     r"output|intermediate|norm|pool|embed|structure|mask|downsampl|projection|position|decoder_?layer|encoder_?layer", re.IGNORECASE
 )
-_CROSS = re.compile(r"(^|\.)(cross_?attn|cross_?attention|encoder_attn|EncDecAttention|enc_dec_attn|multihead_attn)(\.|$)", re.IGNORECASE)
-_CROSS_CLASS = re.compile(r"cross", re.IGNORECASE)
 _NO_SOFTMAX = re.compile(r"linear_?att|lightning|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
 _OTHER_SOFTMAX = re.compile(r"router|gate|expert|moe|pool|classif|lm_head", re.IGNORECASE)
 
@@ -119,13 +117,6 @@ def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: 
             continue  # a block of a stack: its forward is part of its container's
         if sum(_below(layer, name) for layer in expected) > 1:
             yield name
-
-
-def is_cross_attention(name: str, module: nn.Module) -> bool:
-    """Whether the name or a flag of a module says that it attends to another sequence."""
-    if getattr(module, "is_cross_attention", False) is True or getattr(module, "is_cross_attn", False) is True:
-        return True
-    return bool(_CROSS.search(name) or _CROSS_CLASS.search(type(module).__name__))
 
 
 def is_other_softmax(name: str, module: nn.Module) -> bool:

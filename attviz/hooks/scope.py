@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from attviz.hooks.context import ContextReader, TokenContext, TokenSource, parameter_names
-from attviz.hooks.modules import Layout, is_cross_attention
+from attviz.hooks.context import ContextReader, TokenContext, TokenSource
+from attviz.hooks.cross import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.modules import Layout
 from attviz.hooks.observer import Observer
-
-_TWO_SEQUENCES = frozenset({"key_value_states", "encoder_hidden_states", "context", "memory", "cross_hidden_states"})
 
 
 def inert(*_: Any) -> None:
@@ -63,10 +62,10 @@ class ContainerHook(Hook):
 class LayerHook(Hook):
     """Says that an attention module begins or, with ``cross=None``, ends. Every attention pays it: nothing between it and the observer."""
 
-    __slots__ = ("_cross", "_may_cross", "_name", "_observer")
+    __slots__ = ("_cross", "_name", "_observer", "_others")
 
-    def __init__(self, observer: Observer, name: str, cross: bool | None = None, may_cross: bool = False) -> None:
-        self._observer, self._name, self._cross, self._may_cross = observer, name, cross, may_cross
+    def __init__(self, observer: Observer, name: str, cross: bool | None = None, others: tuple[tuple[int, str], ...] = ()) -> None:
+        self._observer, self._name, self._cross, self._others = observer, name, cross, others
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], third: Any) -> None:
         """Before the forward ``third`` is its keyword arguments, after it its output (None if it raised)."""
@@ -75,7 +74,7 @@ class LayerHook(Hook):
         if self._cross is None:
             self._observer.leave_layer(self._name, third is not None)
         else:
-            self._observer.enter_layer(self._name, self._cross or (self._may_cross and _given_two_sequences(module, args, third)))
+            self._observer.enter_layer(self._name, self._cross or (bool(self._others) and given_two_sequences(self._others, args, third)))
 
 
 def _make_inert() -> Callable[..., None]:
@@ -132,7 +131,7 @@ class Scope:
                 continue
             self._hooked.add(name)
             module = self._layout.modules[name]
-            before = LayerHook(self._observer, name, is_cross_attention(name, module), _may_cross(module))
+            before = LayerHook(self._observer, name, is_cross_attention(name, module), places_of_others(module))
             after = LayerHook(self._observer, name)
             self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
@@ -191,21 +190,3 @@ def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[...
             module._compiled_call_impl = before
 
     return undo
-
-
-def _may_cross(module: nn.Module) -> bool:
-    """Whether the arguments of a call can make this module attend to another sequence than its own."""
-    return isinstance(module, nn.MultiheadAttention) or not _TWO_SEQUENCES.isdisjoint(parameter_names(module))
-
-
-def _given_two_sequences(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this call attends to another sequence than its own, by its arguments."""
-    if isinstance(module, nn.MultiheadAttention):
-        query, key = (args[index] if len(args) > index else kwargs.get(name) for index, name in enumerate(("query", "key")))
-        return key is not query
-    own = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
-    for name in _TWO_SEQUENCES:
-        other = kwargs.get(name)
-        if isinstance(other, torch.Tensor) and other is not own:
-            return True
-    return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attviz.hooks.modules import Layout, Selection, is_cross_attention
+from attviz.hooks.cross import is_cross_attention
+from attviz.hooks.modules import Layout, Selection
 
 DROP = "<dropped>"  # in the names of a step: this call turned out to be cross-attention, or was not selected
 
