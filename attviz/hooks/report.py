@@ -11,7 +11,7 @@ from attviz.hooks.modules import Layout
 _SHOWN = 4
 _NONE_EXPECTED = (
     "no operator of the table ran that could be attention, and no module is named after it (convolutions, state spaces and Fourier "
-    "mixers have no attention matrix; a compiled flex_attention is found as a global or an attribute of the module that calls it)"
+    "mixers have no attention matrix)"
 )
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
 
@@ -35,7 +35,8 @@ def nothing_seen(model: nn.Module, layout: Layout) -> str:
         why = _reason(model, layout, "")
     return (
         f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
-        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=."
+        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=. A compiled "
+        "flex_attention is found as a global, or an attribute, of the module that calls it."
     )
 
 

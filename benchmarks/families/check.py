@@ -6,10 +6,12 @@ import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
 import attviz
 from attviz.errors import CaptureError
@@ -144,14 +146,16 @@ def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Whether transformers itself runs the model with flex_attention here, and right: doge's own flex function loses the mask."""
     model = copy.deepcopy(model)
     outputs = []
-    for path in ("eager", "flex_attention"):
-        try:
-            model.set_attn_implementation(path)
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                outputs.append(_first_text(seeded(model, inputs)))
-        except Exception:  # not supported by the family, or not on the CPU (sinks)
-            return False
-    return outputs[0].shape == outputs[1].shape and float((outputs[0] - outputs[1]).abs().max()) < 1e-2
+    hand_out = WrappedFlexAttention.__call__
+    with mock.patch.object(WrappedFlexAttention, "__call__", autospec=True, side_effect=hand_out) as called:
+        for path in ("eager", "flex_attention"):
+            try:
+                model.set_attn_implementation(path)
+                with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                    outputs.append(_first_text(seeded(model, inputs)))
+            except Exception:  # not supported by the family, or not on the CPU (sinks)
+                return False
+    return called.called and outputs[0].shape == outputs[1].shape and float((outputs[0] - outputs[1]).abs().max()) < 1e-2
 
 
 def _first_text(output: Any) -> Tensor:
