@@ -17,6 +17,7 @@ from transformers.integrations import flex_attention as integration
 import attviz
 from attviz.errors import CaptureWarning
 from attviz.hooks import functions, tap, trust
+from benchmarks.families.check import check_family
 from tests.test_decoding import CONFIGS, NEW, PROMPT, build, full_forward, prompt
 
 pytestmark = [
@@ -231,6 +232,13 @@ def test_between_samples_nothing_is_replaced():
         model(**inputs)
         model(**inputs)
     assert len(cap.steps) == 2
+
+
+@pytest.mark.parametrize("family", ["bart", "clip", "deepseek_v3", "whisper"])
+def test_families_of_the_table_are_right(family):
+    found = check_family(family, flex=True)[-1]
+    assert (found.path, found.verdict) == ("flex_attention", "right"), found
+    assert found.operators == ("flex_attention",)
 
 
 def test_compiled_flex_is_right():
