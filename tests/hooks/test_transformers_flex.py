@@ -11,12 +11,14 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention.flex_attention import create_block_mask
 from transformers import AutoConfig, AutoModel
 from transformers.integrations import flex_attention as integration
 
 import attviz
 from attviz.errors import CaptureWarning
 from attviz.hooks import functions, tap, trust
+from attviz.hooks.operators.flex import FlexRows
 from benchmarks.families.check import check_family
 from tests.test_decoding import CONFIGS, NEW, PROMPT, build, full_forward, prompt
 
@@ -107,6 +109,18 @@ def test_generation_equals_a_full_forward(config, way):
     joined = cap.sequence_diagonal()
     assert joined.shape[-1] == PROMPT + NEW - 1
     torch.testing.assert_close(joined, full_forward(model, out, mask), rtol=0, atol=1e-5, equal_nan=True)
+
+
+def test_an_offset_that_only_the_device_knows():
+    query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 7, 8)
+    mask = create_block_mask(lambda b, h, q, k: q + 2 >= k, None, None, 3, 7, device="cpu")
+    rows = FlexRows(query, key, None, mask, None, None, None)
+    scores = query.double() @ key.double().repeat_interleave(2, 1).mT * 8**-0.5
+    weights = scores.masked_fill(torch.arange(7) > torch.arange(3)[:, None] + 2, -torch.inf).softmax(-1)
+    for offset in (2, torch.tensor(2)):
+        torch.testing.assert_close(rows.weights_at(offset).double(), weights.diagonal(2, -2, -1)[..., :3], rtol=0, atol=1e-6)
+    assert (rows.weights_at(torch.tensor(3)) == 0).all()
+    assert (rows.weights_at(-1)[..., 0] == 0).all()
 
 
 @pytest.mark.usefixtures("uncompiled")
