@@ -295,6 +295,22 @@ def test_token_ids_are_found(source):
     assert cap.query_mask.shape == (2, 7)
 
 
+def test_ids_of_a_buffer_that_is_used_again_stay_those_of_their_step():
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.encoder = nn.Embedding(20, 32), Encoder()
+
+        def forward(self, input_ids):
+            return self.encoder(self.embed(input_ids))
+
+    model, buffer = Embedded().eval(), torch.zeros(1, 4, dtype=torch.long)
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        for step in range(2):
+            model(buffer.fill_(step))
+    assert [step[0].token_ids.unique().tolist() for step in cap.steps] == [[0], [1]]
+
+
 def test_token_ids_may_be_given(model, x):
     ids = torch.arange(20).view(2, 10)
     with attviz.capture(model, token_ids=ids) as cap:

@@ -38,6 +38,7 @@ class TokenContext:
         length: Number of tokens this call was given, where it says.
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
         positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they start anew with each of several packed texts.
+        kept_ids: A copy of the ids, made when a record first asks for them.
     """
 
     ids: Tensor | None = None
@@ -49,6 +50,7 @@ class TokenContext:
     length: int | None = None
     beams: bool = False
     positions: Tensor | None = None
+    kept_ids: Tensor | None = None
 
     def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
         """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
@@ -65,9 +67,11 @@ class TokenContext:
 
     def ids_of(self, batch: int, q_len: int) -> Tensor | None:
         """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
-        if self.ids is not None and tuple(self.ids.shape) == (batch, q_len):
-            return self.ids
-        return None
+        if self.ids is None or tuple(self.ids.shape) != (batch, q_len):
+            return None
+        if self.kept_ids is None:
+            self.kept_ids = self.ids.clone()  # a caller may use the same buffer for its next step (continuous batching)
+        return self.kept_ids
 
     def mask_of(self, batch: int, q_len: int) -> Tensor | None:
         """Which queries are real tokens, where the mask fits them.
