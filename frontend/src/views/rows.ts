@@ -36,6 +36,7 @@ export class RowsView implements View {
   private items: readonly Item[] = [];
   private renaming: string | null = null;
   private dragged: string | null = null;
+  private readonly dashes = new Map<string, HTMLCanvasElement>();
 
   constructor(private readonly context: Context) {
     const { store } = context;
@@ -127,7 +128,7 @@ export class RowsView implements View {
         ondragover: (event: DragEvent) => this.dragged && event.preventDefault(),
         ondrop: (event: DragEvent) => this.drop(event, item.key),
       },
-      h("td", {}, h("div", { class: "row-line" }, swatch, item.pinned && sparkline.dash(drawn, item.dash), this.title(item), sparkline.values(item.values, drawn), h("span", { class: "value" }, number(mean)), menu, pin)),
+      h("td", {}, h("div", { class: "row-line" }, swatch, item.pinned && sparkline.dash(this.dashes, item.key, drawn, item.dash), this.title(item), sparkline.values(item.values, drawn), h("span", { class: "value" }, number(mean)), menu, pin)),
     );
     return row;
   }

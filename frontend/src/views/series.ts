@@ -1,15 +1,14 @@
 /** Series and matrix: one card, one x axis, one cursor through both. */
 
-import { card, h, Segments, select } from "../dom";
+import { card, h, Segments, select, tell } from "../dom";
 import { Figure } from "../draw/figure";
 import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, rowAt } from "../draw/matrix";
 import { drawMinimap } from "../draw/minimap";
-import { dotStride, drawSeries, type ValueAxis, valueAxis } from "../draw/series";
+import { dotStride, drawLines, drawVectors, type ValueAxis, valueAxis } from "../draw/series";
 import type { Surface } from "../draw/surface";
 import { type TokenAxis, tokenAxis } from "../draw/xaxis";
 import { setWindow, togglePin, zoom } from "../model/actions";
 import { AGGREGATE_NAMES, AGGREGATES, type Aggregate } from "../model/aggregate";
-import { SCALE_NOTES } from "../model/scale";
 import type { Scene } from "../model/scene";
 import type { Axis } from "../model/state";
 import { activeToken, type Change, type Context, type View } from "./context";
@@ -20,6 +19,8 @@ const RIGHT = 8;
 const MINIMAP = 26;
 
 interface Layout {
+  readonly width: number;
+  readonly height: number;
   readonly axis: TokenAxis;
   readonly values: ValueAxis;
   readonly matrix: MatrixLayout;
@@ -122,9 +123,13 @@ export class SeriesView implements View {
     this.tip.hidden = token === null || !scene;
     if (token === null || !scene) return;
     this.tip.textContent = seriesLegend.tip(scene, token, row);
-    const left = Math.min(x + 14, this.figure.width - this.tip.offsetWidth - 4);
-    this.tip.style.setProperty("left", `${Math.max(0, left)}px`);
-    this.tip.style.setProperty("top", `${Math.max(0, y - this.tip.offsetHeight - 8)}px`);
+    // Placed from the nearer side, so that its size need not be asked for.
+    const style = this.tip.style;
+    const right = x > this.figure.width / 2;
+    style.setProperty("left", right ? "auto" : `${x + 14}px`);
+    style.setProperty("right", right ? `${this.figure.width - x + 14}px` : "auto");
+    style.setProperty("top", y < 60 ? `${y + 16}px` : "auto");
+    style.setProperty("bottom", y < 60 ? "auto" : `${this.figure.height - y + 8}px`);
   }
 
   private release(event: PointerEvent): void {
@@ -169,36 +174,30 @@ export class SeriesView implements View {
     this.aggregateBox.value = state.aggregate;
     this.axisBox.set(state.axis);
     this.resetBox.hidden = !state.window;
-    this.resetBox.textContent = state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "";
-    if (change.has("pins", "aggregate", "axis", "window", "edits", "focus")) {
+    tell(this.resetBox, state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "");
+    if (change.has("pins", "aggregate", "axis", "window", "strokes")) {
       if (!scene || !scene.tokens || !scene.rows.length) {
         this.layout = null;
         this.figure.paint(() => undefined);
+        this.figure.overlay(() => undefined);
         return;
       }
-      // The strokes above take room from this card.
-      const moved = change.measure || change.lists("document", "set", "strokes", "pins", "window", "focus", "edits");
-      this.drawFresh(scene, moved || !this.figure.width);
+      this.drawFresh(scene);
     }
     if (change.has("hoverToken", "token", "hoverRow", "window", "pins")) this.drawCursor();
   }
 
-  private drawFresh(scene: Scene, measure: boolean): void {
-    const width = measure ? this.holder.clientWidth || 700 : this.figure.width;
-    const room = measure ? this.room() : this.figure.height;
-    let layout = this.arrange(width, room);
-    const before = this.legend.textContent;
-    seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend, SCALE_NOTES[scene.scale]);
-    const height = before === this.legend.textContent ? room : this.room(); // a longer legend may have taken a line
-    if (height !== room) layout = this.arrange(width, height);
-    this.figure.resize(width, height);
+  /** The last view to be told: the page is laid out here once, as it will be in this frame, and nothing moves after it. */
+  private drawFresh(scene: Scene): void {
+    const box = this.holder;
+    let layout = this.arrange(box.clientWidth || 700, box.clientHeight || 330);
+    // A longer legend may take a line more.
+    if (seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend)) layout = this.arrange(box.clientWidth || 700, box.clientHeight || 330);
+    this.figure.resize(layout.width, layout.height);
     this.layout = layout;
-    this.figure.paint((surface) => this.drawAll(surface, layout));
-  }
-
-  private room(): number {
-    this.figure.element.style.setProperty("height", "0px"); // what the figure took before is no measure
-    return Math.max(230, this.holder.clientHeight || 330);
+    const { axis, values } = layout;
+    const still = [scene.drawn, this.context.palette, axis.from, axis.to, layout.width, layout.height, layout.seriesHeight, layout.namesTop, values.floor, values.ceiling, values.logarithmic];
+    this.figure.layered(still, (surface) => this.drawStill(surface, layout), (surface) => this.drawMoving(surface, layout));
   }
 
   private arrange(width: number, height: number): Layout {
@@ -219,28 +218,36 @@ export class SeriesView implements View {
     const matrixTop = 8 + seriesHeight + 14;
     const namesTop = matrixTop + matrix.height + 4;
     const values = valueAxis(scene, scene.pins(this.context.palette), 8, seriesHeight);
-    return { axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
+    return { width, height, axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
   }
 
-  private drawAll(surface: Surface, layout: Layout): void {
+  private drawStill(surface: Surface, layout: Layout): void {
+    const { scene, palette } = this.context;
+    if (!scene) return;
+    drawVectors(surface, scene, layout.axis, layout.values, 8, layout.seriesHeight, palette);
+    drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
+  }
+
+  private drawMoving(surface: Surface, layout: Layout): void {
     const { scene, palette, store } = this.context;
     if (!scene) return;
     const pins = scene.pins(palette);
-    drawSeries(surface, scene, pins, layout.axis, layout.values, 8, layout.seriesHeight, palette);
     drawMatrix(surface, layout.matrix, layout.data, layout.axis, layout.matrixTop, palette);
+    if (layout.minimapTop !== null) drawMinimap(surface, scene, store.state.window, LEFT, layout.minimapTop, layout.axis.width, MINIMAP - 2, palette);
     for (const pin of pins) {
       const at = layout.matrix.rows.findIndex((row) => row.key === pin.key);
       if (at < 0) continue;
       const top = layout.matrixTop + (layout.matrix.tops[at] as number);
       surface.rect(LEFT - 5, top, 4, Math.max(2, (layout.matrix.tops[at + 1] as number) - (layout.matrix.tops[at] as number)), pin.color);
     }
-    drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
-    if (layout.minimapTop !== null) drawMinimap(surface, scene, store.state.window, LEFT, layout.minimapTop, layout.axis.width, MINIMAP - 2, palette);
+    drawLines(surface, scene, pins, layout.axis, layout.values, palette);
   }
 
   /** For pictures, at the size on screen. */
   draw(surface: Surface): void {
-    if (this.layout) this.drawAll(surface, this.layout);
+    if (!this.layout) return;
+    this.drawStill(surface, this.layout);
+    this.drawMoving(surface, this.layout);
   }
 
   get size(): [number, number] {

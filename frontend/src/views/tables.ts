@@ -54,8 +54,7 @@ export function openTables(context: Context): void {
     return table(`Every token, on the scale ${scene.scale}`, head, rows);
   };
   const vectorTable = (): HTMLElement => {
-    const statistics = STATISTICS.map((name) => scene.statistics(name));
-    const rows = scene.rows.slice(start, start + PAGE).map((row) => [visible(row.name), ...statistics.map((values) => number(values.get(row.key)))]);
+    const rows = scene.rows.slice(start, start + PAGE).map((row) => [visible(row.name), ...STATISTICS.map((name) => number(scene.statistic(name, row)))]);
     return table("Every vector over this document", ["vector", ...STATISTICS], rows);
   };
   draw();

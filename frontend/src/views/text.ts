@@ -1,9 +1,10 @@
 /** The text: tokens tinted by a vector, strokes of several vectors under them. Only the lines in sight are elements. */
 
-import { card, fill, h, Segments, select, setOptions } from "../dom";
+import { card, fill, h, Segments, select, setOptions, tell } from "../dom";
 import { drawStrip, drawStrokes, lineOf, type Stroke, stripLayout, type StripLayout, TEXT_HEIGHT, tintColor } from "../draw/strip";
 import { CanvasSurface, type Surface } from "../draw/surface";
 import { count, number } from "../model/format";
+import type { Scene, Tint } from "../model/scene";
 import type { Strokes } from "../model/state";
 import { visible } from "../model/tokens";
 import { activeToken, type Change, type Context, type View } from "./context";
@@ -29,6 +30,10 @@ export class TextView implements View {
   private layout: StripLayout | null = null;
   private width = 0;
   private scrolled = 0;
+  /** Elements of the lines in sight, by line, and what they were made for. */
+  private shown = new Map<number, HTMLElement>();
+  private lineOfPieces: readonly unknown[] = [];
+  private lineWidth: Float32Array | null = null;
 
   constructor(private readonly context: Context) {
     const { store } = context;
@@ -90,15 +95,15 @@ export class TextView implements View {
     const { store, scene, collection } = this.context;
     const row = collection.rows[store.state.document];
     const title = this.element.querySelector("h2");
-    if (title) title.textContent = scene?.document.patches ? "Image" : "Text";
+    if (title) tell(title, scene?.document.patches ? "Image" : "Text");
     const name = row?.name && row.name !== String(store.state.document) ? visible(row.name) : `document ${store.state.document}`;
-    this.note.textContent = scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name;
+    tell(this.note, scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name);
     const sets = scene?.document.sets ?? [];
     this.setBox.hidden = sets.length < 2;
     setOptions(this.setBox, sets.map((set, i) => [String(i), visible(set.name)] as const), String(store.state.set));
     setOptions(this.tintBox, (scene?.tintChoices() ?? []).map(([key, label]) => [key, visible(label)] as const), store.state.tint);
     const tint = scene?.tint();
-    this.legend.textContent = tint ? `tint ${tint.fit.legend}` : "";
+    tell(this.legend, tint ? `tint ${tint.fit.legend}` : "");
   }
 
   /** The vectors drawn as strokes now. */
@@ -120,7 +125,7 @@ export class TextView implements View {
   }
 
   private drawLines(): void {
-    const { scene, palette } = this.context;
+    const { scene } = this.context;
     const layout = this.layout;
     if (!scene || !layout) return;
     const room = this.context.printing ? layout.height : Math.min(layout.height, MAX_HEIGHT);
@@ -128,25 +133,41 @@ export class TextView implements View {
     const from = Math.max(0, Math.floor(top / layout.lineHeight) - 1);
     const to = Math.min(layout.lines.length, Math.ceil((top + room) / layout.lineHeight) + 1);
     const tint = scene.tint();
-    const spans: HTMLElement[] = [];
-    for (let token = layout.lines[from] ?? 0; token < (layout.lines[to] ?? scene.tokens); token++) {
-      const color = tint && !scene.pieces[token]?.special ? tintColor(tint.values[token] as number, tint.fit, palette) : null;
-      spans.push(this.span(token, layout, color));
+    const kept = this.lineOfPieces === scene.pieces && this.lineWidth === layout.xs ? this.shown : new Map<number, HTMLElement>();
+    this.shown = new Map();
+    this.lineOfPieces = scene.pieces;
+    this.lineWidth = layout.xs;
+    for (let line = from; line < to; line++) {
+      const element = kept.get(line) ?? this.line(scene, layout, line);
+      element.style.setProperty("top", `${line * layout.lineHeight}px`);
+      this.shown.set(line, element);
+      this.tint(scene, layout, line, element, tint);
     }
-    fill(this.lines, spans);
+    if (kept.size !== this.shown.size || [...this.shown].some(([line, element]) => kept.get(line) !== element)) fill(this.lines, [...this.shown.values()]);
     this.drawCanvas(layout, from, to, top, room);
     this.mark();
   }
 
-  private span(token: number, layout: StripLayout, color: string | null): HTMLElement {
-    const piece = this.context.scene?.pieces[token];
-    const line = lineOf(layout, token);
-    const span = h("span", { class: `token${piece?.special ? " chip-token" : ""}${piece?.glued ? " glued" : ""}`, "data-token": token }, piece?.text);
-    span.style.setProperty("left", `${layout.xs[token] as number}px`);
-    span.style.setProperty("top", `${line * layout.lineHeight}px`);
-    span.style.setProperty("width", `${layout.widths[token] as number}px`);
-    if (color) span.style.setProperty("background-color", color);
-    return span;
+  /** The tokens of a line, as elements that stay as long as the text and its width. */
+  private line(scene: Scene, layout: StripLayout, line: number): HTMLElement {
+    const spans: HTMLElement[] = [];
+    for (let token = layout.lines[line] as number; token < (layout.lines[line + 1] ?? scene.tokens); token++) {
+      const piece = scene.pieces[token];
+      const span = h("span", { class: `token${piece?.special ? " chip-token" : ""}${piece?.glued ? " glued" : ""}`, "data-token": token }, piece?.text);
+      span.style.left = `${layout.xs[token] as number}px`;
+      span.style.width = `${layout.widths[token] as number}px`;
+      spans.push(span);
+    }
+    return h("div", { class: "line" }, spans);
+  }
+
+  private tint(scene: Scene, layout: StripLayout, line: number, element: HTMLElement, tint: Tint | null): void {
+    let token = layout.lines[line] as number;
+    for (const span of element.children) {
+      const color = tint && !scene.pieces[token]?.special ? tintColor(tint.values[token] as number, tint.fit, this.context.palette) : null;
+      (span as HTMLElement).style.backgroundColor = color ?? "";
+      token++;
+    }
   }
 
   private drawCanvas(layout: StripLayout, from: number, to: number, top: number, room: number): void {
@@ -167,10 +188,10 @@ export class TextView implements View {
 
   private mark(): void {
     const { state } = this.context.store;
-    for (const span of this.lines.querySelectorAll<HTMLElement>(".token")) {
-      const token = Number(span.dataset["token"]);
-      span.classList.toggle("hovered", token === state.hoverToken);
-      span.classList.toggle("pinned", token === state.token);
+    for (const [name, token] of [["hovered", state.hoverToken], ["pinned", state.token]] as const) {
+      const now = token === null ? null : this.lines.querySelector(`[data-token="${token}"]`);
+      for (const span of this.lines.querySelectorAll(`.${name}`)) if (span !== now) span.classList.remove(name);
+      now?.classList.add(name);
     }
   }
 
