@@ -3,9 +3,10 @@
     pip install bertviz                # optional: without it only our own rows are written
     python -m benchmarks.page_size 64 128 256 512 > benchmarks/results/page_size.csv
 
-The model is of BERT-base's size (12 layers, 12 heads) with random weights; BertViz is asked for its HTML by `html_action="return"`. It shows all pairs
-of tokens and ours what each token gives itself, so the sizes grow with the square of the text and with the text. Seconds are
-those of making the HTML, after the forward. A process for each row: 512 tokens take BertViz several GB of memory.
+The model is of BERT-base's size (12 layers, 12 heads) with random weights; BertViz is asked for its HTML by
+`html_action="return"`. It shows all pairs of tokens and ours what each token gives itself, so the sizes grow with the square
+of the text and with the text. Seconds are those of making the HTML, after the forward. A process for each row: 512 tokens
+take BertViz several GB of memory.
 """
 
 from __future__ import annotations

@@ -42,6 +42,8 @@ export class Scene {
   /** Those that feed the aggregates: in the focus if there is one. */
   readonly counted: readonly Row[];
   readonly removed: readonly BaseRow[];
+  /** All of the set is hidden at once. */
+  readonly setHidden: boolean;
   readonly scale: ScaleName;
   /** The same object as long as series, dots and names stay as they are. */
   readonly drawn: object = {};
@@ -65,7 +67,9 @@ export class Scene {
     if (same) [this.lifts, this.known] = [same.lifts, same.known];
     const state = current;
     this.scale = state.scale;
-    const all = set.rows.map((base, place) => this.row(base, place));
+    const whole = state.sets[document.sets.indexOf(set)];
+    this.setHidden = whole?.hidden ?? !set.visible;
+    const all = whole?.removed ? [] : set.rows.map((base, place) => this.row(base, place));
     this.removed = set.rows.filter((base) => state.edits[base.key]?.removed);
     const kept = all.filter((row) => !state.edits[row.key]?.removed);
     this.rows = ordered(kept, state, (row) => this.statistic("mean", row, true));
@@ -96,7 +100,7 @@ export class Scene {
       key: base.key,
       name: edit?.name ?? base.name,
       color: edit?.color ?? base.color,
-      hidden: edit?.hidden ?? !base.visible,
+      hidden: this.setHidden || (edit?.hidden ?? !base.visible),
       base,
       values: this.vectors[place] as Float32Array,
     };

@@ -168,8 +168,9 @@ export class App {
   private opened(document: PageDocument): void {
     this.document = document;
     const { state } = this.store;
-    const first = Math.max(0, document.sets.findIndex((one) => one.visible));
-    const set = state.set < document.sets.length && !(this.dataIsNew && state.set === START.set) ? state.set : first;
+    const there = (place: number): boolean => place < document.sets.length && !state.sets[place]?.removed;
+    const first = Math.max(0, document.sets.findIndex((one, i) => one.visible && there(i)));
+    const set = there(state.set) && !(this.dataIsNew && state.set === START.set) ? state.set : first;
     const tokens = document.sets[set]?.tokens.length ?? 0;
     const inside = (token: number | null): number | null => (token !== null && token < tokens ? token : null);
     this.store.set({ set, token: inside(state.token), hoverToken: inside(state.hoverToken), window: state.window && state.window[1] <= tokens ? state.window : null });

@@ -98,9 +98,10 @@ export class TextView implements View {
     if (title) tell(title, scene?.document.patches ? "Image" : "Text");
     const name = row?.name && row.name !== String(store.state.document) ? visible(row.name) : `document ${store.state.document}`;
     tell(this.note, scene ? `${name.length > 40 ? `${name.slice(0, 39)}\u2026` : name} \u00b7 ${count(scene.tokens, "token")}` : name);
-    const sets = scene?.document.sets ?? [];
+    const edits = store.state.sets;
+    const sets = (scene?.document.sets ?? []).map((set, i) => [String(i), `${visible(set.name)}${edits[i]?.hidden ?? !set.visible ? " (hidden)" : ""}`] as const).filter(([i]) => !edits[i]?.removed);
     this.setBox.hidden = sets.length < 2;
-    setOptions(this.setBox, sets.map((set, i) => [String(i), visible(set.name)] as const), String(store.state.set));
+    setOptions(this.setBox, sets, String(store.state.set));
     setOptions(this.tintBox, (scene?.tintChoices() ?? []).map(([key, label]) => [key, visible(label)] as const), store.state.tint);
     const tint = scene?.tint();
     tell(this.legend, tint ? `tint ${tint.fit.legend}` : "");
