@@ -212,3 +212,14 @@ def test_a_text_of_one_or_two_tokens(show, count):
     sheet = show(view(Document("word", ("word",) * count, values)))
     assert sheet.locator(".token").count() == count
     assert sheet.locator(".top li").count() == count
+
+
+@pytest.mark.parametrize(("tokens", "message"), [((), "Document 0 has no tokens"), (("a", "b"), "Every value of document 0 is missing")])
+def test_a_document_without_values_is_told(show, tokens, message):
+    from attviz.records import Document
+
+    sheet = show(view(Document(" ".join(tokens), tokens, np.full((2, 3, len(tokens)), np.nan, np.float32))))
+    sheet.wait_for_selector(".notice")
+    assert message in sheet.locator(".notice").inner_text()
+    sheet.keyboard.press("ArrowRight")
+    sheet.settle()

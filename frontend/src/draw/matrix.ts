@@ -186,12 +186,31 @@ export function drawMatrix(surface: Surface, layout: MatrixLayout, data: MatrixD
 }
 
 /** Token names under the matrix while a column is wide enough, else an index axis. */
+const CHARACTER = 6;
+
+function shortName(scene: Scene, token: number): string {
+  const text = scene.pieces[token]?.text ?? "";
+  return text.length > 12 ? `${text.slice(0, 11)}\u2026` : text;
+}
+
+/** Names lie flat where every one of them fits its column. */
+function flat(scene: Scene, axis: TokenAxis): boolean {
+  if (axis.step < 3 * CHARACTER) return false;
+  for (let token = axis.from; token < axis.to; token++) if (shortName(scene, token).length * CHARACTER + 6 > axis.step) return false;
+  return true;
+}
+
+/** Room that the names of the tokens take under the matrix. */
+export function namesHeight(scene: Scene, axis: TokenAxis): number {
+  return axis.step >= 8 && !flat(scene, axis) ? 62 : 22;
+}
+
 export function drawTokenNames(surface: Surface, scene: Scene, axis: TokenAxis, top: number, palette: Palette): void {
   if (axis.step >= 8) {
+    const lying = flat(scene, axis);
     for (let token = axis.from; token < axis.to; token++) {
-      const text = scene.pieces[token]?.text ?? "";
-      const short = text.length > 10 ? `${text.slice(0, 9)}\u2026` : text;
-      surface.text(axis.x(token) + 3.5, top + 4, short, { fill: palette.ink3, size: 10, anchor: "end", upward: true });
+      const place = lying ? [axis.x(token), top + 12] as const : [axis.x(token) + 3.5, top + 4] as const;
+      surface.text(...place, shortName(scene, token), { fill: palette.ink3, size: lying ? 10.5 : 10, anchor: lying ? "middle" : "end", upward: !lying });
     }
     return;
   }

@@ -16,7 +16,8 @@ export interface ValueAxis {
   y(value: number): number;
 }
 
-const MAX_DOTS = 24_000;
+/** In a column of a pixel: more would only make a grey block, over the band and under the lines. */
+const MAX_DOTS = 24;
 
 /** What the axis must know of an array of values; kept, as pins and aggregates ask for it again and again. */
 interface Extent {
@@ -74,9 +75,9 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
   return { floor, ceiling, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
 }
 
-/** How many of the vectors the dots show: all, or one in so many. */
+/** The dots show all vectors, or one in so many. */
 export function dotStride(scene: Scene, axis: TokenAxis): number {
-  return Math.max(1, Math.ceil((scene.shown.length * Math.min(axis.to - axis.from, axis.width)) / MAX_DOTS));
+  return Math.max(1, Math.ceil(scene.shown.length / (MAX_DOTS * Math.max(1, axis.step))));
 }
 
 /** All vectors together: grid, band from the smallest to the largest, dots. A pin or another aggregate leaves it alone. */

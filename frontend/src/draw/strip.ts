@@ -67,6 +67,13 @@ interface Placed {
 
 const placed = new WeakMap<readonly Piece[], Placed>();
 
+/** Width of the word that begins at a token. */
+function wordFrom(pieces: readonly Piece[], own: Float32Array, first: number): number {
+  let width = own[first] as number;
+  for (let token = first + 1; pieces[token]?.glued; token++) width += own[token] as number;
+  return width;
+}
+
 /** Where the tokens stand in lines of a width: the strokes change only how far apart the lines are. */
 function place(pieces: readonly Piece[], width: number): Placed {
   const last = placed.get(pieces);
@@ -80,7 +87,9 @@ function place(pieces: readonly Piece[], width: number): Placed {
     const { glued } = pieces[token] as Piece;
     const bounded = Math.min(own[token] as number, width);
     const gap = token === lines[lines.length - 1] || glued ? 0 : GAP;
-    if (x + gap + bounded > width && x > 0) {
+    // A word stays in one line, unless it would fill half of it by itself.
+    const word = glued ? bounded : wordFrom(pieces, own, token);
+    if (x + gap + (word < width / 2 ? word : bounded) > width && x > 0) {
       lines.push(token);
       x = 0;
     } else {

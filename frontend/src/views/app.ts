@@ -182,6 +182,7 @@ export class App {
     this.awaited.clear();
     if (!tokens) this.notice(`Document ${document.index} has no tokens.`, "info");
     else if (!document.sets[set]?.rows.length) this.notice(`Document ${document.index} has tokens but no vectors.`, "info");
+    else if (this.context.scene?.set.values.every(Number.isNaN)) this.notice(`Every value of document ${document.index} is missing.`, "info");
     this.dataIsNew = false;
   }
 

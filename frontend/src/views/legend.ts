@@ -14,12 +14,11 @@ function ramp(): HTMLElement {
 }
 
 export const seriesLegend = {
-  /** Says whether anything is new. */
-  fill(element: HTMLElement, scene: Scene, stride: number, ramped: string): boolean {
+  fill(element: HTMLElement, scene: Scene, stride: number, ramped: string): void {
     const name = AGGREGATE_NAMES[scene.state.aggregate];
     const others = stride > 1 ? `other vectors (1 in ${stride})` : "other vectors";
     const title = `Colours of the matrix: ${SCALE_NOTES[scene.scale]}.${scene.scale === "lift" ? " All values are lifted." : ""}`;
-    if (element.title === title && element.textContent === `${name}min\u2013maxextreme${others}${ramped}`) return false;
+    if (element.title === title && element.textContent === `${name}min\u2013maxextreme${others}${ramped}`) return;
     const item = (mark: Node, text: string): HTMLElement => h("span", { class: "legend-item" }, mark, text);
     const mark = (name: string): HTMLElement => h("span", { class: `mark mark-${name}` });
     fill(
@@ -31,7 +30,6 @@ export const seriesLegend = {
       item(ramp(), ramped),
     );
     element.title = title;
-    return true;
   },
   tip(scene: Scene, token: number, row: string | null): string {
     const { aggregate } = scene.state;

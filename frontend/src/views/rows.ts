@@ -42,7 +42,7 @@ export class RowsView implements View {
     const { store } = context;
     this.segments = new Segments("Which vectors", [["pinned", "pinned"], ["all", "all"]], (value) => store.set({ rowList: value === "all" ? "all" : "pinned" }));
     const choices = AGGREGATES.map((name) => [name, AGGREGATE_NAMES[name]] as const);
-    this.adder = select("Add an aggregate as a row", [["", "+ aggregate"], ["every", "all of them"], ...choices], "", (value) => {
+    this.adder = select("Add an aggregate as a row", [["", "+ row"], ["every", "all of them"], ...choices], "", (value) => {
       if (value) store.set(addAggregate(store.state, value));
       this.adder.value = "";
     });

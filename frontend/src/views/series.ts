@@ -2,7 +2,7 @@
 
 import { card, h, Segments, select, tell } from "../dom";
 import { Figure } from "../draw/figure";
-import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, rowAt } from "../draw/matrix";
+import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, namesHeight, rowAt } from "../draw/matrix";
 import { drawMinimap } from "../draw/minimap";
 import { dotStride, drawLines, drawVectors, type ValueAxis, valueAxis } from "../draw/series";
 import type { Surface } from "../draw/surface";
@@ -57,6 +57,7 @@ export class SeriesView implements View {
   private listen(): void {
     const target = this.figure.element;
     const { store } = this.context;
+    new ResizeObserver(() => this.fitted()).observe(this.holder);
     target.addEventListener("pointermove", (event) => this.move(event));
     target.addEventListener("pointerleave", () => {
       this.tip.hidden = true;
@@ -80,6 +81,15 @@ export class SeriesView implements View {
       event.preventDefault();
       store.set(zoom(store.state, event.deltaY > 0 ? 1.25 : 0.8, token, this.context.scene.tokens));
     }, { passive: false });
+  }
+
+  /** A longer legend, or whatever else took room from the figure. */
+  private fitted(): void {
+    const { layout } = this;
+    const { scene } = this.context;
+    if (!layout || !scene || (this.holder.clientWidth === layout.width && this.holder.clientHeight === layout.height)) return;
+    this.drawFresh(scene);
+    this.drawCursor();
   }
 
   private rowUnder(y: number): string | null {
@@ -189,10 +199,8 @@ export class SeriesView implements View {
 
   /** The last view to be told: the page is laid out here once, as it will be in this frame, and nothing moves after it. */
   private drawFresh(scene: Scene): void {
-    const box = this.holder;
-    let layout = this.arrange(box.clientWidth || 700, box.clientHeight || 330);
-    // A longer legend may take a line more.
-    if (seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend)) layout = this.arrange(box.clientWidth || 700, box.clientHeight || 330);
+    const layout = this.arrange(this.holder.clientWidth || 700, this.holder.clientHeight || 330);
+    seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend);
     this.figure.resize(layout.width, layout.height);
     this.layout = layout;
     const { axis, values } = layout;
@@ -206,7 +214,7 @@ export class SeriesView implements View {
     const to = Math.min(window?.[1] ?? scene.tokens, scene.tokens);
     const from = Math.min(window?.[0] ?? 0, Math.max(0, to - 1));
     const axis = tokenAxis(from, to, LEFT, width - LEFT - RIGHT);
-    const names = axis.step >= 8 ? 56 : 22;
+    const names = namesHeight(scene, axis);
     const overview = window !== null || axis.step < 8;
     const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
     const matrix = matrixLayout(scene, Math.floor(body * 0.64));

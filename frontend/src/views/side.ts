@@ -10,6 +10,8 @@ import { openDialog } from "./dialog";
 
 const SHOWN_CLASSES = 6;
 const SHOWN_TOKENS = 40;
+/** A longer name does not fit half the card. */
+const LONG_NAME = 10;
 
 export function className(context: Context, index: number | null): string {
   return index === null ? "" : visible(context.collection.classes[index] ?? `class ${index}`);
@@ -58,7 +60,8 @@ export class ClassView implements View {
       h("li", { class: place === 0 ? "best" : null }, h("span", { class: "square", style: { "background-color": classColor(this.context, score.index) } }), h("span", { class: "class-name" }, className(this.context, score.index)), h("span", { class: "value" }, percent(score.share))),
     );
     const rest = scores.length - SHOWN_CLASSES;
-    fill(this.body, bar, h("ul", { class: "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
+    const long = scores.slice(0, SHOWN_CLASSES).some((score) => className(this.context, score.index).length > LONG_NAME);
+    fill(this.body, bar, h("ul", { class: long ? "classes long" : "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
   }
 
   private open(): void {
@@ -116,7 +119,7 @@ export class TopView implements View {
 
   constructor(private readonly context: Context) {
     const { store } = context;
-    this.element = card("top", "Top tokens", null, this.note, this.body, this.empty);
+    this.element = card("top", "Top tokens", null, this.note, this.empty, this.body);
     const tokenOf = (event: Event): number | null => {
       const item = (event.target as Element).closest<HTMLElement>("li");
       return item ? Number(item.dataset["token"]) : null;

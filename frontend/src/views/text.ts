@@ -12,6 +12,8 @@ import { PatchFigure } from "./patches";
 
 /** As in the stylesheet. */
 const MAX_HEIGHT = 178;
+/** So many vectors can all be drawn under the text from the start. */
+const FEW = 16;
 /** Room for a scroll bar that may come with the next document. */
 const SCROLLBAR = 12;
 
@@ -72,7 +74,7 @@ export class TextView implements View {
 
   update(change: Change): void {
     const { store, scene } = this.context;
-    this.strokeBox.set(store.state.strokes);
+    this.strokeBox.set(this.mode());
     if (change.has("tint", "strokes", "pins", "edits", "focus", "document", "set")) {
       this.header();
       const vision = scene?.document.patches ?? null;
@@ -83,7 +85,7 @@ export class TextView implements View {
         this.place();
         this.drawLines();
       }
-      if (change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0;
+      if (this.scrolled && change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0; // asking costs a layout
     } else if (change.has("hoverToken", "token")) {
       this.mark();
       if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
@@ -107,12 +109,20 @@ export class TextView implements View {
     tell(this.legend, tint ? `tint ${tint.fit.legend}` : "");
   }
 
+  /** Which strokes are drawn: all of a few vectors as long as none is pinned. */
+  private mode(): Strokes {
+    const { store, scene } = this.context;
+    const few = scene && !store.state.pins.length && scene.rows.length <= FEW;
+    return store.state.strokes === "pinned" && few ? "all" : store.state.strokes;
+  }
+
   /** The vectors drawn as strokes now. */
   strokes(): Stroke[] {
-    const { store, scene, palette } = this.context;
-    if (!scene || store.state.strokes === "off") return [];
+    const { scene, palette } = this.context;
+    const mode = this.mode();
+    if (!scene || mode === "off") return [];
     const pins = scene.pins(palette).filter((pin) => !pin.hidden);
-    if (store.state.strokes === "pinned") return pins;
+    if (mode === "pinned") return pins;
     const colors = new Map(pins.map((pin) => [pin.key, pin.color]));
     return scene.shown.map((row, i) => ({ color: colors.get(row.key) ?? row.color ?? (palette.classes[i % palette.classes.length] as string), values: scene.lifted(row.values) }));
   }
