@@ -111,7 +111,7 @@ def test_series_names_set_vector_and_value_and_the_text_follows(show, page):
     sheet = show(page)
     box = sheet.locator(".figure.series").bounding_box()
     rows = set()
-    for y in range(int(box["height"]) - 80, 120, -5):
+    for y in range(int(box["height"]) - 30, 120, -5):
         sheet.mouse.move(box["x"] + 46 + (box["width"] - 54) * 3.5 / 10, box["y"] + y)
         sheet.settle()
         tip = sheet.locator(".tip").inner_text()
