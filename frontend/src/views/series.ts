@@ -199,8 +199,11 @@ export class SeriesView implements View {
 
   /** The last view to be told: the page is laid out here once, as it will be in this frame, and nothing moves after it. */
   private drawFresh(scene: Scene): void {
-    const layout = this.arrange(this.holder.clientWidth || 700, this.holder.clientHeight || 330);
+    // The legend first, from the size that was: then nothing is written after the one question for the size.
+    let layout = (this.layout = this.arrange(this.figure.width || 700, this.figure.height || 330));
     seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend);
+    const [width, height] = [this.holder.clientWidth || 700, this.holder.clientHeight || 330];
+    if (width !== layout.width || height !== layout.height) layout = this.arrange(width, height);
     this.figure.resize(layout.width, layout.height);
     this.layout = layout;
     const { axis, values } = layout;
