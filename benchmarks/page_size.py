@@ -12,6 +12,7 @@ take BertViz several GB of memory.
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.metadata
 import importlib.util
 import multiprocessing
@@ -57,12 +58,10 @@ def _ours(_: str, model: Any, ids: torch.Tensor, names: list[str]) -> Callable[[
 
 
 def _bertviz(tool: str, model: Any, ids: torch.Tensor, names: list[str]) -> Callable[[], str]:
-    import bertviz
-
     model.set_attn_implementation("eager")
     with torch.no_grad():
         weights = model(ids, output_attentions=True).attentions
-    show = getattr(bertviz, tool.split()[1])
+    show = getattr(importlib.import_module("bertviz"), tool.split()[1])
     return lambda: str(show(weights, names, html_action="return").data)
 
 

@@ -202,7 +202,10 @@ function flat(scene: Scene, axis: TokenAxis): boolean {
 
 /** Room that the names of the tokens take under the matrix. */
 export function namesHeight(scene: Scene, axis: TokenAxis): number {
-  return axis.step >= 8 && !flat(scene, axis) ? 62 : 22;
+  if (axis.step < 8 || flat(scene, axis)) return 22;
+  let longest = 0;
+  for (let token = axis.from; token < axis.to; token++) longest = Math.max(longest, shortName(scene, token).length);
+  return 10 + 5.4 * longest;
 }
 
 export function drawTokenNames(surface: Surface, scene: Scene, axis: TokenAxis, top: number, palette: Palette): void {

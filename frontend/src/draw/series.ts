@@ -19,6 +19,9 @@ export interface ValueAxis {
 /** In a column of a pixel: more would only make a grey block, over the band and under the lines. */
 const MAX_DOTS = 24;
 
+/** Pixels that the label of a tick takes. */
+const TICK = 15;
+
 /** What the axis must know of an array of values; kept, as pins and aggregates ask for it again and again. */
 interface Extent {
   readonly low: number;
@@ -61,15 +64,16 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
   const low = Math.min(...all.map((one) => one.low));
   const high = Math.max(...all.map((one) => one.high)) || 1;
   if (scene.state.axis === "linear") {
-    const [from, to] = nice(low, high, 5);
-    return { floor: -Infinity, ceiling: to, logarithmic: false, ticks: ticks(from, to, 5), y: (value) => top + height * (1 - (value - from) / (to - from)) };
+    const steps = Math.max(1, Math.min(5, Math.floor(height / TICK)));
+    const [from, to] = nice(low, high, steps);
+    return { floor: -Infinity, ceiling: to, logarithmic: false, ticks: ticks(from, to, steps), y: (value) => top + height * (1 - (value - from) / (to - from)) };
   }
   const sample = scene.shown.length ? scene.sample() : highest;
   const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(lowPositive(sample), high / 10))));
   const ceiling = high > 0.3 && high <= 1 ? 1 : high;
   const span = Math.log(ceiling / floor);
   const decades = Math.round(Math.log10(ceiling / floor));
-  const every = Math.max(1, Math.ceil(decades / 5));
+  const every = Math.max(1, Math.ceil(decades / Math.max(1, Math.min(5, Math.floor(height / TICK)))));
   const marks = Array.from({ length: Math.floor(decades / every) + 1 }, (_, i) => floor * 10 ** (i * every)).filter((value) => value <= ceiling * 1.001);
   const room = height - 8; // below it stand the values under the floor
   return { floor, ceiling, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };

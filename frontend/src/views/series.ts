@@ -17,6 +17,8 @@ import { seriesLegend } from "./legend";
 const LEFT = 46;
 const RIGHT = 8;
 const MINIMAP = 26;
+/** Height that the series keeps where the matrix could take it. */
+const LEAST = 100;
 
 interface Layout {
   readonly width: number;
@@ -220,7 +222,7 @@ export class SeriesView implements View {
     const names = namesHeight(scene, axis);
     const overview = window !== null || axis.step < 8;
     const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
-    const matrix = matrixLayout(scene, Math.floor(body * 0.64));
+    const matrix = matrixLayout(scene, Math.floor(Math.min(body * 0.64, Math.max(body * 0.4, body - LEAST))));
     const seriesHeight = body - matrix.height - 6;
     const last = this.layout;
     const same = this.drawnScene === scene && last !== null && last.axis.from === from && last.axis.to === to && last.axis.width === axis.width && last.matrix.height === matrix.height;

@@ -13,7 +13,7 @@ import { PatchFigure } from "./patches";
 /** As in the stylesheet. */
 const MAX_HEIGHT = 178;
 /** So many vectors can all be drawn under the text from the start. */
-const FEW = 16;
+export const FEW = 16;
 /** Room for a scroll bar that may come with the next document. */
 const SCROLLBAR = 12;
 
@@ -24,6 +24,7 @@ export class TextView implements View {
   private readonly setBox: HTMLSelectElement;
   private readonly tintBox: HTMLSelectElement;
   private readonly strokeBox: Segments;
+  private readonly strokeLabel = h("span", { class: "inline" }, "strokes ");
   private readonly strip = h("div", { class: "strip" });
   private readonly canvas = h("canvas", { class: "strokes", "aria-hidden": "true" });
   private readonly lines = h("div", { class: "lines" });
@@ -42,10 +43,11 @@ export class TextView implements View {
     this.setBox = select("Token set", [["0", "set 0"]], "0", (value) => store.set({ set: Number(value), window: null, token: null, hoverToken: null }));
     this.tintBox = select("Tint the text by", [["agg:mean", "mean"]], "agg:mean", (value) => store.set({ tint: value }));
     this.strokeBox = new Segments("Strokes under the tokens", [["pinned", "pinned"], ["all", "all"], ["off", "off"]], (value) => store.set({ strokes: value as Strokes }));
+    this.strokeLabel.append(this.strokeBox.element);
     this.strip.append(this.canvas, this.lines);
     this.scroller.append(this.strip);
     this.patches = new PatchFigure(context);
-    const controls = [this.setBox, h("label", { class: "inline" }, "tint ", this.tintBox), h("span", { class: "inline" }, "strokes ", this.strokeBox.element)];
+    const controls = [this.setBox, h("label", { class: "inline" }, "tint ", this.tintBox), this.strokeLabel];
     this.element = card("text", "Text", [this.note, this.legend], controls, this.scroller, this.patches.element);
     this.listen();
   }
@@ -78,7 +80,7 @@ export class TextView implements View {
     if (change.has("tint", "strokes", "pins", "edits", "focus", "document", "set")) {
       this.header();
       const vision = scene?.document.patches ?? null;
-      this.scroller.hidden = vision !== null;
+      this.scroller.hidden = this.strokeLabel.hidden = vision !== null;
       this.patches.element.hidden = vision === null;
       if (scene && !vision) {
         if (change.measure || !this.width) this.width = this.scroller.clientWidth;
@@ -86,6 +88,7 @@ export class TextView implements View {
         this.drawLines();
       }
       if (this.scrolled && change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0; // asking costs a layout
+      if (store.state.token !== null && change.lists("document") && !vision) this.reveal(store.state.token);
     } else if (change.has("hoverToken", "token")) {
       this.mark();
       if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
