@@ -334,6 +334,38 @@ def test_cross_attention_is_skipped_with_a_reason():
     assert "cross-attention" in cap.skipped["multihead_attn"]
 
 
+class ReadingAttention(nn.Module):
+    """A hand-written attention that may be given a second sequence, by position or by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Linear(32, 96)
+
+    def forward(self, x, mask=None, memory=None):
+        query, key, value = self.heads(x).chunk(3, -1)
+        if memory is not None:
+            _, key, value = self.heads(memory).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in (query, key, value))
+        return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class Readers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_own, self.attention_other, self.attention_named = ReadingAttention(), ReadingAttention(), ReadingAttention()
+
+    def forward(self, x, other):
+        return self.attention_own(x, None, x) + self.attention_other(x, None, other) + self.attention_named(x, memory=other)
+
+
+def test_second_sequence_is_seen_by_position_and_by_name():
+    model, x = Readers(), torch.randn(2, 6, 32)
+    with attviz.capture(model) as cap:
+        model(x, torch.randn(2, 6, 32))  # as long as the queries: lengths say nothing
+    assert cap.layers == ("attention_own",)
+    assert list(cap.skipped) == ["attention_other", "attention_named"]
+
+
 def test_fault_in_a_metric_reaches_the_user_and_not_the_model(model, x):
     class Broken:
         def update(self, record):
