@@ -94,7 +94,7 @@ export const MAX_PINS = DASHES.length;
 
 export type Ramp = "sequential" | "diverging";
 
-/** Colours at even distances; between them the ramp is linear. Viridis (matplotlib, CC0), at most 3 of 255 off its table; ColorBrewer's RdBu, turned around. */
+/** Colours at even distances; between them the ramp is linear. Viridis (matplotlib, CC0), at most 4 of 255 off its table; ColorBrewer's RdBu, turned around. */
 const STOPS: Readonly<Record<Ramp, string>> = {
   sequential:
     "440154470d6048196b482474472e7c4538824142863e4b893a548c365d8d32658e2e6d8e2b758e287d8e25858e228c8d20948c1e9c8920a38625ab822db27d39ba7648c16e58c7656acd5b7ed34f92d742a8db34bedf26d4e21be9e41afde725",
