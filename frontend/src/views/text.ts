@@ -67,6 +67,7 @@ export class TextView implements View {
     this.scroller.addEventListener(
       "scroll",
       () => {
+        if (Math.abs(this.scroller.scrollTop - this.scrolled) < 1) return; // drawn already
         this.scrolled = this.scroller.scrollTop;
         this.drawLines();
       },
@@ -90,8 +91,8 @@ export class TextView implements View {
       if (this.scrolled && change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0; // asking costs a layout
       if (store.state.token !== null && change.lists("document") && !vision) this.reveal(store.state.token);
     } else if (change.has("hoverToken", "token")) {
-      this.mark();
       if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
+      this.mark();
     }
     this.patches.update(change);
   }
@@ -223,8 +224,11 @@ export class TextView implements View {
     if (!layout) return;
     const top = lineOf(layout, token) * layout.lineHeight;
     const room = Math.min(layout.height, MAX_HEIGHT - 2); // known, not asked for: asking costs a layout
-    if (top < this.scrolled) this.scroller.scrollTop = top;
-    else if (top + layout.lineHeight > this.scrolled + room) this.scroller.scrollTop = top + layout.lineHeight - room;
+    if (top < this.scrolled) this.scrolled = top;
+    else if (top + layout.lineHeight > this.scrolled + room) this.scrolled = top + layout.lineHeight - room;
+    else return;
+    this.scroller.scrollTop = this.scrolled;
+    this.drawLines(); // in this frame: the scroll event comes with the next
   }
 
   /** Moves the cursor to a token and tells it. */
