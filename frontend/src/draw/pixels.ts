@@ -13,6 +13,9 @@ let image: ImageData | null = null;
 
 export class Pixels {
   private readonly data: Uint32Array;
+  /** Rows that were drawn on. */
+  private first = Infinity;
+  private last = -Infinity;
   private readonly width: number;
   private readonly height: number;
   private readonly ratio: number;
@@ -30,17 +33,16 @@ export class Pixels {
       image = new ImageData(width, height);
     }
     this.data = new Uint32Array((image as ImageData).data.buffer);
-    this.data.fill(0);
   }
 
   /** Lays one colour over a pixel; bytes are red, green, blue, opacity from the lowest on. */
   private blend(at: number, color: number, cover: number): void {
     const under = this.data[at] as number;
-    const below = (under >>> 24) / 255;
-    if (cover >= 0.996) {
-      this.data[at] = (0xff000000 | color) >>> 0;
+    if (cover >= 0.996 || under === 0) {
+      this.data[at] = ((Math.round(cover * 255) << 24) | color) >>> 0;
       return;
     }
+    const below = (under >>> 24) / 255;
     const opacity = cover + below * (1 - cover);
     if (opacity <= 0) return;
     let mixed = Math.round(opacity * 255) << 24;
@@ -55,6 +57,7 @@ export class Pixels {
   private span(column: number, from: number, to: number, color: number, opacity: number): void {
     const start = Math.max(0, from);
     const end = Math.min(this.height, to);
+    this.touch(start, end);
     for (let y = Math.floor(start); y < end; y++) {
       this.blend(y * this.width + column, color, opacity * (Math.min(end, y + 1) - Math.max(start, y)));
     }
@@ -103,6 +106,7 @@ export class Pixels {
     for (let i = 0; i < xs.length; i++) {
       const x = Math.round(this.left + (xs[i] as number) * this.ratio - size / 2);
       const y = Math.round(this.top + (ys[i] as number) * this.ratio - size / 2);
+      this.touch(y, y + size);
       for (let down = y; down < y + size; down++) {
         if (down < 0 || down >= this.height) continue;
         for (let across = Math.max(0, x); across < x + size && across < this.width; across++) this.data[down * this.width + across] = color;
@@ -110,12 +114,21 @@ export class Pixels {
     }
   }
 
-  /** Puts what was drawn on the canvas, over what is there. */
+  private touch(from: number, to: number): void {
+    if (from < this.first) this.first = from;
+    if (to > this.last) this.last = to;
+  }
+
+  /** Puts what was drawn on the canvas, over what is there, and leaves the pixels empty for the next drawing. */
   flush(): void {
-    brush?.putImageData(image as ImageData, 0, 0);
+    const first = Math.max(0, Math.floor(this.first));
+    const rows = Math.min(this.height, Math.ceil(this.last)) - first;
+    if (rows <= 0) return;
+    brush?.putImageData(image as ImageData, 0, 0, 0, first, this.width, rows);
+    this.data.fill(0, first * this.width, (first + rows) * this.width);
     this.target.save();
     this.target.setTransform(1, 0, 0, 1, 0, 0);
-    this.target.drawImage(scratch, 0, 0);
+    this.target.drawImage(scratch, 0, first, this.width, rows, 0, first, this.width, rows);
     this.target.restore();
   }
 }

@@ -23,7 +23,7 @@ export interface Fit {
 }
 
 /** So many values are enough for a quantile. */
-export const SAMPLE = 10_000;
+export const SAMPLE = 5000;
 
 function sorted(values: Float32Array | Float64Array): Float64Array {
   const step = Math.max(1, Math.floor(values.length / SAMPLE));

@@ -80,7 +80,7 @@ export class App {
     const header = new HeaderView(this.context, commands);
     const rows = new RowsView(this.context);
     const side = [new ClassView(this.context), new TokenView(this.context), new TopView(this.context)];
-    this.views = [header, heat, rows, text, ...side, documents, series];
+    this.views = [header, heat, rows, ...side, documents, text, series];
     const columns = [
       h("div", { class: "column left" }, heat.element, rows.element),
       h("div", { class: "column middle" }, text.element, series.element),

@@ -67,6 +67,7 @@ export class TextView implements View {
     this.scroller.addEventListener(
       "scroll",
       () => {
+        if (Math.abs(this.scroller.scrollTop - this.scrolled) < 1) return; // drawn already
         this.scrolled = this.scroller.scrollTop;
         this.drawLines();
       },
@@ -78,7 +79,7 @@ export class TextView implements View {
     const { store, scene } = this.context;
     this.strokeBox.set(this.mode());
     if (change.has("tint", "strokes", "pins", "edits", "focus", "document", "set")) {
-      this.header();
+      this.header(change);
       const vision = scene?.document.patches ?? null;
       this.scroller.hidden = this.strokeLabel.hidden = vision !== null;
       this.patches.element.hidden = vision === null;
@@ -90,13 +91,13 @@ export class TextView implements View {
       if (this.scrolled && change.lists("document") && !change.measure) this.scroller.scrollTop = this.scrolled = 0; // asking costs a layout
       if (store.state.token !== null && change.lists("document") && !vision) this.reveal(store.state.token);
     } else if (change.has("hoverToken", "token")) {
-      this.mark();
       if (store.state.hoverToken !== null && !this.scroller.matches(":hover")) this.reveal(store.state.hoverToken);
+      this.mark();
     }
     this.patches.update(change);
   }
 
-  private header(): void {
+  private header(change: Change): void {
     const { store, scene, collection } = this.context;
     const row = collection.rows[store.state.document];
     const title = this.element.querySelector("h2");
@@ -107,9 +108,15 @@ export class TextView implements View {
     const sets = (scene?.document.sets ?? []).map((set, i) => [String(i), `${visible(set.name)}${edits[i]?.hidden ?? !set.visible ? " (hidden)" : ""}`] as const).filter(([i]) => !edits[i]?.removed);
     this.setBox.hidden = sets.length < 2;
     setOptions(this.setBox, sets, String(store.state.set));
-    setOptions(this.tintBox, (scene?.tintChoices() ?? []).map(([key, label]) => [key, visible(label)] as const), store.state.tint);
+    if (change.lists("document", "set", "sets", "edits", "focus", "order", "rowSort")) this.tints();
+    this.tintBox.value = store.state.tint;
     const tint = scene?.tint();
     tell(this.legend, tint ? `tint ${tint.fit.legend}` : "");
+  }
+
+  private tints(): void {
+    const { store, scene } = this.context;
+    setOptions(this.tintBox, (scene?.tintChoices() ?? []).map(([key, label]) => [key, visible(label)] as const), store.state.tint);
   }
 
   /** Which strokes are drawn: all of a few vectors as long as none is pinned. */
@@ -189,14 +196,17 @@ export class TextView implements View {
     const strokes = this.strokes();
     const ratio = window.devicePixelRatio || 1;
     const width = this.width;
-    this.canvas.width = strokes.length ? Math.round(width * ratio) : 1;
-    this.canvas.height = strokes.length ? Math.round(room * ratio) : 1;
+    const [across, down] = strokes.length ? [Math.round(width * ratio), Math.round(room * ratio)] : [1, 1];
+    if (this.canvas.width !== across) this.canvas.width = across;
+    if (this.canvas.height !== down) this.canvas.height = down;
     this.canvas.style.setProperty("top", `${top}px`);
     this.canvas.style.setProperty("width", `${width}px`);
     this.canvas.style.setProperty("height", `${strokes.length ? room : 0}px`);
     const context = this.canvas.getContext("2d");
     if (!context || !scene || !strokes.length) return;
-    context.scale(ratio, ratio);
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, across, down);
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
     drawStrokes(new CanvasSurface(context), scene, layout, strokes, scene.matrixFit(), from, to, top);
   }
 
@@ -213,8 +223,12 @@ export class TextView implements View {
     const layout = this.layout;
     if (!layout) return;
     const top = lineOf(layout, token) * layout.lineHeight;
-    if (top < this.scroller.scrollTop) this.scroller.scrollTop = top;
-    else if (top + layout.lineHeight > this.scroller.scrollTop + this.scroller.clientHeight) this.scroller.scrollTop = top + layout.lineHeight - this.scroller.clientHeight;
+    const room = Math.min(layout.height, MAX_HEIGHT - 2); // known, not asked for: asking costs a layout
+    if (top < this.scrolled) this.scrolled = top;
+    else if (top + layout.lineHeight > this.scrolled + room) this.scrolled = top + layout.lineHeight - room;
+    else return;
+    this.scroller.scrollTop = this.scrolled;
+    this.drawLines(); // in this frame: the scroll event comes with the next
   }
 
   /** Moves the cursor to a token and tells it. */
