@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError
-from attviz.hooks import tap
 from attviz.hooks.context import TokenSource
+from attviz.hooks.listening import listen
 from attviz.hooks.modules import Selection, read_layout
 from attviz.hooks.observer import Observer
 from attviz.hooks.report import explain, nothing_seen
 from attviz.hooks.scope import Scope
-from attviz.recording import Metric, Recorder, shapes_by_layer
-from attviz.records import DiagonalRecord
-from attviz.sequences import join_steps
+from attviz.recording import Metric, Recorder, as_metrics, shapes_by_layer
+from attviz.records import CapturedDocument, DiagonalRecord
+from attviz.sequences import join_steps, split_documents
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -88,7 +88,7 @@ class Capture:
         token_ids: TokenSource | None = None,
     ) -> None:
         _check(model, keep, every)
-        fed = _as_metrics(metrics)
+        fed = as_metrics(metrics)
         for metric in fed:
             if hasattr(metric, "prepare"):
                 metric.prepare(model)
@@ -100,6 +100,7 @@ class Capture:
         self._recorder = Recorder(fed, keep)
         self._observer = Observer(self._layout, self._selection, self._recorder)
         self._scope = Scope(self._layout, self._observer, token_ids, self._before_forward, self._after_forward)
+        self._stop_listening: Callable[[], None] = lambda: None
         self._state: Literal["new", "open", "closed"] = "new"
 
     # ---- life
@@ -125,12 +126,12 @@ class Capture:
     def _arm(self) -> None:
         self._observer.paused = False
         self._scope.attach_layers()
-        tap.add_listener(self._observer)
+        self._stop_listening = listen(self._observer, self._layout)
 
     def _disarm(self) -> None:
         self._observer.paused = True
         self._scope.detach_layers()
-        tap.remove_listener(self._observer)
+        self._stop_listening()
 
     def _detach(self) -> None:
         self._state = "closed"
@@ -227,6 +228,15 @@ class Capture:
         batch, _, q_len = self.diagonal.shape[1:]
         return torch.ones(batch, q_len, dtype=torch.bool, device=records[0].diagonal.device)
 
+    @property
+    def documents(self) -> tuple[CapturedDocument, ...]:
+        """The texts of the last forward one by one, without padding; of several packed into a row, each by itself.
+
+        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that start anew where the attention mask parts them.
+        """
+        numbers = self._common("documents", [record.document_ids for record in self._last()])
+        return split_documents(self.diagonal, self.token_ids, self.query_mask, numbers)
+
     def sequence_diagonal(
         self, beam_indices: Int[Tensor, "rows new_tokens"] | None = None
     ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
@@ -274,16 +284,6 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
-def _as_metrics(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
-    if metrics is None:
-        return []
-    several = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    for metric in several:
-        if not isinstance(metric, Metric):
-            raise ArgumentError(f"capture: a metric needs a method update(record), which {type(metric).__name__} does not have.")
-    return several
-
-
 def _check(model: nn.Module, keep: str, every: int) -> None:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"capture: model must be a torch.nn.Module, got {type(model).__name__}.")
@@ -291,7 +291,7 @@ def _check(model: nn.Module, keep: str, every: int) -> None:
         raise ArgumentError(f"capture: keep must be 'last', 'all' or 'none', got {keep!r}.")
     if not isinstance(every, int) or every < 1:
         raise ArgumentError(f"capture: every must be a whole number of at least 1, got {every!r}.")
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if any(parameter is not None and parameter.is_meta for module in model.modules() for parameter in module._parameters.values()):
         raise CaptureError(
             f"capture: {type(model).__name__} has parameters on the meta device, so it cannot run. Load its weights first "
             "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."

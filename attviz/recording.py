@@ -6,14 +6,16 @@ the clamp and the padding wait for the first read. At most two numbers a query a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from attviz.errors import ArgumentError
 from attviz.hooks.context import TokenContext
+from attviz.hooks.packing import document_ids
 from attviz.hooks.steps import DROP
 from attviz.kernels import (
     diagonal_from_logsumexp,
@@ -49,6 +51,7 @@ class PendingDiagonal:
         "_bias",
         "_context",
         "_diagonal",
+        "_documents",
         "_kv_len",
         "_logsumexp",
         "_record",
@@ -65,6 +68,9 @@ class PendingDiagonal:
         self._context = context
         self._record: DiagonalRecord | None = None
         self._bias: Tensor | None = None
+        self._documents: Tensor | None = None
+        if call.cu_seqlens is not None or (context is not None and context.positions is not None):
+            self._documents = document_ids(call, context)
         offset, query, key = call.kv_offset, call.query, call.key
         if query is None or key is None:
             own = call.diagonal
@@ -112,8 +118,11 @@ class PendingDiagonal:
                 if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
                     diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
                 diagonal = torch.where(mask[:, None, :].to(diagonal.device), diagonal, torch.nan)
-            self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source)
-            self._diagonal = self._bias = self._context = None
+            documents = self._documents
+            if documents is not None and documents.shape != (batch, diagonal.shape[2]):
+                documents = None
+            self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source, documents)
+            self._documents = self._diagonal = self._bias = self._context = None
             self._scores = self._logsumexp = None  # type: ignore[assignment]
         return self._record
 
@@ -232,3 +241,14 @@ def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
     return "\n".join(
         f"  {names[0]!r}{f' .. {names[-1]!r}' if len(names) > 1 else ''}: batch={s[0]} num_heads={s[1]} q_len={s[2]}" for names, s in runs
     )
+
+
+def as_metrics(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
+    """What the user gave as ``metrics=``, as a list; raises where one is none."""
+    if metrics is None:
+        return []
+    several = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    for metric in several:
+        if not isinstance(metric, Metric):
+            raise ArgumentError(f"capture: a metric needs a method update(record), which {type(metric).__name__} does not have.")
+    return several

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +32,8 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
         kv_offset: Key slot of query 0; query ``i`` stands at key ``i + kv_offset``.
         diagonal: Set where the reader forms it itself: banded and blocked attention, packed texts, windows, softcaps.
         cu_seqlens: Where several texts are packed into one row: the start of each, and the total.
+        weights_at: Set where only functions tell the scores (flex_attention): weight of every query ``i`` on key ``i + offset``.
+        apart: True where query ``i + 1`` does not see key ``i``; set where neither weights nor bias can say so.
     """
 
     operator: str
@@ -45,6 +47,8 @@ class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where 
     kv_offset: int = 0
     diagonal: Float[Tensor, "batch num_heads q_len"] | None = None
     cu_seqlens: Int[Tensor, " texts+1"] | None = None
+    weights_at: Callable[[int | Tensor], Tensor] | None = None
+    apart: Bool[Tensor, "batch q_len-1"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +63,7 @@ class DiagonalRecord:
         token_ids: Vocabulary ids of the queries, where the model has them.
         query_mask: True where the query is a real token; None where the model was given no mask.
         source: Operator that served the attention.
+        document_ids: Where texts are packed into one row, the number of each query's text within its row, from 0; -1 behind the last.
     """
 
     layer: str | None
@@ -68,6 +73,24 @@ class DiagonalRecord:
     token_ids: Int[Tensor, "batch q_len"] | None = None
     query_mask: Bool[Tensor, "batch q_len"] | None = None
     source: str = ""
+    document_ids: Int[Tensor, "batch q_len"] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedDocument:
+    """One text of a forward: a row of the batch without its padding, or one of several texts packed into a row.
+
+    Attributes:
+        diagonal: Of every layer and head, probabilities in [0, 1].
+        token_ids: Its vocabulary ids, where the model has them.
+        row: Its row in the batch.
+        places: Where in that row its tokens stand.
+    """
+
+    diagonal: Float[Tensor, "num_layers num_heads tokens"]
+    token_ids: Int[Tensor, " tokens"] | None
+    row: int
+    places: Int[Tensor, " tokens"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""Joins the steps of a generation into one diagonal: a value for each token that went through the model."""
+"""The texts of a capture: steps of a generation joined into one diagonal, and a batch or a packed row taken apart into its texts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from attviz.errors import ArgumentError, CaptureError
 from attviz.recording import StepRecording
-from attviz.records import DiagonalRecord
+from attviz.records import CapturedDocument, DiagonalRecord
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 def join_steps(
@@ -63,6 +63,37 @@ def join_steps(
         joined = diagonal if joined is None else torch.cat([joined[..., :past], diagonal], -1)
     assert joined is not None
     return joined
+
+
+def split_documents(
+    diagonal: Float[Tensor, "num_layers batch num_heads q_len"],
+    token_ids: Int[Tensor, "batch q_len"] | None,
+    query_mask: Bool[Tensor, "batch q_len"],
+    document_ids: Int[Tensor, "batch q_len"] | None = None,
+) -> tuple[CapturedDocument, ...]:
+    """Take a batch apart into its texts, in order.
+
+    Args:
+        diagonal: Of all layers.
+        token_ids: Where the model has them.
+        query_mask: True where the token is real.
+        document_ids: Number of each token's text within its row; None where each row is one text.
+
+    Example:
+        >>> diagonal = torch.tensor([[[[1.0, 0.5, 1.0, 0.25]]]])
+        >>> texts = split_documents(diagonal, None, torch.ones(1, 4, dtype=torch.bool), torch.tensor([[0, 0, 1, 1]]))
+        >>> [text.diagonal.tolist() for text in texts]
+        [[[[1.0, 0.5]]], [[[1.0, 0.25]]]]
+    """
+    numbers = torch.zeros_like(query_mask, dtype=torch.long) if document_ids is None else document_ids
+    numbers = torch.where(query_mask.to(numbers.device), numbers, -1)
+    texts: list[CapturedDocument] = []
+    for row, own in enumerate(numbers):
+        for number in range(int(own.max()) + 1 if own.numel() else 0):
+            places = (own == number).nonzero().squeeze(1)
+            ids = None if token_ids is None else token_ids[row, places.to(token_ids.device)]
+            texts.append(CapturedDocument(diagonal[:, row][..., places.to(diagonal.device)], ids, row, places))
+    return tuple(texts)
 
 
 def _stacked(step: StepRecording, layers: list[tuple[str | None, int]]) -> Tensor:

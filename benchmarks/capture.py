@@ -24,6 +24,7 @@ import torch
 
 import attviz
 from benchmarks.capture_cases import CASES, PROVIDERS, Case, available, build, truth
+from benchmarks.capture_share import steady, whole
 from benchmarks.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -101,6 +102,8 @@ def steady_rows(case: Case, pairs: int) -> list[dict[str, object]]:
             ratios.append(second / first)
             times.append(first)
         rows.append(row(case, "attviz", what, ratios, times))
+    for what, share in (("own work: forward", whole), ("own work: steady", steady)):
+        rows.append(row(case, "attviz", what, *share(model, inputs, max(3, pairs // 2))))
     return rows
 
 

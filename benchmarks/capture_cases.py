@@ -108,16 +108,45 @@ def nnsight(model: nn.Module, inputs: dict[str, Tensor]) -> Run:
     return run
 
 
+def transformer_lens(model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+    """A hook on each attention pattern. Its adapters know whole language models, so it also pays for a head of 1000 tokens."""
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformer_lens.model_bridge import TransformerBridge
+
+    is_bert = model.config.model_type == "bert"
+    model_class = transformers.BertForMaskedLM if is_bert else transformers.LlamaForCausalLM
+    model.config.architectures = [model_class.__name__]
+    headed = model_class(model.config).eval()
+    headed.base_model.load_state_dict(model.state_dict(), strict=False)  # without the pooler
+    tokens = Tokenizer(WordLevel({"<s>": 0}, unk_token="<s>"))
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "<s>")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokens, name_or_path="local", add_bos_token=True, **special)
+    bridge = TransformerBridge.boot_transformers("local", hf_model=headed, device="cpu", tokenizer=tokenizer)
+    patterns = [name for name in bridge.hook_dict if name.endswith("attn.hook_pattern")]
+
+    def run() -> Tensor:
+        found: list[Tensor] = []
+        hooks = [(name, lambda pattern, hook: found.append(pattern.diagonal(dim1=-2, dim2=-1).clone())) for name in patterns]
+        bridge.run_with_hooks(inputs["input_ids"], return_type=None, fwd_hooks=hooks)
+        return torch.stack(found)
+
+    return run
+
+
 PROVIDERS: dict[str, tuple[Callable[[nn.Module, dict[str, Tensor]], Run], str]] = {
     "plain": (plain, "sdpa"),
     "attviz": (captured, "sdpa"),
     "output_attentions": (eager, "eager"),
     "nnsight": (nnsight, "eager"),
+    "transformer_lens": (transformer_lens, "eager"),
 }
 
 
 def available(provider: str) -> bool:
-    return provider != "nnsight" or importlib.util.find_spec("nnsight") is not None
+    """Whether the tool behind a provider is installed."""
+    return provider not in ("nnsight", "transformer_lens") or importlib.util.find_spec(provider) is not None
 
 
 def build(case: Case, provider: str) -> Run:

@@ -52,22 +52,22 @@ def figure(rows: list[dict[str, str]], path: Path) -> None:
 
     shown = [row for row in rows if row["what"] == "forward"]
     cases = list(dict.fromkeys(row["case"] for row in shown))
-    colours = {"attviz": "#0072b2", "output_attentions": "#c95400", "nnsight": "#7a7200"}
+    colours = {"attviz": "#0072b2", "output_attentions": "#c95400", "nnsight": "#7a7200", "transformer_lens": "#a8479a"}
     fig = Figure(figsize=(7, 0.6 * len(cases) + 1.2), layout="constrained")
     ax = fig.subplots()
     for index, provider in enumerate(colours):
         own = [row for row in shown if row["provider"] == provider]
-        places = [cases.index(row["case"]) + (index - 1) * 0.25 for row in own]
+        places = [cases.index(row["case"]) + (index - 1.5) * 0.2 for row in own]
         middle = [float(row["ratio_p50"]) for row in own]
         errors = [[max(0.0, float(row["ratio_p50"]) - float(row["ratio_p20"])) for row in own]]
         errors.append([max(0.0, float(row["ratio_p80"]) - float(row["ratio_p50"])) for row in own])
-        ax.barh(places, middle, height=0.22, color=colours[provider], label=provider, xerr=errors, error_kw={"lw": 0.8})
+        ax.barh(places, middle, height=0.18, color=colours[provider], label=provider, xerr=errors, error_kw={"lw": 0.8})
     ax.axvline(1.0, color="#16181d", lw=1)
     ax.set(yticks=range(len(cases)), yticklabels=cases, xscale="log", xlabel="time / plain SDPA forward (median of alternating pairs)")
     ax.xaxis.set_major_formatter("{x:g}")
     ax.xaxis.set_minor_formatter("{x:g}")
     ax.invert_yaxis()
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=3)
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.2), ncols=4)
     ax.spines[["top", "right"]].set_visible(False)
     fig.savefig(path, dpi=150)
 

@@ -2,8 +2,10 @@
 
     python -m benchmarks.page > page.csv
 
-Each interaction is done a number of times in headless Chromium; the time is from the event to the end of the frame that shows it,
-waiting for that frame included (up to 16.7 ms at 60 Hz).
+Each interaction is done a number of times in headless Chromium without a GPU; the time is from the event to the end of the
+frame that shows it on the main thread: script, style, layout, paint and the rasterising of the canvases. Waiting for that frame
+is included (up to 16.7 ms at 60 Hz); the compositor's own threads, which only put the layers together, are not. Run it on a quiet
+machine: on two cores that others use, the same page took two to three times as long.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ const common = {
   absWorkingDir: here,
 };
 
-const SHIPPED = ["d3-array", "d3-color", "d3-interpolate", "d3-scale-chromatic"];
+const SHIPPED = ["d3-array"];
 
 async function bundle(options) {
   const result = await build({ ...common, ...options });

@@ -295,6 +295,22 @@ def test_token_ids_are_found(source):
     assert cap.query_mask.shape == (2, 7)
 
 
+def test_ids_of_a_buffer_that_is_used_again_stay_those_of_their_step():
+    class Embedded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.encoder = nn.Embedding(20, 32), Encoder()
+
+        def forward(self, input_ids):
+            return self.encoder(self.embed(input_ids))
+
+    model, buffer = Embedded().eval(), torch.zeros(1, 4, dtype=torch.long)
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        for step in range(2):
+            model(buffer.fill_(step))
+    assert [step[0].token_ids.unique().tolist() for step in cap.steps] == [[0], [1]]
+
+
 def test_token_ids_may_be_given(model, x):
     ids = torch.arange(20).view(2, 10)
     with attviz.capture(model, token_ids=ids) as cap:
@@ -332,6 +348,38 @@ def test_cross_attention_is_skipped_with_a_reason():
     assert cap.layers == ("self_attn",)
     assert list(cap.skipped) == ["multihead_attn"]
     assert "cross-attention" in cap.skipped["multihead_attn"]
+
+
+class ReadingAttention(nn.Module):
+    """A hand-written attention that may be given a second sequence, by position or by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Linear(32, 96)
+
+    def forward(self, x, mask=None, memory=None):
+        query, key, value = self.heads(x).chunk(3, -1)
+        if memory is not None:
+            _, key, value = self.heads(memory).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in (query, key, value))
+        return nn.functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class Readers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention_own, self.attention_other, self.attention_named = ReadingAttention(), ReadingAttention(), ReadingAttention()
+
+    def forward(self, x, other):
+        return self.attention_own(x, None, x) + self.attention_other(x, None, other) + self.attention_named(x, memory=other)
+
+
+def test_second_sequence_is_seen_by_position_and_by_name():
+    model, x = Readers(), torch.randn(2, 6, 32)
+    with attviz.capture(model) as cap:
+        model(x, torch.randn(2, 6, 32))  # as long as the queries: lengths say nothing
+    assert cap.layers == ("attention_own",)
+    assert list(cap.skipped) == ["attention_other", "attention_named"]
 
 
 def test_fault_in_a_metric_reaches_the_user_and_not_the_model(model, x):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import attviz
-from attviz.hooks import tap
+from attviz.hooks import functions, tap
 from tests.tiny import Encoder, hook_counts, reference
 
 
@@ -34,6 +34,7 @@ def _nothing_left(model):
     yield
     assert hook_counts(model) == before
     assert not tap.installed()
+    assert not functions.installed()
     assert tap._listeners == ()
 
 

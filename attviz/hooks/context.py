@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,8 @@ class TokenContext:
         static: Whether that cache hands out buffers of fixed length, with unused slots behind the last key.
         length: Number of tokens this call was given, where it says.
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
+        positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they start anew with each of several packed texts.
+        kept_ids: A copy of the ids, made when a record first asks for them.
     """
 
     ids: Tensor | None = None
@@ -46,6 +49,8 @@ class TokenContext:
     static: bool = False
     length: int | None = None
     beams: bool = False
+    positions: Tensor | None = None
+    kept_ids: Tensor | None = None
 
     def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
         """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
@@ -62,9 +67,11 @@ class TokenContext:
 
     def ids_of(self, batch: int, q_len: int) -> Tensor | None:
         """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
-        if self.ids is not None and tuple(self.ids.shape) == (batch, q_len):
-            return self.ids
-        return None
+        if self.ids is None or tuple(self.ids.shape) != (batch, q_len):
+            return None
+        if self.kept_ids is None:
+            self.kept_ids = self.ids.clone()  # a caller may use the same buffer for its next step (continuous batching)
+        return self.kept_ids
 
     def mask_of(self, batch: int, q_len: int) -> Tensor | None:
         """Which queries are real tokens, where the mask fits them.
@@ -88,6 +95,8 @@ class TokenContext:
     def padded(self, packed: Tensor, texts: int) -> Tensor:
         """Values of packed texts ``[1, num_heads, total]`` back in their padded rows, where a mask with these rows cut them out."""
         mask = self.mask
+        if mask is not None and mask.ndim == 2 and self.cached and self.length is not None:
+            mask = mask[:, -self.length :]  # the rest are tokens of the cache
         if (
             mask is None
             or mask.ndim != 2
@@ -135,9 +144,12 @@ class ContextReader:
         padding = _padding(given)
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
         length = ids.shape[1] if ids is not None else given["inputs_embeds"].shape[1] if embedded else None
+        positions = _positions(given)
         if outer is None:
             self.told = True
-            return TokenContext(ids, mask, past, cached, marks_padding, static, length, cached and _in_beam_search())
+            return TokenContext(ids, mask, past, cached, marks_padding, static, length, cached and _in_beam_search(), positions)
+        if positions is None and not foreign:
+            positions = outer.positions
         own_cache = cached and not outer.cached
         if not cached:
             past, static, cached = outer.past, outer.static, outer.cached
@@ -146,10 +158,11 @@ class ContextReader:
             if mask is None and given.get("encoder_hidden_states") is None:  # a tower that is given ready-made masks
                 mask, marks_padding = outer.mask, outer.mask_marks_padding
         elif ids is None and not foreign and padding is None:
-            self.told = bool(self.told) or own_cache
-            return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, static, outer.length, outer.beams)
-        self.told = bool(self.told) or own_cache or embedded or foreign or ids is not outer.ids or mask is not outer.mask
-        return TokenContext(ids, mask, past, cached, marks_padding, static, length, outer.beams)
+            self.told = bool(self.told) or own_cache or positions is not outer.positions
+            return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, static, outer.length, outer.beams, positions)
+        told = embedded or foreign or ids is not outer.ids or mask is not outer.mask or positions is not outer.positions
+        self.told = bool(self.told) or own_cache or told
+        return TokenContext(ids, mask, past, cached, marks_padding, static, length, outer.beams, positions)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:
         source = self._source
@@ -168,8 +181,20 @@ class ContextReader:
 
 def parameter_names(module: nn.Module) -> tuple[str, ...]:
     """Names of the parameters of a module's forward, in order."""
+    function = getattr(module.forward, "__func__", None)
+    if function is None:  # somebody put a function of theirs in place of the method
+        return _names_of(module.forward)
+    if function not in _known:
+        _known[function] = _names_of(function)[1:]
+    return _known[function]
+
+
+_known: WeakKeyDictionary[Any, tuple[str, ...]] = WeakKeyDictionary()  # reading a signature takes longer than hooking the module
+
+
+def _names_of(function: Callable[..., Any]) -> tuple[str, ...]:
     try:
-        return tuple(inspect.signature(module.forward).parameters)
+        return tuple(inspect.signature(function).parameters)
     except (TypeError, ValueError):
         return ()
 
@@ -184,6 +209,11 @@ def _padding(given: dict[str, Any]) -> Tensor | None:
         if isinstance(value, Tensor) and value.ndim == 2 and value.dtype is torch.bool:
             return value
     return None
+
+
+def _positions(given: dict[str, Any]) -> Tensor | None:
+    value = given.get("position_ids")
+    return value if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] > 1 else None
 
 
 def _kept(given: dict[str, Any]) -> Tensor | None:

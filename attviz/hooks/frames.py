@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -17,10 +17,12 @@ _CODES = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
 
 
 class Running(NamedTuple):
-    """A module that is being called, and which call it is (the identity of its frame)."""
+    """A module that is being called, with what, and which call it is (the identity of its frame)."""
 
     module: nn.Module
     identity: int
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 def running_modules() -> Iterator[Running]:
@@ -29,9 +31,10 @@ def running_modules() -> Iterator[Running]:
     previous: nn.Module | None = None
     while frame is not None:
         if frame.f_code in _CODES:
-            module = frame.f_locals["self"]
+            seen = frame.f_locals
+            module = seen["self"]
             if module is not previous:  # _wrapped_call_impl right above its own _call_impl
-                yield Running(module, id(frame))
+                yield Running(module, id(frame), seen["args"], seen["kwargs"])
             previous = module
         frame = frame.f_back  # type: ignore[assignment]
 

@@ -56,18 +56,19 @@ class Judge:
         """Judge one call of ``owner`` (None where the module is not known)."""
         if cross:
             return _IS_CROSS
-        if operator.kind == "softmax":
+        query, key = call.query, call.key
+        if operator.kind == "softmax" or query is None or key is None:
             return self._softmax(call, owner, module, context)
-        if call.query is None or call.key is None:
-            return self._softmax(call, owner, module, context)
-        if call.diagonal is not None:
+        if call.diagonal is not None or call.weights_at is not None:
             return self._given(call, owner, context)
-        if call.query.shape != call.key.shape or call.query.ndim != 4:
+        shape = query.shape
+        if len(shape) != 4 or context is None or context.length != shape[2]:  # grouped heads may be packed where queries should be
             call = _with_heads(unpacked(call, module, context))
+            assert call.query is not None
+            assert call.key is not None
+            shape, key = call.query.shape, call.key
         call = checked(call)
-        assert call.query is not None
-        assert call.key is not None
-        q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
+        q_len, kv_len = shape[2], key.shape[2]
         if q_len == kv_len:
             return Verdict(call, True)
         offset = self._offset(q_len, kv_len, owner, context)
@@ -76,17 +77,23 @@ class Judge:
         return Verdict(_placed(call, offset), True)
 
     def _given(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
-        """A call whose reader formed the diagonal itself."""
+        """A call whose reader formed the diagonal itself, or does so as soon as the place of the first query is known."""
         assert call.query is not None
         assert call.key is not None
-        assert call.diagonal is not None
         q_len, kv_len = call.query.shape[2], call.key.shape[2]
-        if call.cu_seqlens is None and q_len != kv_len and self._offset(q_len, kv_len, owner, context) is None:
+        own_lengths = call.cu_seqlens is not None or q_len == kv_len
+        offset = 0 if own_lengths else self._offset(q_len, kv_len, owner, context)
+        if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len))
-        diagonal = call.diagonal
-        if call.cu_seqlens is not None and context is not None:
-            diagonal = context.padded(diagonal, call.cu_seqlens.numel() - 1)
-        return Verdict(AttentionCall(call.operator, diagonal=diagonal), True)
+        if call.weights_at is not None:
+            apart = None if context is None or context.positions is None else (call.weights_at(offset - 1) == 0).all(1)[:, 1:]
+            return Verdict(AttentionCall(call.operator, diagonal=call.weights_at(offset), apart=apart), True)
+        assert call.diagonal is not None
+        diagonal, starts = call.diagonal, call.cu_seqlens
+        if starts is not None and context is not None:
+            diagonal = context.padded(diagonal, starts.numel() - 1)
+        still_packed = diagonal is call.diagonal
+        return Verdict(AttentionCall(call.operator, diagonal=diagonal, cu_seqlens=starts if still_packed else None), True)
 
     def _softmax(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
         if call.weights is None:
@@ -166,7 +173,7 @@ def unpacked(call: AttentionCall, module: nn.Module | None, context: TokenContex
     There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries are heads.
     """
     shaped = call.weights if call.query is None else call.query
-    groups = getattr(module, "num_key_value_groups", None)
+    groups = None if module is None else module.__dict__.get("num_key_value_groups")  # getattr takes 10 us to say that a module has none
     if shaped is None or shaped.ndim != 4 or groups is None or groups < 2 or shaped.shape[2] != groups:
         return call
     heads = getattr(getattr(module, "config", None), "num_attention_heads", None)

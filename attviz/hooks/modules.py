@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from torch import nn
 
@@ -21,8 +22,6 @@ _ATTENTION = re.compile(r"attention|attn|mha\b", re.IGNORECASE)
 _NOT_ATTENTION = re.compile(
     r"output|intermediate|norm|pool|embed|structure|mask|downsampl|projection|position|decoder_?layer|encoder_?layer", re.IGNORECASE
 )
-_CROSS = re.compile(r"(^|\.)(cross_?attn|cross_?attention|encoder_attn|EncDecAttention|enc_dec_attn|multihead_attn)(\.|$)", re.IGNORECASE)
-_CROSS_CLASS = re.compile(r"cross", re.IGNORECASE)
 _NO_SOFTMAX = re.compile(r"linear_?att|lightning|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
 _OTHER_SOFTMAX = re.compile(r"router|gate|expert|moe|pool|classif|lm_head", re.IGNORECASE)
 
@@ -60,15 +59,17 @@ def read_layout(model: nn.Module) -> Layout:
     modules: dict[str, nn.Module] = {}
     regions: dict[str, nn.Module] = {}
     for raw, module in model.named_modules():
-        name = ".".join(part for part in raw.split(".") if part != "_orig_mod")
+        name = raw if "_orig_mod" not in raw else ".".join(part for part in raw.split(".") if part != "_orig_mod")
         names[id(module)] = name
         modules[name] = module
         if is_compiled(module) and not any(_at_or_below(name, top) for top in regions):
             regions[name] = module
     fast = [name for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer)]
-    hidden = frozenset(
-        name for name in modules if any(_below(name, top) for top in regions) or any(_at_or_below(name, top) for top in fast)
-    )
+    hidden: frozenset[str] = frozenset()
+    if regions or fast:
+        hidden = frozenset(
+            name for name in modules if any(_below(name, top) for top in regions) or any(_at_or_below(name, top) for top in fast)
+        )
     expected = tuple(_expected(modules))
     return Layout(names, modules, expected, tuple(_containers(modules, expected, hidden)), regions, hidden)
 
@@ -86,19 +87,25 @@ def is_compiled_wrapper(module: nn.Module) -> bool:
 
 def _expected(modules: dict[str, nn.Module]) -> Iterator[str]:
     candidates = [name for name, module in modules.items() if _looks_like_attention(module)]
-    for name in candidates:
-        if not any(_below(other, name) for other in candidates):  # innermost: BertSelfAttention, not BertAttention
+    for name, following in zip(candidates, [*candidates[1:], None], strict=False):
+        if following is None or not _below(following, name):  # innermost: BertSelfAttention, not BertAttention right before it
             yield name
 
 
 def _looks_like_attention(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return True
-    name = type(module).__name__
-    if not _ATTENTION.search(name) or _NOT_ATTENTION.search(name):
+    if not _named_after_attention(type(module).__name__):
         return False
-    matrices = sum(parameter.ndim >= 2 for parameter in module.parameters())
-    return matrices >= 2 or any(parameter.ndim >= 2 for parameter in module.parameters(recurse=False))
+    if any(parameter is not None and parameter.ndim >= 2 for parameter in module._parameters.values()):
+        return True
+    matrices = (parameter for parameter in module.parameters() if parameter.ndim >= 2)
+    return next(matrices, None) is not None and next(matrices, None) is not None
+
+
+@lru_cache(maxsize=1024)  # a model has many modules of few classes
+def _named_after_attention(class_name: str) -> bool:
+    return bool(_ATTENTION.search(class_name)) and not _NOT_ATTENTION.search(class_name)
 
 
 def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: frozenset[str]) -> Iterator[str]:
@@ -110,13 +117,6 @@ def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: 
             continue  # a block of a stack: its forward is part of its container's
         if sum(_below(layer, name) for layer in expected) > 1:
             yield name
-
-
-def is_cross_attention(name: str, module: nn.Module) -> bool:
-    """Whether the name or a flag of a module says that it attends to another sequence."""
-    if getattr(module, "is_cross_attention", False) is True or getattr(module, "is_cross_attn", False) is True:
-        return True
-    return bool(_CROSS.search(name) or _CROSS_CLASS.search(type(module).__name__))
 
 
 def is_other_softmax(name: str, module: nn.Module) -> bool:

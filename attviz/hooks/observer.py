@@ -16,7 +16,8 @@ import torch
 from attviz.hooks import frames
 from attviz.hooks.context import TokenContext
 from attviz.hooks.judge import Judge, Verdict
-from attviz.hooks.modules import Layout, Selection, is_compiled_wrapper, is_cross_attention, owner_of, without_softmax
+from attviz.hooks.locator import Locator
+from attviz.hooks.modules import Layout, Selection, without_softmax
 from attviz.hooks.operators import Operator
 from attviz.hooks.steps import Step
 from attviz.records import AttentionCall
@@ -77,7 +78,7 @@ class Observer:
         self._discovering = True  # until the first forward has ended, every call is located on the Python stack
         self._local = _Thread()
         self._judge = Judge(layout, selection)
-        self._owner_of: dict[str, str] = {}
+        self._locator = Locator(layout)
 
     # ---- scope: called by the hooks
 
@@ -146,7 +147,7 @@ class Observer:
         if self.paused:
             return False
         local = self._local
-        if local.depth or local.scopes or self._on_stack():
+        if local.depth or local.scopes or self._locator.on_stack():
             return True
         local.foreign += 1
         return False
@@ -166,7 +167,7 @@ class Observer:
 
     def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
         """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
-        owner = local.scopes[-1].name if local.scopes else self._locate()[0]
+        owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
         if local.scopes:
             local.scopes[-1].aside = reason
         elif operator.kind == "fused" and owner is not None:
@@ -179,7 +180,7 @@ class Observer:
         if scope is not None and not self._discovering:
             owner, cross = scope.name, scope.cross  # the ordinary call
         else:
-            owner, cross, region = self._place(scope)
+            owner, cross, region = self._locator.place(None if scope is None else scope.name, scope is not None and scope.cross)
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
         verdict = self._judge(operator, call, owner, module, cross, context)
@@ -215,58 +216,11 @@ class Observer:
         self._sink.add(step.handle, None, call, context)
         step.count += 1
 
-    # ---- which module
-
-    def _place(self, scope: LayerScope | None) -> tuple[str | None, bool, str | None]:
-        """Owner, whether it attends to another sequence, and the compiled region the call came out of."""
-        owner, region = self._locate()
-        if owner is None and region is None and scope is not None:
-            owner = scope.name  # a replica: its hooks know its name, its identity is new
-        cross = (scope is not None and scope.cross) or (owner is not None and is_cross_attention(owner, self.layout.modules[owner]))
-        return owner, cross, region
-
-    def _locate(self) -> tuple[str | None, str | None]:
-        """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
-        found: str | None = None
-        for running in frames.running_modules():
-            compiled = is_compiled_wrapper(running.module)
-            module = running.module._orig_mod if compiled else running.module
-            name = self.layout.names.get(id(module))
-            if found is not None and not (compiled and name == found):
-                break  # the innermost module runs as it was written
-            if name is None:
-                continue
-            if compiled or getattr(module, "_compiled_call_impl", None) is not None:
-                inside = self.layout.expected_in(name)
-                return (inside[0], None) if len(inside) == 1 else (None, name)
-            found = name  # unless the next one out turns out to be its compiled wrapper
-        return (None, None) if found is None else (self._owner(found), None)
-
-    def _owner(self, name: str) -> str:
-        if name not in self._owner_of:
-            owner = owner_of(self.layout, name)
-            inside = self.layout.expected_in(owner)
-            # the fast path of an encoder layer runs its attention without calling it
-            self._owner_of[name] = inside[0] if owner in self.layout.hidden and len(inside) == 1 else owner
-        return self._owner_of[name]
-
-    def _on_stack(self) -> bool:
-        """Whether a module of the model is being called on this thread: in compiled code and on other threads no container hook runs."""
-        return self._outermost_call() is not None
-
-    def _outermost_call(self) -> int | None:
-        names, outermost = self.layout.names, None
-        for running in frames.running_modules():
-            module = running.module._orig_mod if is_compiled_wrapper(running.module) else running.module
-            if id(module) in names:
-                outermost = running.identity
-        return outermost
-
     # ---- steps
 
     def _implicit_step(self, local: _Thread, owner: str | None) -> Step:
         """Step of a call outside every container: compiled inside the context, or a block called by itself."""
-        identity = self._outermost_call() or 0
+        identity = self._locator.outermost_call() or 0
         site: object = owner if owner is not None else frames.call_site()
         step = local.implicit
         if step is None or step.identity != identity or site in step.sites:

@@ -31,11 +31,12 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
 def nothing_seen(model: nn.Module, layout: Layout) -> str:
     """The message for a forward in which no self-attention was found at all."""
     why = _reason(model, layout, layout.expected[0]) if layout.expected else _NONE_EXPECTED
-    if layout.expected and layout.regions:
+    if layout.regions:
         why = _reason(model, layout, "")
     return (
         f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
-        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=."
+        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=. A compiled "
+        "flex_attention is found as a global, or an attribute, of the module that calls it."
     )
 
 
@@ -43,9 +44,9 @@ def _reason(model: nn.Module, layout: Layout, name: str) -> str:
     module = layout.modules.get(name, model)
     implementation = str(getattr(getattr(module, "config", getattr(model, "config", None)), "_attn_implementation", "") or "")
     if layout.regions:
-        return "inside torch.compile an eager softmax is fused into another kernel and never passes the dispatcher"
+        return "inside torch.compile an eager softmax or flex_attention is fused into another kernel and never passes the dispatcher"
     if "flex" in implementation:
-        return "flex_attention is a higher-order operator and does not pass the dispatcher"
+        return "flex_attention is a higher-order operator that passes no dispatcher, and it was called in a place that is not watched"
     if implementation not in ("", "sdpa", "eager"):
         return f"the attention implementation {implementation!r} calls a kernel that is not in the operator table"
     return f"{type(module).__name__} computes its attention with an operator that is not in the table (attviz.hooks.operators)"

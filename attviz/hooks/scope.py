@@ -15,11 +15,10 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from attviz.hooks.context import ContextReader, TokenContext, TokenSource, parameter_names
-from attviz.hooks.modules import Layout, is_cross_attention
+from attviz.hooks.context import ContextReader, TokenContext, TokenSource
+from attviz.hooks.cross import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.modules import Layout
 from attviz.hooks.observer import Observer
-
-_TWO_SEQUENCES = ("key_value_states", "encoder_hidden_states", "context", "memory", "cross_hidden_states")
 
 
 def inert(*_: Any) -> None:
@@ -29,8 +28,25 @@ def inert(*_: Any) -> None:
 class Hook:
     """A forward hook of ours: nothing while the compiler traces, nothing inside backward, nothing in a copy of the model.
 
-    Inside backward a checkpoint computes a forward again; it was seen the first time.
+    Inside backward a checkpoint computes a forward again; it was seen the first time. A call returns None: anything else would replace
+    the module's output.
     """
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return inert
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _make_inert, ()
+
+
+def _off() -> bool:
+    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
+
+
+class ContainerHook(Hook):
+    """Runs an action with what the hook is given."""
 
     __slots__ = ("_action",)
 
@@ -38,15 +54,27 @@ class Hook:
         self._action = action
 
     def __call__(self, *args: Any) -> None:
-        """Run the action and return None: anything else would replace the module's output."""
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() == -1:
+        """Run the action."""
+        if not _off():
             self._action(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
-        return inert
 
-    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
-        return _make_inert, ()
+class LayerHook(Hook):
+    """Says that an attention module begins or, with ``cross=None``, ends. Every attention pays it: nothing between it and the observer."""
+
+    __slots__ = ("_cross", "_name", "_observer", "_others")
+
+    def __init__(self, observer: Observer, name: str, cross: bool | None = None, others: tuple[tuple[int, str], ...] = ()) -> None:
+        self._observer, self._name, self._cross, self._others = observer, name, cross, others
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], third: Any) -> None:
+        """Before the forward ``third`` is its keyword arguments, after it its output (None if it raised)."""
+        if _off():
+            return
+        if self._cross is None:
+            self._observer.leave_layer(self._name, third is not None)
+        else:
+            self._observer.enter_layer(self._name, self._cross or (bool(self._others) and given_two_sequences(self._others, args, third)))
 
 
 def _make_inert() -> Callable[..., None]:
@@ -78,8 +106,8 @@ class Scope:
             if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer):
                 self._containers.callback(_wrap(module, self._wrapper(reader)))
                 continue
-            before = Hook(lambda _, args, kwargs, reader=reader: self._enter(reader, args, kwargs))
-            after = Hook(lambda _, args, output: self._leave(output is not None))
+            before = ContainerHook(lambda _, args, kwargs, reader=reader: self._enter(reader, args, kwargs))
+            after = ContainerHook(lambda _, args, output: self._leave(output is not None))
             handles = (
                 module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
                 module.register_forward_hook(after, always_call=True),
@@ -103,22 +131,10 @@ class Scope:
                 continue
             self._hooked.add(name)
             module = self._layout.modules[name]
-            before, after = self._layer_actions(name, module)
-            self._layers.callback(module.register_forward_pre_hook(Hook(before), with_kwargs=True).remove)
-            self._layers.callback(module.register_forward_hook(Hook(after), always_call=True, prepend=True).remove)
-
-    def _layer_actions(self, name: str, module: nn.Module) -> tuple[Callable[..., None], Callable[..., None]]:
-        enter, leave = self._observer.enter_layer, self._observer.leave_layer
-        always_cross = is_cross_attention(name, module)
-        may_cross = isinstance(module, nn.MultiheadAttention) or not set(_TWO_SEQUENCES).isdisjoint(parameter_names(module))
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            enter(name, always_cross or (may_cross and _given_two_sequences(module, args, kwargs)))
-
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            leave(name, output is not None)
-
-        return before, after
+            before = LayerHook(self._observer, name, is_cross_attention(name, module), places_of_others(module))
+            after = LayerHook(self._observer, name)
+            self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
 
     def detach_layers(self) -> None:
         """Take the hooks of the attention modules off."""
@@ -174,16 +190,3 @@ def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[...
             module._compiled_call_impl = before
 
     return undo
-
-
-def _given_two_sequences(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this call attends to another sequence than its own, by its arguments."""
-    if isinstance(module, nn.MultiheadAttention):
-        query, key = (args[index] if len(args) > index else kwargs.get(name) for index, name in enumerate(("query", "key")))
-        return key is not query
-    own = args[0] if args else kwargs.get("hidden_states", kwargs.get("x"))
-    for name in _TWO_SEQUENCES:
-        other = kwargs.get(name)
-        if isinstance(other, torch.Tensor) and other is not own:
-            return True
-    return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from attviz.hooks.modules import Layout, Selection, is_cross_attention
+from attviz.hooks.cross import is_cross_attention
+from attviz.hooks.modules import Layout, Selection
 
 DROP = "<dropped>"  # in the names of a step: this call turned out to be cross-attention, or was not selected
 
@@ -50,7 +51,7 @@ class Step:
             if len(places) < len(inside):
                 missed.setdefault(
                     region or "the model",
-                    f"compiled: {len(places)} attention calls passed for {len(inside)} attention modules; an eager softmax is fused "
-                    "away by the compiler, and an attention whose output is unused is removed",
+                    f"compiled: {len(places)} attention calls passed for {len(inside)} attention modules; an eager softmax and "
+                    "flex_attention are fused into the graph by the compiler, and an attention whose output is unused is removed",
                 )
         return names

@@ -31,10 +31,10 @@ class _Thread(threading.local):
     busy = False  # inside a tapped operator or inside our own arithmetic: record the outermost only
 
 
-_thread = _Thread()
+thread_state = _Thread()
 _lock = threading.RLock()
 _listeners: tuple[Listener, ...] = ()
-_installed: list[Library] = []
+_installed: dict[str, Library] = {}  # one for each namespace: making one reads the Python stack, which shows on entering
 # Kernels of ours that another thread may still be executing after the override is gone: without a handle that outlives the
 # library, leaving a capture crashes such a thread. Closures hold no records, so the bound only limits small change.
 _handles: deque[Any] = deque(maxlen=1024)
@@ -83,17 +83,17 @@ def _override(namespace: str, name: str, key: str, operator: Operator) -> None:
         original = get_kernel(operator.name, key)
     except RuntimeError:
         return  # this build has no such kernel
-    library = Library(namespace, "IMPL")  # destroyed by _uninstall
-    _installed.append(library)
+    if namespace not in _installed:
+        _installed[namespace] = Library(namespace, "IMPL")  # destroyed by _uninstall
     with warnings.catch_warnings():  # torch warns once a process that a kernel is overridden; that is the point
         warnings.simplefilter("ignore")
-        library.impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one written in Python
+        _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one in Python
     _handles.append(get_kernel(operator.name, key))
 
 
 def _uninstall() -> None:
     while _installed:
-        _installed.pop()._destroy()
+        _installed.popitem()[1]._destroy()
 
 
 def _device_present(key: str) -> bool:
@@ -107,7 +107,7 @@ def _device_present(key: str) -> bool:
 
 
 def _tapped(operator: Operator, original: Any) -> Any:
-    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, _thread
+    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, thread_state
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if thread.busy:

@@ -45,19 +45,19 @@ def self_scores(
         tensor([[[2., 2., 2.],
                  [2., 2., 2.]]])
     """
-    if query.shape == key.shape:
-        if query.dtype is torch.float32 and query.numel() <= _CPU_CHUNK:
-            scores: Tensor = torch.linalg.vecdot(query, key)  # the ordinary call: one dispatch, for every attention pays it
-            return scores
-        return _chunked_vecdot(query, key)
     batch, num_heads, q_len, head_dim = query.shape
-    num_kv_heads = key.shape[1]
-    if key.shape[2] != q_len:
+    _, num_kv_heads, kv_len, _ = key.shape
+    if kv_len != q_len:
         key = key[:, :, kv_offset : kv_offset + q_len]
-    if num_kv_heads == num_heads:
-        return _chunked_vecdot(query, key)
-    grouped = query.view(batch, num_kv_heads, num_heads // num_kv_heads, q_len, head_dim)
-    return _chunked_vecdot(grouped, key.unsqueeze(2)).reshape(batch, num_heads, q_len)
+    grouped = num_kv_heads != num_heads
+    if grouped:
+        query = query.view(batch, num_kv_heads, num_heads // num_kv_heads, q_len, head_dim)
+        key = key.unsqueeze(2)
+    if query.dtype is torch.float32 and key.dtype is torch.float32 and query.numel() <= _CPU_CHUNK:
+        scores: Tensor = torch.linalg.vecdot(query, key)  # the ordinary call: one dispatch, for every attention pays it
+    else:
+        scores = _chunked_vecdot(query, key)
+    return scores.view(batch, num_heads, q_len) if grouped else scores
 
 
 def _chunked_vecdot(query: Tensor, key: Tensor) -> Tensor:

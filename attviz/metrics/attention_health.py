@@ -74,7 +74,7 @@ class AttentionHealth(StreamingMetric):
                     "AttentionHealth: reads attention rows, which a diagonal does not hold. Give it to attviz.capture(model, "
                     "metrics=[health]), or call update_call(call, record)."
                 )
-            rows = read_rows(call, layers[0].real)
+            rows = read_rows(call, layers[0].real, record.document_ids if isinstance(record, DiagonalRecord) else None)
         except Exception:
             self._update_count -= 1
             raise

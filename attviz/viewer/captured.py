@@ -16,7 +16,7 @@ def _array(tensor: Any) -> np.ndarray:
 
 
 def captured_documents(capture: Any, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None) -> Iterator[Document]:
-    """One Document for each sequence of the batch, padding queries left out.
+    """One Document for each sequence of the batch, padding queries left out; of texts packed into a row, one for each.
 
     Args:
         capture: ``diagonal`` is [num_layers, batch, num_heads, q_len]; ``token_ids`` and ``query_mask`` may be None.
@@ -32,23 +32,37 @@ def captured_documents(capture: Any, tokens: Sequence[Sequence[str]] | None, tok
     diagonal = _array(capture.diagonal)
     if diagonal.ndim != 4:
         raise ShapeError(f"view: capture.diagonal must be [num_layers, batch, num_heads, q_len], got {list(diagonal.shape)}.")
-    batch, q_len = diagonal.shape[1], diagonal.shape[3]
+    texts = _texts(capture, diagonal)
     ids = None if getattr(capture, "token_ids", None) is None else _array(capture.token_ids)
-    mask = getattr(capture, "query_mask", None)
-    real = np.ones((batch, q_len), bool) if mask is None else _array(mask).astype(bool)
-    if tokens is not None and len(tokens) != batch:
-        raise ShapeError(f"view: tokens has {len(tokens)} sequences and the capture has batch={batch}.")
+    if tokens is not None and len(tokens) != len(texts):
+        raise ShapeError(f"view: tokens has {len(tokens)} sequences and the capture has {_count(diagonal, texts)}.")
     if tokenizer is not None and tokens is None and ids is None:
         raise ArgumentError("view: the capture has no token_ids for the tokenizer to read; pass tokens=[[...], ...] instead.")
-    for index in range(batch):
-        keep = real[index]
-        own_ids = None if ids is None else ids[index][keep]
+    for index, (row, keep) in enumerate(texts):
+        own_ids = None if ids is None else ids[row][keep]
         names = _names(None if tokens is None else tokens[index], own_ids, tokenizer, keep, index)
         special = None
         if tokenizer is not None and own_ids is not None:
             special = np.isin(own_ids, list(getattr(tokenizer, "all_special_ids", ())))
         text = tokenizer.decode(own_ids.tolist()) if tokenizer is not None and own_ids is not None else " ".join(names)
-        yield Document(text, names, diagonal[:, index][:, :, keep], own_ids, None, special, name=f"sequence {index}")
+        yield Document(text, names, diagonal[:, row][:, :, keep], own_ids, None, special, name=f"sequence {index}")
+
+
+def _texts(capture: Any, diagonal: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Row of each sequence, and which of the row's tokens are its own; texts packed into a row are several."""
+    batch, q_len = diagonal.shape[1], diagonal.shape[3]
+    documents = getattr(capture, "documents", ())
+    if len(documents) > batch:
+        places = np.arange(q_len)
+        return [(document.row, np.isin(places, _array(document.places))) for document in documents]
+    mask = getattr(capture, "query_mask", None)
+    real = np.ones((batch, q_len), bool) if mask is None else _array(mask).astype(bool)
+    return list(enumerate(real))
+
+
+def _count(diagonal: np.ndarray, texts: list[tuple[int, np.ndarray]]) -> str:
+    batch = diagonal.shape[1]
+    return f"batch={batch}" if len(texts) == batch else f"{len(texts)} of them, packed into {batch} row{'s' * (batch > 1)}"
 
 
 def _names(tokens: Sequence[str] | None, ids: np.ndarray | None, tokenizer: Any | None, keep: np.ndarray, index: int) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray,
         )
     if max(grid.heads) >= diagonal.shape[1]:
         raise ShapeError(f"view: {where}: the diagonal has {diagonal.shape[1]} heads, and head {max(grid.heads)} is to be shown.")
-    values = diagonal[np.ix_(grid.layers, grid.heads)].reshape(-1, diagonal.shape[2])
+    values = diagonal[np.ix_(grid.layers, grid.heads)].reshape(len(grid.layers) * len(grid.heads), diagonal.shape[2])
     if bool(((values < 0) | (values > 1)).any()):
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         raise FormatError(f"view: {where}: attention weights lie in [0, 1], found {low:.4g} to {high:.4g}. Was this a logit?")

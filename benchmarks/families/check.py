@@ -1,4 +1,4 @@
-"""Runs one family on both attention paths and says whether every recorded diagonal is right."""
+"""Runs one family on its attention paths and says whether every recorded diagonal is right."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import copy
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
 import attviz
 from attviz.errors import CaptureError
@@ -27,7 +29,7 @@ class Outcome:
     """What became of one family on one path."""
 
     family: str
-    path: str  # "sdpa" or "eager"
+    path: str  # "sdpa", "eager" or "flex_attention"
     verdict: str  # right, wrong, refused, none, unbuilt
     error: float = float("nan")
     layers: int = 0
@@ -40,32 +42,33 @@ class Unbuilt(Exception):
     """No tiny model of this family could be built and run on its own; says nothing about the capture."""
 
 
-def check_family(family: str) -> list[Outcome]:
-    """Both paths of one family."""
+def check_family(family: str, *, flex: bool = False) -> list[Outcome]:
+    """Both paths of one family; with ``flex`` flex_attention too, if the model runs with it on the CPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, inputs, reference = _prepare(family)
+            model, inputs, reference = prepare(family)
         except Unbuilt as error:
             try:
                 if "NoneType" not in str(error):
                     raise
-                model, inputs, reference = _prepare(family, filled=True)
+                model, inputs, reference = prepare(family, filled=True)
             except Unbuilt:
                 return [Outcome(family, "", "unbuilt", note=str(error))]
-        return [_settled(_check(family, path, model, inputs, reference), model, inputs, reference) for path in _paths(model)]
+        also = ["flex_attention"] if flex and _runs_flex(model, inputs) else []
+        return [_settled(check_path(family, path, model, inputs, reference), model, inputs, reference) for path in (*paths(model), *also)]
 
 
 def _settled(outcome: Outcome, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
     """A small difference is looked at again with the model in float64: random weights may blow up the rounding of float32."""
     if outcome.verdict != "wrong" or not TOLERANCE < outcome.error < 1e-2:
         return outcome
-    exact = _check(outcome.family, outcome.path, copy.deepcopy(model).double(), _cast(inputs, torch.float64), reference)
+    exact = check_path(outcome.family, outcome.path, copy.deepcopy(model).double(), cast(inputs, torch.float64), reference)
     exact.note = exact.note or f"compared in float64: its float32 forwards differ by {outcome.error:.0e} between paths"
     return exact
 
 
-def _prepare(family: str, filled: bool = False) -> tuple[nn.Module, dict[str, Any], Reference]:
+def prepare(family: str, filled: bool = False) -> tuple[nn.Module, dict[str, Any], Reference]:
     torch.manual_seed(0)
     try:
         config = tiny_config(family, filled)
@@ -103,7 +106,7 @@ def _reference(model: nn.Module, inputs: dict[str, Any]) -> Reference | None:
     """In float64; in float32 where the model cannot run in float64, overflows there, or draws other random numbers."""
     for dtype in (torch.float64, torch.float32):
         try:
-            reference = run_reference(copy.deepcopy(model).to(dtype), _cast(inputs, dtype))
+            reference = run_reference(copy.deepcopy(model).to(dtype), cast(inputs, dtype))
         except Exception:  # a kernel without float64
             continue
         if not any(bool(seen.weights.isnan().any()) for seen in reference.seen) and _agrees(model, inputs, reference):
@@ -136,24 +139,45 @@ def _stir(model: nn.Module) -> None:
                 module.weight.normal_(0.0, 1.0)
 
 
-def _cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value for name, value in inputs.items()}
 
 
-def _paths(model: nn.Module) -> list[str]:
+def paths(model: nn.Module) -> list[str]:
     return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else ["eager"]
 
 
-def _check(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
+def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether transformers itself runs the model with flex_attention here, and right: doge's own flex function loses the mask."""
+    model = copy.deepcopy(model)
+    outputs = []
+    hand_out = WrappedFlexAttention.__call__
+    with mock.patch.object(WrappedFlexAttention, "__call__", autospec=True, side_effect=hand_out) as called:
+        for path in ("eager", "flex_attention"):
+            try:
+                model.set_attn_implementation(path)
+                with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+                    outputs.append(_first_text(seeded(model, inputs)))
+            except Exception:  # not supported by the family, or not on the CPU (sinks)
+                return False
+    return called.called and outputs[0].shape == outputs[1].shape and float((outputs[0] - outputs[1]).abs().max()) < 1e-2
+
+
+def _first_text(output: Any) -> Tensor:
+    """What the model makes of the first text, which has no padding."""
+    hidden = next(iter(output.values())) if isinstance(output, dict) else output[0]
+    assert isinstance(hidden, Tensor)
+    return hidden[0]
+
+
+def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
     try:
-        if path == "sdpa":
-            model.set_attn_implementation("sdpa")
-        else:
-            model.set_attn_implementation("eager")
+        model.set_attn_implementation(path)
     except Exception as error:
         return Outcome(family, path, "unbuilt", note=f"{type(error).__name__}: {error}")
     try:
-        with torch.no_grad(), attviz.capture(model) as cap:
+        # flex_attention uncompiled: the same function with the same arguments, without a minute of compilation for each family
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), attviz.capture(model) as cap:
             seeded(model, inputs)
     except CaptureError as error:
         return Outcome(family, path, "refused", note=str(error).replace("\n", " ")[:400])

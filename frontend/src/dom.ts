@@ -56,10 +56,16 @@ export function setOptions(box: HTMLSelectElement, options: readonly (readonly [
   box.value = value;
 }
 
+/** Writes a text only if it is new: writing makes the browser lay out the page again. */
+export function tell(element: Element, text: string): void {
+  if (element.textContent !== text) element.textContent = text;
+}
+
 /** A row of buttons of which one is pressed. */
 export class Segments {
   readonly element: HTMLElement;
   private readonly buttons: HTMLButtonElement[];
+  private value = "";
 
   constructor(label: string, options: readonly (readonly [string, string])[], change: (value: string) => void) {
     this.buttons = options.map(([value, text]) => h("button", { type: "button", "data-value": value, onclick: () => change(value) }, text));
@@ -67,6 +73,8 @@ export class Segments {
   }
 
   set(value: string): void {
+    if (this.value === value) return;
+    this.value = value;
     for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset["value"] === value));
   }
 }

@@ -57,7 +57,9 @@ def dense(q, k, v, dropout_p, scale, causal, left, right, softcap, slopes, retur
 def packed(q, k, v, cu_q, cu_k, max_q, max_k, p, scale, causal, left=-1, right=-1, softcap=0.0, slopes=None, rs=False, block_table=None):
     bounds = zip(cu_q[:-1], cu_q[1:], cu_k[:-1], cu_k[1:], strict=True)
     texts = [one_text(q[a:b], k[c:d], v[c:d], scale, causal, left, right, softcap, slopes) for a, b, c, d in bounds]
-    return torch.cat([text[0] for text in texts]), torch.cat([text[1] for text in texts], -1)
+    behind = len(q) - int(cu_q[-1])  # rows of no text: the kernel leaves there whatever there was
+    output, lse = q.new_full((behind, *q.shape[1:]), torch.nan), torch.full((q.shape[1], behind), torch.nan)
+    return torch.cat([*(text[0] for text in texts), output]), torch.cat([*(text[1] for text in texts), lse], -1)
 
 
 @pytest.fixture(autouse=True)

@@ -60,3 +60,18 @@ def test_lift_asks_what_is_visible():
         lift(diagonal, torch.ones(2, 4, dtype=torch.long))
     with pytest.raises(ShapeError, match=r"query_mask is \[batch, q_len\] = \(2, 3\), got \(3, 2\)"):
         lift(diagonal, is_causal=True, query_mask=torch.ones(3, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("window_size", [None, 3])
+def test_packed_texts_see_themselves_only(is_causal, window_size):
+    lengths = (4, 1, 6)
+    numbers = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))[None]
+    packed = count_visible_keys(torch.ones(1, 11, dtype=torch.bool), is_causal=is_causal, window_size=window_size, document_ids=numbers)
+    alone = [count_visible_keys(torch.ones(1, n, dtype=torch.bool), is_causal=is_causal, window_size=window_size) for n in lengths]
+    assert torch.equal(packed, torch.cat(alone, 1))
+    diagonal = torch.rand(2, 1, 3, 11)
+    lifts = lift(diagonal, is_causal=is_causal, window_size=window_size, document_ids=numbers)
+    torch.testing.assert_close(lifts, diagonal * packed[:, None])
+    with pytest.raises(ShapeError, match=r"document_ids is \[batch, q_len\] = \(1, 11\), got \(1, 3\)"):
+        lift(diagonal, is_causal=is_causal, document_ids=numbers[:, :3])

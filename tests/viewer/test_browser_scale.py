@@ -1,7 +1,12 @@
 """Large inputs keep working: what is drawn is bounded whatever the data holds. Speed is measured in the benchmark, not here."""
 
+import base64
+import io
+
 import numpy as np
 import pytest
+from matplotlib import colormaps
+from matplotlib.image import imread
 
 from attviz.records import Document
 from attviz.viewer import view
@@ -41,3 +46,25 @@ def test_two_thousand_documents_open_one_at_a_time(show):
     assert sheet.locator("tr[data-document]").count() < 60
     sheet.locator("tr[data-document='5'] .open").click()
     sheet.until("document.querySelector('.card-text .note').textContent.startsWith('document 5 ')")
+
+
+def picture(sheet, figure):
+    """The canvas of a figure as [height, width, 3] values of 0 to 255."""
+    url = sheet.evaluate(f"document.querySelector('{figure} canvas').toDataURL('image/png')")
+    return 255 * imread(io.BytesIO(base64.b64decode(url.split(",")[1])), format="png")[:, :, :3]
+
+
+def test_dense_lines_reach_every_peak_and_ramps_are_viridis(show):
+    values = np.full((1, 20, 3000), 0.01, np.float32)
+    values[0, 3, 1234] = 0.9  # one token of 3000: in a column of pixels with others
+    sheet = show(view(Document("x", ("x",) * 3000, values)), address="pin=L0·H3&strokes=off&tint=off")
+    series = picture(sheet, ".figure.series")
+    width = series.shape[1]
+    ys, xs = np.nonzero((np.abs(series[:, 46:] - [0, 0x72, 0xB2]) < 12).all(2))
+    assert abs(xs[ys.argmin()] - (width - 54) * 1234.5 / 3000) < 2
+    assert np.ptp(ys) > 30
+    heat = picture(sheet, ".figure.heat")
+    height, width, _ = heat.shape
+    legend = heat[height - 26, 14 : width - 14 : 2]
+    expected = 255 * colormaps["viridis"](np.arange(0, width - 28, 2) / (width - 29))[:, :3]
+    assert np.abs(legend - expected).max() <= 4

@@ -111,7 +111,7 @@ def test_series_names_set_vector_and_value_and_the_text_follows(show, page):
     sheet = show(page)
     box = sheet.locator(".figure.series").bounding_box()
     rows = set()
-    for y in range(int(box["height"]) - 80, 120, -5):
+    for y in range(int(box["height"]) - 30, 120, -5):
         sheet.mouse.move(box["x"] + 46 + (box["width"] - 54) * 3.5 / 10, box["y"] + y)
         sheet.settle()
         tip = sheet.locator(".tip").inner_text()
@@ -186,7 +186,7 @@ def test_an_image_is_shown_with_its_patches(show):
     sheet.wait_for_timeout(100)
     figure = sheet.locator(".figure.patches")
     box = figure.bounding_box()
-    side = min(box["width"] / 3, 210)
+    side = min(box["width"] / 3, 126)
     left = box["x"] + (box["width"] - 3 * side) / 2
     sheet.mouse.move(left + 1.5 * side, box["y"] + 1.5 * side)
     sheet.settle()
@@ -212,3 +212,24 @@ def test_a_text_of_one_or_two_tokens(show, count):
     sheet = show(view(Document("word", ("word",) * count, values)))
     assert sheet.locator(".token").count() == count
     assert sheet.locator(".top li").count() == count
+
+
+@pytest.mark.parametrize(("tokens", "message"), [((), "Document 0 has no tokens"), (("a", "b"), "Every value of document 0 is missing")])
+def test_a_document_without_values_is_told(show, tokens, message):
+    from attviz.records import Document
+
+    sheet = show(view(Document(" ".join(tokens), tokens, np.full((2, 3, len(tokens)), np.nan, np.float32))))
+    sheet.wait_for_selector(".notice")
+    assert message in sheet.locator(".notice").inner_text()
+    sheet.keyboard.press("ArrowRight")
+    sheet.settle()
+
+
+def test_many_vectors_begin_with_the_three_strongest_pinned(show):
+    from attviz.records import Document
+
+    values = np.random.default_rng(3).beta(0.5, 8, (5, 4, 6)).astype(np.float32)
+    sheet = show(view(Document("a b c d e f", tuple("abcdef"), values)))
+    best = np.argsort(-values.mean(2).reshape(-1))[:3]
+    assert sheet.row_names() == [f"L{at // 4}·H{at % 4}" for at in best]
+    assert show(view(Document("a b c d e f", tuple("abcdef"), values)), address="t=1").row_names() == []

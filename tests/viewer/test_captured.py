@@ -56,3 +56,14 @@ def test_tokens_that_do_not_fit_are_told():
         list(captured_documents(capture(token_ids=None), None, Tokenizer()))
     with pytest.raises(ShapeError, match=r"must be \[num_layers, batch, num_heads, q_len\], got \[2, 3, 4\]"):
         list(captured_documents(capture(diagonal=torch.rand(2, 3, 4)), None, None))
+
+
+def test_texts_packed_into_a_row_are_several_sequences():
+    cap = capture(documents=tuple(SimpleNamespace(row=0, places=torch.tensor(places)) for places in ([0], [1, 2], [3])))
+    tokens = [["a"], ["b", "c"], ["d"]]
+    documents = list(captured_documents(cap, tokens, None))
+    assert [one.tokens for one in documents] == [("a",), ("b", "c"), ("d",)]
+    np.testing.assert_array_equal(documents[1].diagonal, cap.diagonal[:, 0, :, 1:3].numpy())
+    assert [one.tokens for one in captured_documents(cap, None, Tokenizer())] == [("<101>",), ("<7>", "<8>"), ("<102>",)]
+    with pytest.raises(ShapeError, match="tokens has 1 sequences and the capture has 3 of them, packed into 2 rows"):
+        list(captured_documents(cap, [["a"]], None))

@@ -29,10 +29,10 @@ function vectors(scene: Scene, palette: Palette): { key: string; json: VectorJso
 }
 
 function setJson(document: PageDocument, set: TokenSet, place: number, text: string, state: State, palette: Palette): { json: object; keys: string[] } {
-  const scene = new Scene(document, set, text, { ...state, set: place, scale: "raw", focus: null });
+  const scene = new Scene(document, set, text, { ...state, set: place, sets: { [place]: { hidden: false } }, scale: "raw", focus: null });
   const rows = vectors(scene, palette);
   return {
-    json: { name: set.name, visible: set.visible, tokens: set.tokens, attention_vectors: rows.map((row) => row.json) },
+    json: { name: set.name, visible: !(state.sets[place]?.hidden ?? !set.visible), tokens: set.tokens, attention_vectors: rows.map((row) => row.json) },
     keys: rows.map((row) => row.key),
   };
 }
@@ -40,8 +40,9 @@ function setJson(document: PageDocument, set: TokenSet, place: number, text: str
 async function documentJson(collection: Collection, index: number, state: State, palette: Palette): Promise<object> {
   const document = await collection.load(index);
   const row = collection.rows[index];
-  const sets = document.sets.map((set, place) => setJson(document, set, place, row?.text ?? "", state, palette));
-  const block = state.set < sets.length ? state.set : 0;
+  const places = document.sets.map((_, place) => place).filter((place) => !state.sets[place]?.removed);
+  const sets = places.map((place) => setJson(document, document.sets[place] as TokenSet, place, row?.text ?? "", state, palette));
+  const block = Math.max(0, places.indexOf(state.set));
   const tinted = sets[block]?.keys.indexOf(state.tint) ?? -1;
   const activations = (row?.probabilities ?? []).flatMap((value, i) => (value === null ? [] : [{ name: collection.classes[i] ?? `class ${i}`, value }]));
   return {

@@ -7,6 +7,8 @@ export class Figure {
   readonly element: HTMLElement;
   readonly base = h("canvas");
   readonly over = h("canvas", { class: "over", "aria-hidden": "true" });
+  private readonly backdrop = h("canvas");
+  private stillFor: readonly unknown[] = [];
   width = 0;
   height = 0;
 
@@ -38,6 +40,24 @@ export class Figure {
     this.on(this.over, draw);
   }
 
+  /** Paints `still` only where one of `parts` is another than before; what moves is painted over a copy of it. */
+  layered(parts: readonly unknown[], still: (surface: CanvasSurface) => void, moving: (surface: CanvasSurface) => void): void {
+    const { backdrop, base } = this;
+    if (this.stillFor.length !== parts.length || parts.some((part, i) => part !== this.stillFor[i]) || backdrop.width !== base.width || backdrop.height !== base.height) {
+      this.stillFor = parts;
+      [backdrop.width, backdrop.height] = [base.width, base.height];
+      this.on(backdrop, still);
+    }
+    this.on(base, (surface) => {
+      const { context } = surface;
+      context.save();
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.drawImage(backdrop, 0, 0);
+      context.restore();
+      moving(surface);
+    });
+  }
+
   private on(canvas: HTMLCanvasElement, draw: (surface: CanvasSurface) => void): void {
     const context = canvas.getContext("2d");
     if (!context) return;
@@ -45,7 +65,9 @@ export class Figure {
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, canvas.width, canvas.height);
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    draw(new CanvasSurface(context));
+    const surface = new CanvasSurface(context);
+    draw(surface);
+    surface.flush();
   }
 
   /** Pointer place inside the figure, in CSS pixels. */

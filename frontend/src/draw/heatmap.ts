@@ -20,7 +20,6 @@ export interface HeatModel {
   readonly columnLabels: readonly string[];
   readonly fit: Fit;
   readonly diverging: boolean;
-  readonly pins: ReadonlyMap<string, string>;
 }
 
 export interface HeatLayout {
@@ -59,10 +58,6 @@ export function drawHeat(surface: Surface, model: HeatModel, layout: HeatLayout,
   }
   drawLabels(surface, model, layout, palette);
   drawMeans(surface, model, layout, palette);
-  for (const cell of model.cells) {
-    const color = model.pins.get(cell.key);
-    if (color) drawPin(surface, layout, cell, color, palette);
-  }
   drawLegend(surface, model, layout, palette, width, ramp);
 }
 

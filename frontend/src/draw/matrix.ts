@@ -2,7 +2,7 @@
 
 import { h } from "../dom";
 import { channels, type Palette, rampPixels } from "../model/color";
-import { type Fit, fit } from "../model/scale";
+import { type Fit, fit, SAMPLE } from "../model/scale";
 import type { Row, Scene } from "../model/scene";
 import type { Surface } from "./surface";
 import { columns, type TokenAxis } from "./xaxis";
@@ -53,7 +53,7 @@ export function rowAt(layout: MatrixLayout, y: number): Row | null {
 /** What the pixels of the matrix show: the largest value of each column, line by line, and the scale fitted to that. */
 export interface MatrixData {
   readonly across: number;
-  readonly lines: readonly { readonly top: number; readonly bottom: number; readonly values: Float32Array }[];
+  readonly lines: readonly { readonly top: number; readonly bottom: number; values: Float32Array }[];
   readonly fit: Fit;
 }
 
@@ -64,25 +64,26 @@ export function matrixData(scene: Scene, layout: MatrixLayout, axis: TokenAxis):
   const lines: { top: number; bottom: number; values: Float32Array }[] = [];
   layout.rows.forEach((row, i) => {
     const top = Math.floor(layout.tops[i] as number);
-    let line = lines[lines.length - 1];
-    if (!line || line.top !== top) {
-      line = { top, bottom: top + Math.max(1, Math.floor(size)), values: new Float32Array(across).fill(NaN) };
-      lines.push(line);
-    }
-    peaks(scene, row.values, first, line.values);
+    const values = peaks(scene, row.values, axis, first);
+    const line = lines[lines.length - 1];
+    if (line?.top === top) line.values = line.values.map((value, column) => (value >= (values[column] as number) || values[column] !== values[column] ? value : (values[column] as number)));
+    else lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values });
   });
   const whole = axis.to - axis.from === across && lines.length === layout.rows.length;
-  return { across, lines, fit: whole ? scene.matrixFit() : fit(joined(lines.map((line) => line.values)), scene.scale) };
+  return { across, lines, fit: whole ? scene.matrixFit() : fit(thinned(lines, across), scene.scale) };
 }
 
-function joined(parts: readonly Float32Array[]): Float32Array {
-  const result = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+/** Values of the lines, thinned out evenly where there are many. */
+function thinned(lines: MatrixData["lines"], across: number): Float32Array {
+  const step = Math.max(1, Math.floor((lines.length * across) / SAMPLE));
+  const kept = new Float32Array(Math.ceil((lines.length * across) / step));
+  let start = 0;
   let at = 0;
-  for (const part of parts) {
-    result.set(part, at);
-    at += part.length;
+  for (const { values } of lines) {
+    for (; start < across; start += step) kept[at++] = values[start] as number;
+    start -= across;
   }
-  return result;
+  return kept.subarray(0, at);
 }
 
 const painted = new WeakMap<MatrixData, { readonly palette: Palette; readonly canvas: HTMLCanvasElement }>();
@@ -96,6 +97,9 @@ function matrixPixels(data: MatrixData, height: number, palette: Palette): HTMLC
   return canvas;
 }
 
+/** Bits of a float that choose its colour: sign, exponent and eight of its digits, 0.4 % of the value. */
+const SHIFT = 15;
+
 /** A pixel a token column, and a pixel a pixel down. */
 function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCanvasElement {
   const canvas = h("canvas");
@@ -108,28 +112,53 @@ function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCa
   const ramp = rampPixels();
   const [r, g, b] = channels(palette.grid);
   const missing = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  // One logarithm for each colour that occurs, not for each pixel.
+  const known = new Uint32Array(2 ** (32 - SHIFT));
   for (const line of data.lines) {
+    const bits = new Uint32Array(line.values.buffer, line.values.byteOffset, data.across);
+    const start = line.top * data.across;
     for (let column = 0; column < data.across; column++) {
-      const unit = data.fit.unit(line.values[column] as number);
-      const color = unit === unit ? (ramp[Math.round(unit * 255)] as number) : missing;
-      for (let y = line.top; y < line.bottom && y < canvas.height; y++) pixels[y * data.across + column] = color;
+      const index = (bits[column] as number) >>> SHIFT;
+      let color = known[index] as number;
+      if (!color) {
+        const unit = data.fit.unit(line.values[column] as number);
+        color = known[index] = unit === unit ? (ramp[Math.round(unit * 255)] as number) : missing;
+      }
+      pixels[start + column] = color;
     }
+    for (let y = line.top + 1; y < line.bottom && y < canvas.height; y++) pixels.copyWithin(y * data.across, start, start + data.across);
   }
   context.putImageData(image, 0, 0);
   return canvas;
 }
 
-/** The largest value of each column, over what is there already. */
-function peaks(scene: Scene, values: Float32Array, first: Int32Array, best: Float32Array): void {
-  const lift = scene.scale === "lift";
-  for (let column = 0; column < best.length; column++) {
-    let peak = best[column] as number;
-    for (let token = first[column] as number; token < (first[column + 1] as number); token++) {
-      const value = lift ? (values[token] as number) * scene.visibleKeys(token) : (values[token] as number);
-      if (value > peak || (peak !== peak && value === value)) peak = value;
+interface Peaks {
+  readonly place: string;
+  readonly values: Float32Array;
+}
+
+const found = new WeakMap<Float32Array, Peaks>();
+
+/** The largest value of each column, kept for the part of the text that was drawn last. */
+function peaks(scene: Scene, plain: Float32Array, axis: TokenAxis, first: Int32Array): Float32Array {
+  const values = scene.lifted(plain);
+  const across = first.length - 1;
+  if (axis.to - axis.from === across) return values.subarray(axis.from, axis.to);
+  const place = `${axis.from} ${axis.to} ${across}`;
+  const known = found.get(values);
+  if (known?.place === place) return known.values;
+  const best = new Float32Array(across);
+  for (let column = 0; column < across; column++) {
+    const end = first[column + 1] as number;
+    let peak = NaN;
+    for (let token = first[column] as number; token < end; token++) {
+      const value = values[token] as number;
+      if (value > peak || peak !== peak) peak = value;
     }
     best[column] = peak;
   }
+  found.set(values, { place, values: best });
+  return best;
 }
 
 export function drawMatrix(surface: Surface, layout: MatrixLayout, data: MatrixData, axis: TokenAxis, top: number, palette: Palette): void {
@@ -157,12 +186,34 @@ export function drawMatrix(surface: Surface, layout: MatrixLayout, data: MatrixD
 }
 
 /** Token names under the matrix while a column is wide enough, else an index axis. */
+const CHARACTER = 6;
+
+function shortName(scene: Scene, token: number): string {
+  const text = scene.pieces[token]?.text ?? "";
+  return text.length > 12 ? `${text.slice(0, 11)}\u2026` : text;
+}
+
+/** Names lie flat where every one of them fits its column. */
+function flat(scene: Scene, axis: TokenAxis): boolean {
+  if (axis.step < 3 * CHARACTER) return false;
+  for (let token = axis.from; token < axis.to; token++) if (shortName(scene, token).length * CHARACTER + 6 > axis.step) return false;
+  return true;
+}
+
+/** Room that the names of the tokens take under the matrix. */
+export function namesHeight(scene: Scene, axis: TokenAxis): number {
+  if (axis.step < 8 || flat(scene, axis)) return 22;
+  let longest = 0;
+  for (let token = axis.from; token < axis.to; token++) longest = Math.max(longest, shortName(scene, token).length);
+  return 10 + 5.4 * longest;
+}
+
 export function drawTokenNames(surface: Surface, scene: Scene, axis: TokenAxis, top: number, palette: Palette): void {
   if (axis.step >= 8) {
+    const lying = flat(scene, axis);
     for (let token = axis.from; token < axis.to; token++) {
-      const text = scene.pieces[token]?.text ?? "";
-      const short = text.length > 10 ? `${text.slice(0, 9)}\u2026` : text;
-      surface.text(axis.x(token) + 3.5, top + 4, short, { fill: palette.ink3, size: 10, anchor: "end", upward: true });
+      const place = lying ? [axis.x(token), top + 12] as const : [axis.x(token) + 3.5, top + 4] as const;
+      surface.text(...place, shortName(scene, token), { fill: palette.ink3, size: lying ? 10.5 : 10, anchor: lying ? "middle" : "end", upward: !lying });
     }
     return;
   }

@@ -4,22 +4,49 @@ import { nice, ticks } from "d3-array";
 import type { Palette } from "../model/color";
 import { tick } from "../model/format";
 import { quantileSorted } from "../model/quantile";
-import type { Pin, Scene } from "../model/scene";
+import type { Pin, Row, Scene } from "../model/scene";
 import type { Surface } from "./surface";
 import { decimate, type TokenAxis } from "./xaxis";
 
 export interface ValueAxis {
   readonly floor: number;
+  readonly ceiling: number;
   readonly logarithmic: boolean;
   readonly ticks: readonly number[];
   y(value: number): number;
 }
 
-const MAX_DOTS = 24_000;
+/** In a column of a pixel: more would only make a grey block, over the band and under the lines. */
+const MAX_DOTS = 24;
+
+/** Pixels that the label of a tick takes. */
+const TICK = 15;
+
+/** What the axis must know of an array of values; kept, as pins and aggregates ask for it again and again. */
+interface Extent {
+  readonly low: number;
+  readonly high: number;
+}
+
+const extents = new WeakMap<Float32Array, Extent>();
+
+function extent(values: Float32Array): Extent {
+  let known = extents.get(values);
+  if (!known) {
+    let [low, high] = [0, 0];
+    for (let i = 0; i < values.length; i++) {
+      const value = values[i] as number;
+      if (value > high && value < Infinity) high = value;
+      if (value < low && value > -Infinity) low = value;
+    }
+    extents.set(values, (known = { low, high }));
+  }
+  return known;
+}
 
 const lows = new WeakMap<Float32Array, number>();
 
-/** The 2 % quantile of the positive values; kept, as pins and aggregates ask for it again and again. */
+/** The 2 % quantile of the positive values. */
 function lowPositive(values: Float32Array): number {
   let low = lows.get(values);
   if (low === undefined) {
@@ -33,38 +60,32 @@ function lowPositive(values: Float32Array): number {
 /** Log: floor at the decade under the 2 % quantile. Linear: from 0 (or below, where there are such values) to the largest. */
 export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, height: number): ValueAxis {
   const highest = scene.aggregate("max");
-  const lowest = scene.aggregate("min");
-  const line = scene.aggregate(scene.state.aggregate);
-  let high = 0;
-  let low = 0;
-  for (const values of [highest, lowest, line, ...pins.map((pin) => pin.values)]) {
-    for (const value of values) {
-      if (value > high && value < Infinity) high = value;
-      if (value < low && value > -Infinity) low = value;
-    }
-  }
-  if (high <= 0) high = 1;
+  const all = [highest, scene.aggregate("min"), scene.aggregate(scene.state.aggregate), ...pins.map((pin) => pin.values)].map(extent);
+  const low = Math.min(...all.map((one) => one.low));
+  const high = Math.max(...all.map((one) => one.high)) || 1;
   if (scene.state.axis === "linear") {
-    const [from, to] = nice(low, high, 5);
-    return { floor: -Infinity, logarithmic: false, ticks: ticks(from, to, 5), y: (value) => top + height * (1 - (value - from) / (to - from)) };
+    const steps = Math.max(1, Math.min(5, Math.floor(height / TICK)));
+    const [from, to] = nice(low, high, steps);
+    return { floor: -Infinity, ceiling: to, logarithmic: false, ticks: ticks(from, to, steps), y: (value) => top + height * (1 - (value - from) / (to - from)) };
   }
   const sample = scene.shown.length ? scene.sample() : highest;
   const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(lowPositive(sample), high / 10))));
   const ceiling = high > 0.3 && high <= 1 ? 1 : high;
   const span = Math.log(ceiling / floor);
   const decades = Math.round(Math.log10(ceiling / floor));
-  const every = Math.max(1, Math.ceil(decades / 5));
+  const every = Math.max(1, Math.ceil(decades / Math.max(1, Math.min(5, Math.floor(height / TICK)))));
   const marks = Array.from({ length: Math.floor(decades / every) + 1 }, (_, i) => floor * 10 ** (i * every)).filter((value) => value <= ceiling * 1.001);
   const room = height - 8; // below it stand the values under the floor
-  return { floor, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
+  return { floor, ceiling, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
 }
 
-/** How many of the vectors the dots show: all, or one in so many. */
+/** The dots show all vectors, or one in so many. */
 export function dotStride(scene: Scene, axis: TokenAxis): number {
-  return Math.max(1, Math.ceil((scene.shown.length * Math.min(axis.to - axis.from, axis.width)) / MAX_DOTS));
+  return Math.max(1, Math.ceil(scene.shown.length / (MAX_DOTS * Math.max(1, axis.step))));
 }
 
-export function drawSeries(surface: Surface, scene: Scene, pins: readonly Pin[], axis: TokenAxis, values: ValueAxis, top: number, height: number, palette: Palette): void {
+/** All vectors together: grid, band from the smallest to the largest, dots. A pin or another aggregate leaves it alone. */
+export function drawVectors(surface: Surface, scene: Scene, axis: TokenAxis, values: ValueAxis, top: number, height: number, palette: Palette): void {
   for (const value of values.ticks) {
     const y = Math.round(values.y(value)) + 0.5;
     surface.rect(axis.left, y - 0.5, axis.width, 1, palette.grid);
@@ -73,11 +94,14 @@ export function drawSeries(surface: Surface, scene: Scene, pins: readonly Pin[],
   }
   const high = decimate(scene.aggregate("max"), axis);
   const low = decimate(scene.aggregate("min"), axis);
-  const above = high.values.map(values.y);
-  const below = low.values.map(values.y);
-  surface.band(high.xs, below.map((y) => (y === y ? y : top + height)), above.map((y) => (y === y ? y : top + height)), palette.band);
+  const bottom = (y: number): number => (y === y ? y : top + height);
+  surface.band(high.xs, low.values.map((value) => bottom(values.y(value))), high.values.map((value) => bottom(values.y(value))), palette.band);
   drawDots(surface, scene, axis, values, palette);
   drawExtremes(surface, [high.xs, low.xs], [high.values, low.values], values, top + height, palette);
+}
+
+/** Pinned rows and the aggregate, over the vectors. */
+export function drawLines(surface: Surface, scene: Scene, pins: readonly Pin[], axis: TokenAxis, values: ValueAxis, palette: Palette): void {
   for (const pin of pins) {
     if (pin.hidden) continue;
     const part = decimate(pin.values, axis);
@@ -91,21 +115,22 @@ export function drawSeries(surface: Surface, scene: Scene, pins: readonly Pin[],
 }
 
 function drawDots(surface: Surface, scene: Scene, axis: TokenAxis, values: ValueAxis, palette: Palette): void {
-  const xs: number[] = [];
-  const ys: number[] = [];
   const skip = Math.max(1, Math.floor((axis.to - axis.from) / axis.width));
   const stride = dotStride(scene, axis);
+  const room = Math.ceil(scene.shown.length / stride) * Math.ceil((axis.to - axis.from) / skip);
+  const xs = new Float32Array(room);
+  const ys = new Float32Array(room);
+  let count = 0;
   for (let i = 0; i < scene.shown.length; i += stride) {
-    const row = scene.shown[i]?.values as Float32Array;
+    const row = (scene.shown[i] as Row).values;
     for (let token = axis.from; token < axis.to; token += skip) {
       const value = (row[token] as number) * (scene.scale === "lift" ? scene.visibleKeys(token) : 1);
-      if (value >= values.floor) {
-        xs.push(axis.x(token));
-        ys.push(values.y(value));
-      }
+      if (!(value >= values.floor)) continue;
+      xs[count] = axis.x(token);
+      ys[count++] = values.y(value);
     }
   }
-  surface.dots(xs, ys, 0.75, palette.dots);
+  surface.dots(xs.subarray(0, count), ys.subarray(0, count), 0.75, palette.dots);
 }
 
 function drawExtremes(surface: Surface, xs: readonly Float64Array[], series: readonly Float64Array[], values: ValueAxis, bottom: number, palette: Palette): void {

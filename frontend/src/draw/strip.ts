@@ -2,7 +2,9 @@
 
 import { blend, type Palette } from "../model/color";
 import type { Fit } from "../model/scale";
+import { h } from "../dom";
 import type { Scene } from "../model/scene";
+import type { Piece } from "../model/tokens";
 import { FONT, type Surface } from "./surface";
 
 export interface Stroke {
@@ -28,34 +30,66 @@ const PAD = 2;
 const GAP = 3;
 
 let measuring: CanvasRenderingContext2D | null = null;
-const known = new Map<string, number>();
+const known = new WeakMap<readonly Piece[], Float32Array>();
 
-function measure(text: string, size: number): number {
-  const key = `${size}:${text}`;
-  let width = known.get(key);
-  if (width === undefined) {
-    measuring ??= document.createElement("canvas").getContext("2d");
-    if (!measuring) return text.length * size * 0.55;
-    measuring.font = `400 ${size}px ${FONT}`;
-    width = measuring.measureText(text).width;
-    if (known.size > 50_000) known.clear();
-    known.set(key, width);
+/** Width of each token by itself, measured once a text. */
+function natural(pieces: readonly Piece[]): Float32Array {
+  let widths = known.get(pieces);
+  if (!widths) {
+    measuring ??= h("canvas").getContext("2d");
+    const sizes = new Map<string, number>();
+    const measure = (text: string, size: number): number => {
+      let width = sizes.get(text);
+      if (width === undefined) sizes.set(text, (width = measuring?.measureText(text).width ?? text.length * size * 0.55));
+      return width;
+    };
+    widths = new Float32Array(pieces.length);
+    for (const special of [true, false]) {
+      const size = special ? CHIP_SIZE : TEXT_SIZE;
+      if (measuring) measuring.font = `400 ${size}px ${FONT}`;
+      sizes.clear();
+      for (let i = 0; i < pieces.length; i++) {
+        const piece = pieces[i] as Piece;
+        if (piece.special === special) widths[i] = measure(piece.text, size) + (special ? 10 : piece.glued ? PAD : 2 * PAD);
+      }
+    }
+    known.set(pieces, widths);
   }
+  return widths;
+}
+
+interface Placed {
+  readonly width: number;
+  readonly xs: Float32Array;
+  readonly widths: Float32Array;
+  readonly lines: readonly number[];
+}
+
+const placed = new WeakMap<readonly Piece[], Placed>();
+
+/** Width of the word that begins at a token. */
+function wordFrom(pieces: readonly Piece[], own: Float32Array, first: number): number {
+  let width = own[first] as number;
+  for (let token = first + 1; pieces[token]?.glued; token++) width += own[token] as number;
   return width;
 }
 
-export function stripLayout(scene: Scene, width: number, strokes: number): StripLayout {
-  const strokeSize = strokes > 24 ? 2 : 3;
-  const strokeGap = strokes > 24 ? 1 : 2;
-  const xs = new Float32Array(scene.tokens);
-  const widths = new Float32Array(scene.tokens);
-  const lines: number[] = scene.tokens ? [0] : [];
+/** Where the tokens stand in lines of a width: the strokes change only how far apart the lines are. */
+function place(pieces: readonly Piece[], width: number): Placed {
+  const last = placed.get(pieces);
+  if (last?.width === width) return last;
+  const own = natural(pieces);
+  const xs = new Float32Array(pieces.length);
+  const widths = new Float32Array(pieces.length);
+  const lines: number[] = pieces.length ? [0] : [];
   let x = 0;
-  scene.pieces.forEach((piece, token) => {
-    const size = piece.special ? measure(piece.text, CHIP_SIZE) + 10 : measure(piece.text, TEXT_SIZE) + (piece.glued ? PAD : 2 * PAD);
-    const bounded = Math.min(size, width);
-    const gap = token === lines[lines.length - 1] || piece.glued ? 0 : GAP;
-    if (x + gap + bounded > width && x > 0) {
+  for (let token = 0; token < pieces.length; token++) {
+    const { glued } = pieces[token] as Piece;
+    const bounded = Math.min(own[token] as number, width);
+    const gap = token === lines[lines.length - 1] || glued ? 0 : GAP;
+    // A word stays in one line, unless it would fill half of it by itself.
+    const word = glued ? bounded : wordFrom(pieces, own, token);
+    if (x + gap + (word < width / 2 ? word : bounded) > width && x > 0) {
       lines.push(token);
       x = 0;
     } else {
@@ -64,7 +98,16 @@ export function stripLayout(scene: Scene, width: number, strokes: number): Strip
     xs[token] = x;
     widths[token] = bounded;
     x += bounded;
-  });
+  }
+  const made = { width, xs, widths, lines };
+  placed.set(pieces, made);
+  return made;
+}
+
+export function stripLayout(scene: Scene, width: number, strokes: number): StripLayout {
+  const strokeSize = strokes > 24 ? 2 : 3;
+  const strokeGap = strokes > 24 ? 1 : 2;
+  const { xs, widths, lines } = place(scene.pieces, width);
   const lineHeight = TEXT_HEIGHT + (strokes ? 3 + strokes * (strokeSize + strokeGap) : 0) + 6;
   return { xs, widths, lines, lineHeight, strokeSize, strokeGap, height: lines.length * lineHeight };
 }

@@ -1,6 +1,6 @@
 /** What a figure draws on. One drawing serves the screen, the PNG and the SVG. */
 
-import { channels } from "../model/color";
+import { Pixels } from "./pixels";
 
 export interface TextStyle {
   readonly fill: string;
@@ -26,8 +26,30 @@ export interface Surface {
 
 export const FONT = '-apple-system, BlinkMacSystemFont, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif';
 
+/** From so many points on marks are drawn as pixels. */
+const MANY = 240;
+
 export class CanvasSurface implements Surface {
-  constructor(readonly context: CanvasRenderingContext2D) {}
+  private layer: Pixels | null = null;
+
+  constructor(private readonly canvas: CanvasRenderingContext2D) {}
+
+  /** The context, once the pixels that wait are on it: what is drawn next lies over them. */
+  get context(): CanvasRenderingContext2D {
+    this.flush();
+    return this.canvas;
+  }
+
+  private get pixels(): Pixels {
+    return (this.layer ??= new Pixels(this.canvas));
+  }
+
+  /** Called when the drawing is done. */
+  flush(): void {
+    const { layer } = this;
+    this.layer = null;
+    layer?.flush();
+  }
 
   rect(x: number, y: number, width: number, height: number, fill: string, opacity = 1): void {
     this.context.globalAlpha = opacity;
@@ -43,6 +65,10 @@ export class CanvasSurface implements Surface {
   }
 
   line(xs: ArrayLike<number>, ys: ArrayLike<number>, stroke: string, lineWidth: number, dash: readonly number[] = []): void {
+    if (xs.length > MANY) {
+      this.pixels.line(xs, ys, stroke, lineWidth, dash);
+      return;
+    }
     const context = this.context;
     context.strokeStyle = stroke;
     context.lineWidth = lineWidth;
@@ -66,6 +92,10 @@ export class CanvasSurface implements Surface {
   }
 
   band(xs: ArrayLike<number>, low: ArrayLike<number>, high: ArrayLike<number>, fill: string): void {
+    if (xs.length > MANY) {
+      this.pixels.band(xs, low, high, fill);
+      return;
+    }
     const context = this.context;
     context.fillStyle = fill;
     context.beginPath();
@@ -76,56 +106,18 @@ export class CanvasSurface implements Surface {
   }
 
   dots(xs: ArrayLike<number>, ys: ArrayLike<number>, radius: number, fill: string): void {
-    const context = this.context;
-    context.fillStyle = fill;
     if (radius < 1) {
-      this.speckle(xs, ys, radius, fill);
+      this.pixels.dots(xs, ys, radius, fill);
       return;
     }
+    const context = this.context;
+    context.fillStyle = fill;
     context.beginPath();
     for (let i = 0; i < xs.length; i++) {
       context.moveTo((xs[i] as number) + radius, ys[i] as number);
       context.arc(xs[i] as number, ys[i] as number, radius, 0, 2 * Math.PI);
     }
     context.fill();
-  }
-
-  /** Thousands of small dots as one image: a rectangle each would cost fifty times more. */
-  private speckle(xs: ArrayLike<number>, ys: ArrayLike<number>, radius: number, fill: string): void {
-    const context = this.context;
-    const { a: ratio, e: left, f: origin } = context.getTransform();
-    let lowest = Infinity;
-    let highest = -Infinity;
-    for (let i = 0; i < ys.length; i++) {
-      lowest = Math.min(lowest, ys[i] as number);
-      highest = Math.max(highest, ys[i] as number);
-    }
-    const layer = document.createElement("canvas");
-    const brush = layer.getContext("2d");
-    if (!brush || !(highest >= lowest)) return;
-    const start = Math.floor(origin + (lowest - 1) * ratio);
-    const top = origin - start;
-    layer.width = context.canvas.width;
-    layer.height = Math.ceil(origin + (highest + 2) * ratio) - start;
-    const image = brush.createImageData(layer.width, layer.height);
-    const pixels = new Uint32Array(image.data.buffer);
-    const [r, g, b] = channels(fill);
-    const color = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-    const size = Math.max(1, Math.round(2 * radius * ratio));
-    for (let i = 0; i < xs.length; i++) {
-      const x = Math.round(left + (xs[i] as number) * ratio - size / 2);
-      const y = Math.round(top + (ys[i] as number) * ratio - size / 2);
-      for (let down = 0; down < size; down++) {
-        for (let across = 0; across < size; across++) {
-          if (x + across < layer.width && y + down < layer.height) pixels[(y + down) * layer.width + x + across] = color;
-        }
-      }
-    }
-    brush.putImageData(image, 0, 0);
-    context.save();
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.drawImage(layer, 0, start);
-    context.restore();
   }
 
   carets(xs: ArrayLike<number>, y: number, stroke: string): void {

@@ -2,7 +2,7 @@
 
 import { AGGREGATES } from "./aggregate";
 import { MAX_PINS } from "./color";
-import type { RowEdit, State } from "./state";
+import type { RowEdit, SetEdit, State } from "./state";
 
 export function editRow(state: State, key: string, edit: RowEdit): Partial<State> {
   return { edits: { ...state.edits, [key]: { ...state.edits[key], ...edit } } };
@@ -27,6 +27,21 @@ export function removeRow(state: State, key: string): Partial<State> {
   if (key.startsWith("agg:")) return { pins, tint };
   const focus = state.focus?.filter((one) => one !== key) ?? null;
   return { pins, tint, focus: focus?.length ? focus : null, ...editRow(state, key, { removed: true }) };
+}
+
+export function editSet(state: State, place: number, edit: SetEdit): Partial<State> {
+  return { sets: { ...state.sets, [place]: { ...state.sets[place], ...edit } } };
+}
+
+/** Takes a whole set away and opens the next one that is left, if there is one. */
+export function removeSet(state: State, place: number, count: number): Partial<State> {
+  const left = Array.from({ length: count }, (_, i) => i).filter((i) => i !== place && !state.sets[i]?.removed);
+  const next = left.find((i) => i > place) ?? left[0];
+  return { ...editSet(state, place, { removed: true }), ...(next === undefined ? {} : { set: next, token: null, hoverToken: null, window: null }) };
+}
+
+export function restoreSets(state: State): Partial<State> {
+  return { sets: Object.fromEntries(Object.entries(state.sets).map(([place, { removed: _, ...rest }]) => [place, rest])) };
 }
 
 export function restoreRows(state: State): Partial<State> {

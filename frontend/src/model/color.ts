@@ -1,7 +1,5 @@
 /** Colours: what may come in, the two themes, the ramps. */
 
-import { interpolateRdBu, interpolateViridis } from "d3-scale-chromatic";
-
 const HEX = /^#([0-9a-f]{3}|[0-9a-f]{6})$/i;
 
 /** #rrggbb, or null where the text is no plain hex colour (the original wrote random ones with fewer digits: padded here). */
@@ -96,6 +94,17 @@ export const MAX_PINS = DASHES.length;
 
 export type Ramp = "sequential" | "diverging";
 
+/** Colours at even distances; between them the ramp is linear. Viridis (matplotlib, CC0), at most 4 of 255 off its table; ColorBrewer's RdBu, turned around. */
+const STOPS: Readonly<Record<Ramp, string>> = {
+  sequential:
+    "440154470d6048196b482474472e7c4538824142863e4b893a548c365d8d32658e2e6d8e2b758e287d8e25858e228c8d20948c1e9c8920a38625ab822db27d39ba7648c16e58c7656acd5b7ed34f92d742a8db34bedf26d4e21be9e41afde725",
+  diverging: "0530612065ab4393c390c4ddd1e5f0f7f7f7fddbc7f3a481d6604db1182b67001f",
+};
+
+function stop(stops: string, at: number): string {
+  return `#${stops.slice(6 * at, 6 * at + 6)}`;
+}
+
 const ramps = new Map<Ramp, { css: string[]; rgba: Uint32Array }>();
 
 function rampTable(ramp: Ramp): { css: string[]; rgba: Uint32Array } {
@@ -104,20 +113,19 @@ function rampTable(ramp: Ramp): { css: string[]; rgba: Uint32Array } {
   const css: string[] = [];
   const bytes = new Uint8ClampedArray(256 * 4);
   for (let i = 0; i < 256; i++) {
-    const unit = i / 255;
-    const [r, g, b] = channels(ramp === "sequential" ? interpolateViridis(unit) : interpolateRdBu(1 - unit));
-    css.push(`#${[r, g, b].map((v) => v.toString(16).padStart(2, "0")).join("")}`);
-    bytes.set([r, g, b, 255], i * 4);
+    const place = (i / 255) * (STOPS[ramp].length / 6 - 1);
+    const below = Math.min(Math.floor(place), STOPS[ramp].length / 6 - 2);
+    css.push(blend(stop(STOPS[ramp], below), stop(STOPS[ramp], below + 1), place - below));
+    bytes.set([...channels(css[i] as string), 255], i * 4);
   }
   const table = { css, rgba: new Uint32Array(bytes.buffer) };
   ramps.set(ramp, table);
   return table;
 }
 
-/** Red, green, blue of "#rrggbb" or "rgb(r, g, b)". */
+/** Red, green, blue of "#rrggbb". */
 export function channels(color: string): [number, number, number] {
-  if (color.startsWith("#")) return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)) as [number, number, number];
-  return (color.match(/[\d.]+/g) ?? ["0", "0", "0"]).slice(0, 3).map((part) => Math.round(Number(part))) as [number, number, number];
+  return [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)) as [number, number, number];
 }
 
 export function rampColor(unit: number, ramp: Ramp = "sequential"): string {

@@ -13,8 +13,7 @@ export function number(value: number | null | undefined): string {
   if (size === 0) return "0";
   if (Number.isInteger(value) && size < 1e6) return String(value);
   if (size >= 1e-3 && size < 1e5) return size >= 100 ? value.toFixed(0) : value.toPrecision(3);
-  const exponent = Math.floor(Math.log10(size));
-  const mantissa = Number((value / 10 ** exponent).toPrecision(2));
+  const [mantissa, exponent] = value.toExponential(1).split("e").map(Number) as [number, number];
   return `${mantissa}\u00b710${power(exponent)}`;
 }
 

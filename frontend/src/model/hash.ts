@@ -17,6 +17,10 @@ export function toHash(state: State): string {
   for (const key of state.pins) parts.append("pin", key);
   for (const key of state.focus ?? []) parts.append("focus", key);
   for (const key of state.order.slice(0, 64)) parts.append("order", key);
+  for (const [place, edit] of Object.entries(state.sets)) {
+    const mark = edit.removed ? "r" : edit.hidden === undefined ? "" : edit.hidden ? "h" : "s";
+    if (mark) parts.append("sets", place + mark);
+  }
   if (state.window) parts.set("w", state.window.join("-"));
   if (state.filters.query) parts.set("q", state.filters.query);
   const edits = JSON.stringify(state.edits);
@@ -52,6 +56,7 @@ export function fromHash(hash: string): Partial<State> {
     window: view && Number(view[1]) < Number(view[2]) ? [Number(view[1]), Number(view[2])] : null,
     filters: { ...START.filters, query: (parts.get("q") ?? "").slice(0, 200) },
     edits: readEdits(parts.get("rows")),
+    sets: Object.fromEntries(parts.getAll("sets").flatMap((text) => (/^\d{1,4}[rhs]$/.test(text) ? [[text.slice(0, -1), text.endsWith("r") ? { removed: true } : { hidden: text.endsWith("h") }]] : []))),
   };
 }
 

@@ -22,19 +22,21 @@ export interface Fit {
   readonly legend: string;
 }
 
-const SAMPLE = 20_000;
+/** So many values are enough for a quantile. */
+export const SAMPLE = 10_000;
 
-function sorted(values: Iterable<number> & { length: number; [index: number]: number }): Float64Array {
+function sorted(values: Float32Array | Float64Array): Float64Array {
   const step = Math.max(1, Math.floor(values.length / SAMPLE));
-  const kept: number[] = [];
+  const kept = new Float64Array(Math.ceil(values.length / step));
+  let count = 0;
   for (let i = 0; i < values.length; i += step) {
     const value = values[i] as number;
-    if (Number.isFinite(value)) kept.push(value);
+    if (Number.isFinite(value)) kept[count++] = value;
   }
-  return Float64Array.from(kept).sort();
+  return kept.subarray(0, count).sort();
 }
 
-function ends(values: { length: number; [index: number]: number }): [number, number] {
+function ends(values: Float32Array | Float64Array): [number, number] {
   let low = Infinity;
   let high = -Infinity;
   for (let i = 0; i < values.length; i++) {
@@ -47,16 +49,14 @@ function ends(values: { length: number; [index: number]: number }): [number, num
 
 /** Fits a scale to values that are already lifted where the scale is lift. */
 export function fit(values: Float32Array | Float64Array, scale: ScaleName): Fit {
-  let [low, high] = ends(values);
   const logarithmic = scale === "log" || scale === "lift";
+  let [low, high] = logarithmic ? [1e-8, 1] : ends(values);
   if (scale !== "raw") {
     const order = sorted(values);
     const positive = logarithmic ? order.subarray(firstPositive(order)) : order;
     if (positive.length) {
       low = quantileSorted(positive, 0.01);
       high = quantileSorted(positive, 0.99);
-    } else {
-      [low, high] = logarithmic ? [1e-8, 1] : [low, high];
     }
   }
   if (!(high > low)) [low, high] = logarithmic ? [low / 2, high * 2] : [low - 0.5 * (Math.abs(low) || 1), high + 0.5 * (Math.abs(high) || 1)];

@@ -3,7 +3,7 @@
 import type { BaseRow, PageDocument, TokenSet } from "../data/types";
 import { type Aggregate, aggregate, AGGREGATE_NAMES, AGGREGATES, isEntropy, type Statistic, statistic } from "./aggregate";
 import { DASHES, type Palette } from "./color";
-import { type Fit, fit, type ScaleName } from "./scale";
+import { type Fit, fit, SAMPLE, type ScaleName } from "./scale";
 import { aggregateOf, type State } from "./state";
 import { type Piece, pieces } from "./tokens";
 
@@ -26,6 +26,12 @@ export interface Pin {
   readonly values: Float32Array;
 }
 
+export interface Tint {
+  readonly key: string;
+  readonly values: Float32Array;
+  readonly fit: Fit;
+}
+
 export class Scene {
   readonly tokens: number;
   readonly pieces: readonly Piece[];
@@ -36,10 +42,16 @@ export class Scene {
   /** Those that feed the aggregates: in the focus if there is one. */
   readonly counted: readonly Row[];
   readonly removed: readonly BaseRow[];
+  /** All of the set is hidden at once. */
+  readonly setHidden: boolean;
   readonly scale: ScaleName;
+  /** The same object as long as series, dots and names stay as they are. */
+  readonly drawn: object = {};
   private readonly byKey: ReadonlyMap<string, Row>;
   private readonly aggregates: Map<Aggregate, Float32Array> = new Map();
-  private readonly lifts = new Map<Float32Array, Float32Array>();
+  private readonly lifts: WeakMap<Float32Array, Float32Array> = new WeakMap();
+  /** Values of each vector: the same arrays from scene to scene, as what is known of them hangs on them. */
+  private readonly vectors: readonly Float32Array[];
 
   constructor(
     readonly document: PageDocument,
@@ -49,20 +61,28 @@ export class Scene {
     before: Scene | null = null,
   ) {
     this.tokens = set.tokens.length;
-    this.pieces = before?.set === set ? before.pieces : pieces(set, text);
+    const same = before?.set === set ? before : null;
+    this.pieces = same?.pieces ?? pieces(set, text);
+    this.vectors = same?.vectors ?? set.rows.map((_, place) => set.values.subarray(place * this.tokens, (place + 1) * this.tokens));
+    if (same) [this.lifts, this.known] = [same.lifts, same.known];
     const state = current;
     this.scale = state.scale;
-    const all = set.rows.map((base, place) => this.row(base, place));
+    const whole = state.sets[document.sets.indexOf(set)];
+    this.setHidden = whole?.hidden ?? !set.visible;
+    const all = whole?.removed ? [] : set.rows.map((base, place) => this.row(base, place));
     this.removed = set.rows.filter((base) => state.edits[base.key]?.removed);
     const kept = all.filter((row) => !state.edits[row.key]?.removed);
-    this.rows = ordered(kept, state);
+    this.rows = ordered(kept, state, (row) => this.statistic("mean", row, true));
     this.byKey = new Map(kept.map((row) => [row.key, row]));
     const focus = state.focus ? new Set(state.focus) : null;
     const inFocus = focus ? this.rows.filter((row) => focus.has(row.key)) : this.rows;
     this.counted = inFocus.length ? inFocus : this.rows;
     this.shown = this.counted.filter((row) => !row.hidden);
-    if (before && sameValues(before.counted, this.counted)) this.aggregates = before.aggregates;
-    if (before && (before.scale === "lift") === (this.scale === "lift") && sameValues(before.rows, this.rows)) this.known = before.known;
+    if (same && sameRows(same.counted, this.counted)) this.aggregates = same.aggregates;
+    if (same && (same.scale === "lift") === (this.scale === "lift") && sameRows(same.shown, this.shown)) {
+      this.cachedSample = same.cachedSample;
+      if (same.aggregates === this.aggregates) this.drawn = same.drawn;
+    }
   }
 
   get state(): State {
@@ -80,9 +100,9 @@ export class Scene {
       key: base.key,
       name: edit?.name ?? base.name,
       color: edit?.color ?? base.color,
-      hidden: edit?.hidden ?? !base.visible,
+      hidden: this.setHidden || (edit?.hidden ?? !base.visible),
       base,
-      values: this.set.values.subarray(place * this.tokens, (place + 1) * this.tokens),
+      values: this.vectors[place] as Float32Array,
     };
   }
 
@@ -115,7 +135,8 @@ export class Scene {
     if (this.scale !== "lift") return values;
     let result = this.lifts.get(values);
     if (!result) {
-      result = values.map((value, token) => value * this.visibleKeys(token));
+      result = new Float32Array(this.tokens);
+      for (let token = 0; token < this.tokens; token++) result[token] = (values[token] as number) * this.visibleKeys(token);
       this.lifts.set(values, result);
     }
     return result;
@@ -161,13 +182,16 @@ export class Scene {
     return [["off", "no tint"], ...names, ...vectors];
   }
 
-  tint(): { values: Float32Array; fit: Fit; name: string } | null {
-    const values = this.state.tint === "off" ? null : this.valuesOf(this.state.tint);
+  tint(): Tint | null {
+    const key = this.state.tint;
+    if (this.cachedTint?.key === key) return this.cachedTint;
+    const values = key === "off" ? null : this.valuesOf(key);
     if (!values) return null;
     // Special tokens are not tinted, and their large values must not pale the others.
     const words = values.filter((_, token) => !this.set.special[token]);
-    return { values, fit: fit(words.length ? words : values, this.scale), name: this.nameOf(this.state.tint) };
+    return (this.cachedTint = { key, values, fit: fit(words.length ? words : values, this.scale) });
   }
+  private cachedTint: Tint | null = null;
 
   /** The scale of strokes and matrix: fitted to all drawn vectors together, so that they compare. */
   matrixFit(): Fit {
@@ -183,37 +207,41 @@ export class Scene {
 
   private thinned(): Float32Array {
     const rows = this.shown;
-    const step = Math.max(1, Math.floor((rows.length * this.tokens) / 20_000));
+    const step = Math.max(1, Math.floor((rows.length * this.tokens) / SAMPLE));
     const kept = new Float32Array(Math.ceil((rows.length * this.tokens) / step));
+    const lift = this.scale === "lift";
+    let token = 0;
     let at = 0;
-    for (let i = 0; i < rows.length * this.tokens; i += step) {
-      const token = i % this.tokens;
-      const value = rows[Math.floor(i / this.tokens)]?.values[token] as number;
-      kept[at++] = this.scale === "lift" ? value * this.visibleKeys(token) : value;
+    for (const { values } of rows) {
+      for (; token < this.tokens; token += step) kept[at++] = (values[token] as number) * (lift ? this.visibleKeys(token) : 1);
+      token -= this.tokens;
     }
     return kept.subarray(0, at);
   }
 
-  /** Statistic of each vector of the set, by key. */
-  statistics(name: Statistic): Map<string, number> {
-    let values = this.known.get(name);
-    if (!values) {
-      values = new Map(this.rows.map((row) => [row.key, statistic(name, this.lifted(row.values))]));
-      this.known.set(name, values);
+  /** Statistic of a vector on the scale in force, or of its values as they are. */
+  statistic(name: Statistic, row: Row, asIs = false): number {
+    const lift = this.scale === "lift" && !asIs;
+    const plain = !lift || !this.set.causal;
+    const known = `${name} ${plain} ${row.base.key}`;
+    let value = this.known.get(known);
+    if (value === undefined) {
+      value = statistic(name, plain ? row.values : this.lifted(row.values));
+      this.known.set(known, value);
     }
-    return values;
+    // Each of them grows with its values: where all tokens saw as many keys, the factor can wait until here.
+    return plain && lift ? value * this.tokens : value;
   }
-  private readonly known: Map<Statistic, Map<string, number>> = new Map();
+  private readonly known: Map<string, number> = new Map();
 }
 
-function sameValues(one: readonly Row[], other: readonly Row[]): boolean {
-  return one.length === other.length && one.every((row, i) => row.values.buffer === other[i]?.values.buffer && row.values.byteOffset === other[i]?.values.byteOffset);
+function sameRows(one: readonly Row[], other: readonly Row[]): boolean {
+  return one.length === other.length && one.every((row, i) => row.values === other[i]?.values);
 }
 
-function ordered(rows: readonly Row[], state: State): Row[] {
+function ordered(rows: readonly Row[], state: State, mean: (row: Row) => number): Row[] {
   if (state.rowSort === "value") {
-    const means = new Map(rows.map((row) => [row.key, statistic("mean", row.values)]));
-    return [...rows].sort((a, b) => (means.get(b.key) as number) - (means.get(a.key) as number));
+    return [...rows].sort((a, b) => mean(b) - mean(a));
   }
   if (!state.order.length) return [...rows];
   const place = new Map(state.order.map((key, i) => [key, i]));

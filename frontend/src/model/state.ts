@@ -10,6 +10,12 @@ export interface RowEdit {
   readonly removed?: boolean;
 }
 
+/** What the reader did to a whole set of vectors, by its place in the documents. */
+export interface SetEdit {
+  readonly hidden?: boolean;
+  readonly removed?: boolean;
+}
+
 export type Scope = "document" | "all" | "difference";
 export type Strokes = "pinned" | "all" | "off";
 export type Axis = "log" | "linear";
@@ -31,6 +37,7 @@ export interface State {
   /** Keys of the pinned rows, in the order of their strokes: vectors, and aggregates as "agg:mean". */
   readonly pins: readonly string[];
   readonly edits: Readonly<Record<string, RowEdit>>;
+  readonly sets: Readonly<Record<string, SetEdit>>;
   /** Keys of vectors that the reader moved to the front, in that order; the others follow in their own. */
   readonly order: readonly string[];
   readonly rowSort: "own" | "value";
@@ -62,6 +69,7 @@ export const START: State = {
   set: 0,
   pins: [],
   edits: {},
+  sets: {},
   order: [],
   rowSort: "own",
   focus: null,

@@ -1,8 +1,9 @@
 /** Puts the views together around one state, and opens documents. */
 
 import { MAX_FILE_BYTES, parseAttvizJson } from "../data/attvizjson";
-import { type Collection, DataFault, type PageDocument } from "../data/types";
+import { type Collection, DataFault, type PageDocument, type TokenSet } from "../data/types";
 import { h } from "../dom";
+import { statistic } from "../model/aggregate";
 import { LIGHT } from "../model/color";
 import { Scene } from "../model/scene";
 import { type Key, START, type State, Store, type Theme } from "../model/state";
@@ -17,7 +18,7 @@ import { listenToKeys } from "./keyboard";
 import { RowsView } from "./rows";
 import { SeriesView } from "./series";
 import { openTables } from "./tables";
-import { TextView } from "./text";
+import { FEW, TextView } from "./text";
 import { applyPalette, wantsDark } from "./theme";
 
 const LIGHT_KEYS: ReadonlySet<Key> = new Set(["hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "scope", "aggregate", "axis", "window", "pins", "theme"]);
@@ -41,12 +42,15 @@ export class App {
   /** Changes that wait for the document they came with. */
   private readonly awaited = new Set<Key>();
   private dataIsNew = true;
+  /** Nobody said what to show. */
+  private fresh: boolean;
 
   constructor(
     private readonly host: HTMLElement,
     collection: Collection,
     options: Options,
   ) {
+    this.fresh = !Object.keys(options.start).length;
     this.store = new Store({ ...START, ...options.start });
     this.context = {
       host,
@@ -76,7 +80,7 @@ export class App {
     const header = new HeaderView(this.context, commands);
     const rows = new RowsView(this.context);
     const side = [new ClassView(this.context), new TokenView(this.context), new TopView(this.context)];
-    this.views = [header, heat, rows, text, series, ...side, documents];
+    this.views = [header, heat, rows, text, ...side, documents, series];
     const columns = [
       h("div", { class: "column left" }, heat.element, rows.element),
       h("div", { class: "column middle" }, text.element, series.element),
@@ -168,8 +172,9 @@ export class App {
   private opened(document: PageDocument): void {
     this.document = document;
     const { state } = this.store;
-    const first = Math.max(0, document.sets.findIndex((one) => one.visible));
-    const set = state.set < document.sets.length && !(this.dataIsNew && state.set === START.set) ? state.set : first;
+    const there = (place: number): boolean => place < document.sets.length && !state.sets[place]?.removed;
+    const first = Math.max(0, document.sets.findIndex((one, i) => one.visible && there(i)));
+    const set = there(state.set) && !(this.dataIsNew && state.set === START.set) ? state.set : first;
     const tokens = document.sets[set]?.tokens.length ?? 0;
     const inside = (token: number | null): number | null => (token !== null && token < tokens ? token : null);
     this.store.set({ set, token: inside(state.token), hoverToken: inside(state.hoverToken), window: state.window && state.window[1] <= tokens ? state.window : null });
@@ -177,10 +182,13 @@ export class App {
       const row = document.sets[document.highlight[0]]?.rows[document.highlight[1]];
       if (row) this.store.set({ set: document.highlight[0], tint: row.key });
     }
+    if (this.fresh) this.store.set({ pins: strongest(document.sets[set]) });
+    this.fresh = false;
     this.update(new Set(this.awaited), true);
     this.awaited.clear();
     if (!tokens) this.notice(`Document ${document.index} has no tokens.`, "info");
     else if (!document.sets[set]?.rows.length) this.notice(`Document ${document.index} has tokens but no vectors.`, "info");
+    else if (this.context.scene?.set.values.every(Number.isNaN)) this.notice(`Every value of document ${document.index} is missing.`, "info");
     this.dataIsNew = false;
   }
 
@@ -220,11 +228,19 @@ export class App {
   show(collection: Collection): void {
     this.notices.replaceChildren();
     this.context.collection = collection;
-    this.dataIsNew = true;
+    this.dataIsNew = this.fresh = true;
     const { theme, scale, axis } = this.store.state;
     this.store.set({ ...START, theme, scale, axis });
     this.load();
   }
+}
+
+/** Keys of the three vectors with the largest means, where there are too many to draw a stroke for each. */
+function strongest(set: TokenSet | undefined): string[] {
+  if (!set || set.rows.length <= FEW || !set.tokens.length) return [];
+  const size = set.tokens.length;
+  const means = set.rows.map((row, place) => [row.key, statistic("mean", set.values.subarray(place * size, (place + 1) * size))] as const);
+  return means.filter(([, mean]) => mean > 0).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([key]) => key);
 }
 
 function download(name: string, blob: Blob): void {

@@ -118,7 +118,7 @@ export class DocumentsView implements View {
       this.list.show(this.order.length);
       this.reveal();
     } else if (change.lists("document")) {
-      this.list.show(this.order.length);
+      for (const row of this.list.body.querySelectorAll<HTMLElement>("tr[data-document]")) this.markRow(row);
       this.reveal();
     }
   }
@@ -142,10 +142,17 @@ export class DocumentsView implements View {
   }
 
   private row(index: number): HTMLTableRowElement {
-    const { store } = this.context;
     const cells = this.shownColumns.map((column) => h("td", { class: column.className }, this.cell(column, index)));
-    const current = index === store.state.document;
-    return h("tr", { class: current ? "current" : null, "aria-current": current ? "true" : null, "data-document": index, "aria-rowindex": index + 2, onclick: () => this.open(index) }, cells);
+    const row = h("tr", { "data-document": index, "aria-rowindex": index + 2, onclick: () => this.open(index) }, cells);
+    this.markRow(row);
+    return row;
+  }
+
+  private markRow(row: HTMLElement): void {
+    const current = row.dataset["document"] === String(this.context.store.state.document);
+    row.classList.toggle("current", current);
+    if (current) row.setAttribute("aria-current", "true");
+    else row.removeAttribute("aria-current");
   }
 
   private open(index: number): void {

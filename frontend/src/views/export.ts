@@ -69,10 +69,9 @@ export class Exporter {
     return `attviz \u00b7 ${collection.title} \u00b7 ${row?.name || `document ${store.state.document}`}${scale}`;
   }
 
-  private paint(surface: Surface, picture: Picture, shift: (draw: () => void) => void): void {
-    const { palette } = this.context;
-    shift(() => picture.draw(surface));
-    surface.text(0, picture.height + 18, this.caption(), { fill: palette.ink3, size: 10.5 });
+  private paint(surface: Surface, picture: Picture): void {
+    picture.draw(surface);
+    surface.text(0, picture.height + 18, this.caption(), { fill: this.context.palette.ink3, size: 10.5 });
   }
 
   private png(picture: Picture): void {
@@ -84,7 +83,9 @@ export class Exporter {
     context.fillStyle = this.context.palette.card;
     context.fillRect(0, 0, canvas.width, canvas.height);
     context.setTransform(PIXELS, 0, 0, PIXELS, MARGIN * PIXELS, MARGIN * PIXELS);
-    this.paint(new CanvasSurface(context), picture, (draw) => draw());
+    const surface = new CanvasSurface(context);
+    this.paint(surface, picture);
+    surface.flush();
     canvas.toBlob((blob) => {
       if (blob) this.context.download(`${picture.name}.png`, blob);
       else this.context.notice("This picture is too large for the browser; take the SVG.", "error");
@@ -93,7 +94,7 @@ export class Exporter {
 
   private svg(picture: Picture): void {
     const surface = new SvgSurface(picture.width, picture.height + 26, MARGIN);
-    this.paint(surface, picture, (draw) => draw());
+    this.paint(surface, picture);
     const text = surface.finish(this.context.palette.card, this.caption());
     this.context.download(`${picture.name}.svg`, new Blob([text], { type: "image/svg+xml" }));
   }

@@ -1,6 +1,6 @@
 /** The bar at the top: what is open, the scale of the colours, and the commands. */
 
-import { h, select } from "../dom";
+import { h, select, tell } from "../dom";
 import { count } from "../model/format";
 import { SCALE_NOTES, SCALES, type ScaleName } from "../model/scale";
 import { visible } from "../model/tokens";
@@ -48,10 +48,10 @@ export class HeaderView implements View {
 
   update(change: Change): void {
     const { collection, store, scene } = this.context;
+    if (!change.full && !change.data) return;
     this.scaleBox.value = store.state.scale;
     this.scaleBox.title = SCALE_NOTES[store.state.scale];
-    if (!change.full && !change.data) return;
     const shape = collection.layers.length ? `${collection.layers.length} layers \u00d7 ${collection.heads.length} heads` : scene ? count(scene.set.rows.length, "vector") : "";
-    this.note.textContent = [visible(collection.title), shape, count(collection.rows.length, "document")].filter(Boolean).join(" \u00b7 ");
+    tell(this.note, [visible(collection.title), shape, count(collection.rows.length, "document")].filter(Boolean).join(" \u00b7 "));
   }
 }

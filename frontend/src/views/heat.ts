@@ -1,13 +1,14 @@
 /** The layers x heads heat map: the way into everything else. */
 
-import { card, h, select } from "../dom";
+import { card, h, select, tell } from "../dom";
 import { Figure } from "../draw/figure";
 import { drawHeat, drawPin, type HeatLayout, heatLayout, type HeatModel } from "../draw/heatmap";
 import type { Surface } from "../draw/surface";
 import { setFocus, togglePin } from "../model/actions";
-import { statistic as statisticOf, STATISTICS, type Statistic } from "../model/aggregate";
+import { STATISTICS, type Statistic } from "../model/aggregate";
 import { number } from "../model/format";
 import { divergingFit, fit } from "../model/scale";
+import type { Row } from "../model/scene";
 import type { Scope } from "../model/state";
 import type { Change, Context, View } from "./context";
 
@@ -44,10 +45,13 @@ export class HeatView implements View {
     const { store } = this.context;
     target.addEventListener("pointermove", (event) => {
       const cell = this.cellAt(event);
-      if (this.dragFrom && cell) this.dragTo = cell;
       this.cursor = cell;
-      store.set({ hoverRow: this.keyOf(cell) });
-      this.drawCursor();
+      store.set({ hoverRow: this.keyOf(cell) }); // drawn with the next frame
+      this.tell(cell);
+      if (this.dragFrom && cell) {
+        this.dragTo = cell;
+        this.drawCursor();
+      }
     });
     target.addEventListener("pointerleave", () => {
       this.cursor = null;
@@ -80,8 +84,8 @@ export class HeatView implements View {
       const keys = this.model?.cells.filter((cell) => inside(cell.row, from.row, to.row) && inside(cell.column, from.column, to.column)) ?? [];
       store.set(setFocus(store.state, keys.map((cell) => cell.key)));
       this.context.say(`${keys.length} vectors isolated; Escape shows all`);
+      this.drawCursor();
     }
-    this.drawCursor();
   }
 
   private key(event: KeyboardEvent): void {
@@ -135,22 +139,32 @@ export class HeatView implements View {
     this.scopeBox.hidden = collection.overall === null || collection.rows.length < 2;
     this.scopeBox.value = store.state.scope;
     const title = this.element.querySelector("h2");
-    if (title) title.textContent = collection.layers.length || this.context.scene?.set.rowLabels[0]?.startsWith("L") ? "Layers \u00d7 heads" : "Vectors";
-    if (change.has("statistic", "scope", "pins", "focus", "edits", "scale")) {
+    if (title) tell(title, collection.layers.length || this.context.scene?.set.rowLabels[0]?.startsWith("L") ? "Layers \u00d7 heads" : "Vectors");
+    if (change.has("statistic", "scope")) {
       this.model = this.build();
-      this.figure.paint(() => undefined);
       const width = change.measure || !this.figure.width ? this.figure.element.clientWidth || 286 : this.figure.width;
-      if (this.model) {
-        this.layout = heatLayout(this.model, width);
-        this.figure.resize(width, this.layout.height);
-        this.figure.paint((surface) => this.draw(surface, width));
-      }
+      this.layout = this.model && heatLayout(this.model, width);
+      if (this.layout) this.figure.resize(width, this.layout.height);
+      const { model, layout } = this;
+      this.figure.paint((surface) => model && layout && drawHeat(surface, model, layout, this.context.palette, width));
     }
-    if (change.has("hoverRow", "statistic", "scope", "pins", "focus", "edits", "scale")) this.drawCursor();
+    if (change.has("hoverRow", "statistic", "scope", "pins")) this.drawCursor();
   }
 
   draw(surface: Surface, width: number): void {
-    if (this.model && this.layout) drawHeat(surface, this.model, this.layout, this.context.palette, width);
+    if (!this.model || !this.layout) return;
+    drawHeat(surface, this.model, this.layout, this.context.palette, width);
+    this.drawPins(surface, this.layout);
+  }
+
+  /** Pins lie above the map: a pin leaves the map as it is. */
+  private drawPins(surface: Surface, layout: HeatLayout): void {
+    const { scene, palette } = this.context;
+    const colors = new Map(scene?.pins(palette).map((pin) => [pin.key, pin.color]));
+    for (const cell of this.model?.cells ?? []) {
+      const color = colors.get(cell.key);
+      if (color) drawPin(surface, layout, cell, color, palette);
+    }
   }
 
   /** Size of the figure, for pictures. */
@@ -159,26 +173,29 @@ export class HeatView implements View {
   }
 
   private build(): HeatModel | null {
-    const { scene, store, collection, palette } = this.context;
+    const { scene, store, collection } = this.context;
     if (!scene || !scene.rows.length) return null;
     const { statistic, scope } = store.state;
     // Statistics over all documents are of plain values: what is compared with them must be plain too.
     const plain = scope !== "document" && collection.overall !== null;
-    const own = plain ? new Map(scene.rows.map((row) => [row.key, statisticOf(statistic, row.values)])) : scene.statistics(statistic);
     const place = new Map(scene.set.rows.map((row, i) => [row.key, i]));
     const overall = collection.overall?.[statistic];
-    const elsewhere = (key: string): number => overall?.[place.get(key) ?? -1] ?? NaN;
-    const value = (key: string): number => {
-      if (scope === "document" || !overall) return own.get(key) ?? NaN;
-      return scope === "all" ? elsewhere(key) : (own.get(key) ?? NaN) - elsewhere(key);
+    const value = (row: Row): number => {
+      const own = scene.statistic(statistic, row, plain);
+      if (scope === "document" || !overall) return own;
+      const elsewhere = overall[place.get(row.key) ?? -1] ?? NaN;
+      return scope === "all" ? elsewhere : own - elsewhere;
     };
-    const counted = new Set(scene.shown.map((row) => row.key));
-    const cells = scene.rows.map((row) => ({ key: row.key, row: row.base.gridRow, column: row.base.gridColumn, value: value(row.key), faded: !counted.has(row.key) }));
+    const counted = new Set(scene.shown);
+    const cells = scene.rows.map((row) => ({ key: row.key, row: row.base.gridRow, column: row.base.gridColumn, value: value(row), faded: !counted.has(row) }));
     const values = Float64Array.from(cells, (cell) => cell.value);
     const diverging = scope === "difference" && overall !== undefined;
-    const pins = new Map(scene.pins(palette).map((pin) => [pin.key, pin.color]));
     const scale = (scene.scale === "log" || (plain && scene.scale === "lift")) && values.every((one) => !(one <= 0)) ? "log" : scene.scale === "log" || plain ? "raw" : scene.scale;
-    return { cells, rowLabels: scene.set.rowLabels, columnLabels: scene.set.columnLabels, fit: diverging ? divergingFit(values) : fit(values, scale), diverging, pins };
+    return { cells, rowLabels: scene.set.rowLabels, columnLabels: scene.set.columnLabels, fit: diverging ? divergingFit(values) : fit(values, scale), diverging };
+  }
+
+  private tell(cell: Cell | null): void {
+    tell(this.tip, this.readout(cell) || "click pins \u00b7 drag isolates \u00b7 double-click shows one");
   }
 
   private drawCursor(): void {
@@ -187,6 +204,7 @@ export class HeatView implements View {
     if (!layout || !model) return;
     const hovered = this.cursor ?? model.cells.find((cell) => cell.key === store.state.hoverRow) ?? null;
     this.figure.overlay((surface) => {
+      this.drawPins(surface, layout);
       if (this.dragFrom && this.dragTo && (this.dragFrom.row !== this.dragTo.row || this.dragFrom.column !== this.dragTo.column)) {
         const [a, b] = [this.dragFrom, this.dragTo];
         const x = layout.left + Math.min(a.column, b.column) * layout.cellWidth;
@@ -199,6 +217,6 @@ export class HeatView implements View {
         drawPin(surface, layout, hovered, palette.ink, palette);
       }
     });
-    this.tip.textContent = this.readout(hovered) || "click pins \u00b7 drag isolates \u00b7 double-click shows one";
+    this.tell(hovered);
   }
 }

@@ -23,6 +23,7 @@ const WORDS: readonly (readonly [string, string])[] = [
   ["heat map", "one cell a vector. Click pins it with a colour, a drag or a double-click isolates: only those vectors are drawn and counted, until Escape."],
   ["hide", "stops drawing a vector; it still counts in the aggregates. Remove takes it out of everything, and can be undone below the list."],
   ["aggregates", "are made of vectors, never of other aggregates. std divides by n \u2212 1. Entropy: Table 2 of the AttViz paper, the binned one of its page, or Shannon's over the shares."],
+  ["sets", "of vectors over other tokens are chosen above the text; the dots beside the rows hide or remove a whole set."],
   ["lift", "multiplies by the number of keys the token could see: 1 is uniform attention."],
   ["wheel", "with Ctrl zooms series and matrix; a drag in them chooses a part of the text; the strip below moves it."],
 ];

@@ -4,6 +4,7 @@ import { fill, h } from "../dom";
 import { AGGREGATE_NAMES } from "../model/aggregate";
 import { rampColor } from "../model/color";
 import { number } from "../model/format";
+import { SCALE_NOTES } from "../model/scale";
 import type { Scene } from "../model/scene";
 import { visible } from "../model/tokens";
 
@@ -13,18 +14,22 @@ function ramp(): HTMLElement {
 }
 
 export const seriesLegend = {
-  fill(element: HTMLElement, scene: Scene, stride: number, ramped: string, note: string): void {
+  fill(element: HTMLElement, scene: Scene, stride: number, ramped: string): void {
+    const name = AGGREGATE_NAMES[scene.state.aggregate];
+    const others = stride > 1 ? `other vectors (1 in ${stride})` : "other vectors";
+    const title = `Colours of the matrix: ${SCALE_NOTES[scene.scale]}.${scene.scale === "lift" ? " All values are lifted." : ""}`;
+    if (element.title === title && element.textContent === `${name}min\u2013maxextreme${others}${ramped}`) return;
     const item = (mark: Node, text: string): HTMLElement => h("span", { class: "legend-item" }, mark, text);
     const mark = (name: string): HTMLElement => h("span", { class: `mark mark-${name}` });
     fill(
       element,
-      item(mark("line"), AGGREGATE_NAMES[scene.state.aggregate]),
+      item(mark("line"), name),
       item(mark("band"), "min\u2013max"),
       item(mark("extreme"), "extreme"),
-      item(mark("dot"), stride > 1 ? `other vectors (1 in ${stride})` : "other vectors"),
+      item(mark("dot"), others),
       item(ramp(), ramped),
     );
-    element.title = `Colours of the matrix: ${note}.${scene.scale === "lift" ? " All values are lifted." : ""}`;
+    element.title = title;
   },
   tip(scene: Scene, token: number, row: string | null): string {
     const { aggregate } = scene.state;

@@ -7,6 +7,9 @@ import { rampColor } from "../model/color";
 import type { Scene } from "../model/scene";
 import type { Change, Context } from "./context";
 
+/** Leaves the series below its room in a window of 900 pixels. */
+const MAX_HEIGHT = 252;
+
 interface Box {
   readonly left: number;
   readonly top: number;
@@ -44,7 +47,7 @@ export class PatchFigure {
 
   private box(width: number): Box {
     const [rows, columns] = this.context.scene?.document.patches ?? [1, 1];
-    const cell = Math.min(width / columns, 420 / rows);
+    const cell = Math.min(width / columns, MAX_HEIGHT / rows);
     return { left: (width - cell * columns) / 2, top: 0, cell };
   }
 

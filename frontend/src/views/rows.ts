@@ -1,7 +1,7 @@
 /** The vectors as a list: pinned ones with their colours, or all of them; every row can be edited. */
 
 import { card, fill, h, Segments, select } from "../dom";
-import { addAggregate, editRow, moveRow, placeRow, removeRow, restoreRows, setFocus, togglePin } from "../model/actions";
+import { addAggregate, editRow, editSet, moveRow, placeRow, removeRow, removeSet, restoreRows, restoreSets, setFocus, togglePin } from "../model/actions";
 import { AGGREGATE_NAMES, AGGREGATES, statistic } from "../model/aggregate";
 import { cleanColor, MAX_PINS } from "../model/color";
 import { count, number } from "../model/format";
@@ -36,18 +36,20 @@ export class RowsView implements View {
   private items: readonly Item[] = [];
   private renaming: string | null = null;
   private dragged: string | null = null;
+  private readonly dashes = new Map<string, HTMLCanvasElement>();
 
   constructor(private readonly context: Context) {
     const { store } = context;
     this.segments = new Segments("Which vectors", [["pinned", "pinned"], ["all", "all"]], (value) => store.set({ rowList: value === "all" ? "all" : "pinned" }));
     const choices = AGGREGATES.map((name) => [name, AGGREGATE_NAMES[name]] as const);
-    this.adder = select("Add an aggregate as a row", [["", "+ aggregate"], ["every", "all of them"], ...choices], "", (value) => {
+    this.adder = select("Add an aggregate as a row", [["", "+ row"], ["every", "all of them"], ...choices], "", (value) => {
       if (value) store.set(addAggregate(store.state, value));
       this.adder.value = "";
     });
     this.list = new VirtualBody(this.scroller, ROW_HEIGHT, 1, (index) => this.row(this.items[index] as Item));
     this.scroller.append(h("table", { class: "rows", role: "presentation" }, this.list.body));
-    this.element = card("rows", "Rows", this.note, [this.adder, this.segments.element], this.scroller, this.foot);
+    const more: HTMLElement = h("button", { type: "button", class: "icon", "aria-label": "All vectors of the set", title: "Hide or remove all vectors of the set", "aria-haspopup": "menu", "aria-expanded": "false", onclick: () => this.setMenu(more) }, "\u22ef");
+    this.element = card("rows", "Rows", this.note, [this.adder, this.segments.element, more], this.scroller, this.foot);
   }
 
   update(change: Change): void {
@@ -80,7 +82,10 @@ export class RowsView implements View {
     if (!pinned && store.state.rowList === "pinned") parts.push(document.createTextNode(`Click a cell of the heat map to pin it; up to ${MAX_PINS} rows get a colour.`));
     const focus = scene?.state.focus;
     if (focus && scene) parts.push(h("button", { type: "button", class: "chip", onclick: () => store.set({ focus: null }) }, `isolated: ${scene.counted.length} of ${scene.rows.length} \u00d7`));
-    const hidden = scene?.rows.filter((row) => row.hidden).length ?? 0;
+    const dropped = scene?.document.sets.filter((_, place) => store.state.sets[place]?.removed).length ?? 0;
+    if (dropped) parts.push(h("button", { type: "button", class: "chip", onclick: () => store.set(restoreSets(store.state)) }, `${count(dropped, "removed set")}: restore`));
+    if (scene?.setHidden) parts.push(h("button", { type: "button", class: "chip", onclick: () => store.set(editSet(store.state, store.state.set, { hidden: false })) }, "the set is hidden: show"));
+    const hidden = scene?.setHidden ? 0 : (scene?.rows.filter((row) => row.hidden).length ?? 0);
     if (hidden) parts.push(h("button", { type: "button", class: "chip", onclick: () => this.showAll() }, `${hidden} hidden: show`));
     if (scene?.removed.length) parts.push(h("button", { type: "button", class: "chip", onclick: () => store.set(restoreRows(store.state)) }, `${count(scene.removed.length, "removed row")}: restore`));
     if (store.state.rowList === "all") {
@@ -127,7 +132,7 @@ export class RowsView implements View {
         ondragover: (event: DragEvent) => this.dragged && event.preventDefault(),
         ondrop: (event: DragEvent) => this.drop(event, item.key),
       },
-      h("td", {}, h("div", { class: "row-line" }, swatch, item.pinned && sparkline.dash(drawn, item.dash), this.title(item), sparkline.values(item.values, drawn), h("span", { class: "value" }, number(mean)), menu, pin)),
+      h("td", {}, h("div", { class: "row-line" }, swatch, item.pinned && sparkline.dash(this.dashes, item.key, drawn, item.dash), this.title(item), sparkline.values(item.values, drawn), h("span", { class: "value" }, number(mean)), menu, pin)),
     );
     return row;
   }
@@ -186,6 +191,19 @@ export class RowsView implements View {
 
   private allKeys(): string[] {
     return this.context.scene?.rows.map((row) => row.key) ?? [];
+  }
+
+  /** What can be done to all vectors of the open set at once. */
+  private setMenu(button: HTMLElement): void {
+    const { store, host, scene } = this.context;
+    if (!scene) return;
+    const place = scene.document.sets.indexOf(scene.set);
+    const name = visible(scene.set.name);
+    openMenu(host, button, `All of ${name}`, [
+      { label: scene.setHidden ? `Show ${name}` : `Hide ${name}`, run: () => store.set(editSet(store.state, place, { hidden: !scene.setHidden })) },
+      { label: `Remove ${name}`, run: () => store.set(removeSet(store.state, place, scene.document.sets.length)) },
+      { label: "Add all aggregates", run: () => store.set(addAggregate(store.state, "every")) },
+    ]);
   }
 
   private menu(item: Item, button: HTMLElement): void {

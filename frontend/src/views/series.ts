@@ -1,15 +1,14 @@
 /** Series and matrix: one card, one x axis, one cursor through both. */
 
-import { card, h, Segments, select } from "../dom";
+import { card, h, Segments, select, tell } from "../dom";
 import { Figure } from "../draw/figure";
-import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, rowAt } from "../draw/matrix";
+import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, namesHeight, rowAt } from "../draw/matrix";
 import { drawMinimap } from "../draw/minimap";
-import { dotStride, drawSeries, type ValueAxis, valueAxis } from "../draw/series";
+import { dotStride, drawLines, drawVectors, type ValueAxis, valueAxis } from "../draw/series";
 import type { Surface } from "../draw/surface";
 import { type TokenAxis, tokenAxis } from "../draw/xaxis";
 import { setWindow, togglePin, zoom } from "../model/actions";
 import { AGGREGATE_NAMES, AGGREGATES, type Aggregate } from "../model/aggregate";
-import { SCALE_NOTES } from "../model/scale";
 import type { Scene } from "../model/scene";
 import type { Axis } from "../model/state";
 import { activeToken, type Change, type Context, type View } from "./context";
@@ -18,8 +17,12 @@ import { seriesLegend } from "./legend";
 const LEFT = 46;
 const RIGHT = 8;
 const MINIMAP = 26;
+/** Height that the series keeps where the matrix could take it. */
+const LEAST = 100;
 
 interface Layout {
+  readonly width: number;
+  readonly height: number;
   readonly axis: TokenAxis;
   readonly values: ValueAxis;
   readonly matrix: MatrixLayout;
@@ -56,6 +59,7 @@ export class SeriesView implements View {
   private listen(): void {
     const target = this.figure.element;
     const { store } = this.context;
+    new ResizeObserver(() => this.fitted()).observe(this.holder);
     target.addEventListener("pointermove", (event) => this.move(event));
     target.addEventListener("pointerleave", () => {
       this.tip.hidden = true;
@@ -79,6 +83,15 @@ export class SeriesView implements View {
       event.preventDefault();
       store.set(zoom(store.state, event.deltaY > 0 ? 1.25 : 0.8, token, this.context.scene.tokens));
     }, { passive: false });
+  }
+
+  /** A longer legend, or whatever else took room from the figure. */
+  private fitted(): void {
+    const { layout } = this;
+    const { scene } = this.context;
+    if (!layout || !scene || (this.holder.clientWidth === layout.width && this.holder.clientHeight === layout.height)) return;
+    this.drawFresh(scene);
+    this.drawCursor();
   }
 
   private rowUnder(y: number): string | null {
@@ -122,9 +135,13 @@ export class SeriesView implements View {
     this.tip.hidden = token === null || !scene;
     if (token === null || !scene) return;
     this.tip.textContent = seriesLegend.tip(scene, token, row);
-    const left = Math.min(x + 14, this.figure.width - this.tip.offsetWidth - 4);
-    this.tip.style.setProperty("left", `${Math.max(0, left)}px`);
-    this.tip.style.setProperty("top", `${Math.max(0, y - this.tip.offsetHeight - 8)}px`);
+    // Placed from the nearer side, so that its size need not be asked for.
+    const style = this.tip.style;
+    const right = x > this.figure.width / 2;
+    style.setProperty("left", right ? "auto" : `${x + 14}px`);
+    style.setProperty("right", right ? `${this.figure.width - x + 14}px` : "auto");
+    style.setProperty("top", y < 60 ? `${y + 16}px` : "auto");
+    style.setProperty("bottom", y < 60 ? "auto" : `${this.figure.height - y + 8}px`);
   }
 
   private release(event: PointerEvent): void {
@@ -169,36 +186,31 @@ export class SeriesView implements View {
     this.aggregateBox.value = state.aggregate;
     this.axisBox.set(state.axis);
     this.resetBox.hidden = !state.window;
-    this.resetBox.textContent = state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "";
-    if (change.has("pins", "aggregate", "axis", "window", "edits", "focus")) {
+    tell(this.resetBox, state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "");
+    if (change.has("pins", "aggregate", "axis", "window", "strokes")) {
       if (!scene || !scene.tokens || !scene.rows.length) {
         this.layout = null;
         this.figure.paint(() => undefined);
+        this.figure.overlay(() => undefined);
         return;
       }
-      // The strokes above take room from this card.
-      const moved = change.measure || change.lists("document", "set", "strokes", "pins", "window", "focus", "edits");
-      this.drawFresh(scene, moved || !this.figure.width);
+      this.drawFresh(scene);
     }
     if (change.has("hoverToken", "token", "hoverRow", "window", "pins")) this.drawCursor();
   }
 
-  private drawFresh(scene: Scene, measure: boolean): void {
-    const width = measure ? this.holder.clientWidth || 700 : this.figure.width;
-    const room = measure ? this.room() : this.figure.height;
-    let layout = this.arrange(width, room);
-    const before = this.legend.textContent;
-    seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend, SCALE_NOTES[scene.scale]);
-    const height = before === this.legend.textContent ? room : this.room(); // a longer legend may have taken a line
-    if (height !== room) layout = this.arrange(width, height);
-    this.figure.resize(width, height);
+  /** The last view to be told: the page is laid out here once, as it will be in this frame, and nothing moves after it. */
+  private drawFresh(scene: Scene): void {
+    // The legend first, from the size that was: then nothing is written after the one question for the size.
+    let layout = (this.layout = this.arrange(this.figure.width || 700, this.figure.height || 330));
+    seriesLegend.fill(this.legend, scene, dotStride(scene, layout.axis), layout.data.fit.legend);
+    const [width, height] = [this.holder.clientWidth || 700, this.holder.clientHeight || 330];
+    if (width !== layout.width || height !== layout.height) layout = this.arrange(width, height);
+    this.figure.resize(layout.width, layout.height);
     this.layout = layout;
-    this.figure.paint((surface) => this.drawAll(surface, layout));
-  }
-
-  private room(): number {
-    this.figure.element.style.setProperty("height", "0px"); // what the figure took before is no measure
-    return Math.max(230, this.holder.clientHeight || 330);
+    const { axis, values } = layout;
+    const still = [scene.drawn, this.context.palette, axis.from, axis.to, layout.width, layout.height, layout.seriesHeight, layout.namesTop, values.floor, values.ceiling, values.logarithmic];
+    this.figure.layered(still, (surface) => this.drawStill(surface, layout), (surface) => this.drawMoving(surface, layout));
   }
 
   private arrange(width: number, height: number): Layout {
@@ -207,10 +219,10 @@ export class SeriesView implements View {
     const to = Math.min(window?.[1] ?? scene.tokens, scene.tokens);
     const from = Math.min(window?.[0] ?? 0, Math.max(0, to - 1));
     const axis = tokenAxis(from, to, LEFT, width - LEFT - RIGHT);
-    const names = axis.step >= 8 ? 56 : 22;
+    const names = namesHeight(scene, axis);
     const overview = window !== null || axis.step < 8;
     const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
-    const matrix = matrixLayout(scene, Math.floor(body * 0.64));
+    const matrix = matrixLayout(scene, Math.floor(Math.min(body * 0.64, Math.max(body * 0.4, body - LEAST))));
     const seriesHeight = body - matrix.height - 6;
     const last = this.layout;
     const same = this.drawnScene === scene && last !== null && last.axis.from === from && last.axis.to === to && last.axis.width === axis.width && last.matrix.height === matrix.height;
@@ -219,28 +231,36 @@ export class SeriesView implements View {
     const matrixTop = 8 + seriesHeight + 14;
     const namesTop = matrixTop + matrix.height + 4;
     const values = valueAxis(scene, scene.pins(this.context.palette), 8, seriesHeight);
-    return { axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
+    return { width, height, axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
   }
 
-  private drawAll(surface: Surface, layout: Layout): void {
+  private drawStill(surface: Surface, layout: Layout): void {
+    const { scene, palette } = this.context;
+    if (!scene) return;
+    drawVectors(surface, scene, layout.axis, layout.values, 8, layout.seriesHeight, palette);
+    drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
+  }
+
+  private drawMoving(surface: Surface, layout: Layout): void {
     const { scene, palette, store } = this.context;
     if (!scene) return;
     const pins = scene.pins(palette);
-    drawSeries(surface, scene, pins, layout.axis, layout.values, 8, layout.seriesHeight, palette);
     drawMatrix(surface, layout.matrix, layout.data, layout.axis, layout.matrixTop, palette);
+    if (layout.minimapTop !== null) drawMinimap(surface, scene, store.state.window, LEFT, layout.minimapTop, layout.axis.width, MINIMAP - 2, palette);
     for (const pin of pins) {
       const at = layout.matrix.rows.findIndex((row) => row.key === pin.key);
       if (at < 0) continue;
       const top = layout.matrixTop + (layout.matrix.tops[at] as number);
       surface.rect(LEFT - 5, top, 4, Math.max(2, (layout.matrix.tops[at + 1] as number) - (layout.matrix.tops[at] as number)), pin.color);
     }
-    drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
-    if (layout.minimapTop !== null) drawMinimap(surface, scene, store.state.window, LEFT, layout.minimapTop, layout.axis.width, MINIMAP - 2, palette);
+    drawLines(surface, scene, pins, layout.axis, layout.values, palette);
   }
 
   /** For pictures, at the size on screen. */
   draw(surface: Surface): void {
-    if (this.layout) this.drawAll(surface, this.layout);
+    if (!this.layout) return;
+    this.drawStill(surface, this.layout);
+    this.drawMoving(surface, this.layout);
   }
 
   get size(): [number, number] {

@@ -1,6 +1,6 @@
 /** The right column: class probabilities, the token, the top tokens. */
 
-import { card, fill, h } from "../dom";
+import { card, fill, h, tell } from "../dom";
 import { AGGREGATE_NAMES, type Aggregate } from "../model/aggregate";
 import { number, percent } from "../model/format";
 import { correct } from "../model/search";
@@ -9,6 +9,9 @@ import { activeToken, type Change, type Context, type View } from "./context";
 import { openDialog } from "./dialog";
 
 const SHOWN_CLASSES = 6;
+const SHOWN_TOKENS = 40;
+/** A longer name does not fit half the card. */
+const LONG_NAME = 10;
 
 export function className(context: Context, index: number | null): string {
   return index === null ? "" : visible(context.collection.classes[index] ?? `class ${index}`);
@@ -36,7 +39,7 @@ export class ClassView implements View {
   }
 
   update(change: Change): void {
-    if (!change.has("document")) return;
+    if (!change.lists("document")) return;
     const { store, collection } = this.context;
     const row = collection.rows[store.state.document];
     const scores = this.scores();
@@ -57,7 +60,8 @@ export class ClassView implements View {
       h("li", { class: place === 0 ? "best" : null }, h("span", { class: "square", style: { "background-color": classColor(this.context, score.index) } }), h("span", { class: "class-name" }, className(this.context, score.index)), h("span", { class: "value" }, percent(score.share))),
     );
     const rest = scores.length - SHOWN_CLASSES;
-    fill(this.body, bar, h("ul", { class: "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
+    const long = scores.slice(0, SHOWN_CLASSES).some((score) => className(this.context, score.index).length > LONG_NAME);
+    fill(this.body, bar, h("ul", { class: long ? "classes long" : "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
   }
 
   private open(): void {
@@ -109,46 +113,82 @@ export class TopView implements View {
   readonly element: HTMLElement;
   private readonly note = h("span", { class: "note" });
   private readonly body = h("ol", { class: "top", tabindex: "0", "aria-label": "Top tokens" });
+  private readonly empty = h("p", { class: "empty" }, "No tokens to rank.");
+  private readonly items: TopItem[] = [];
+  private shownFor: readonly unknown[] = [];
 
   constructor(private readonly context: Context) {
-    this.element = card("top", "Top tokens", null, this.note, this.body);
+    const { store } = context;
+    this.element = card("top", "Top tokens", null, this.note, this.empty, this.body);
+    const tokenOf = (event: Event): number | null => {
+      const item = (event.target as Element).closest<HTMLElement>("li");
+      return item ? Number(item.dataset["token"]) : null;
+    };
+    this.body.addEventListener("pointerover", (event) => store.set({ hoverToken: tokenOf(event) }));
+    this.body.addEventListener("pointerleave", () => store.set({ hoverToken: null }));
+    this.body.addEventListener("click", (event) => {
+      const token = tokenOf(event);
+      if (token !== null) store.set({ token: token === store.state.token ? null : token });
+    });
   }
 
   update(change: Change): void {
-    if (change.has("aggregate", "edits", "focus")) this.build();
-    if (change.has("hoverToken", "token")) this.mark();
+    if (change.has("aggregate")) this.build();
+    if (change.has("hoverToken", "token", "aggregate")) this.mark();
   }
 
   private build(): void {
     const { scene, store } = this.context;
-    fill(this.body);
-    if (!scene) return;
     const { aggregate } = store.state;
-    const values = scene.aggregate(aggregate);
-    const high = scene.aggregate("max");
-    this.note.textContent = `${AGGREGATE_NAMES[aggregate]}, bar to max`;
-    const order = Array.from(values.keys()).filter((token) => !scene.set.special[token] && !Number.isNaN(values[token]));
-    order.sort((a, b) => (values[b] as number) - (values[a] as number) || a - b);
-    const shown = order.slice(0, 40);
-    const most = Math.max(...shown.map((token) => values[token] as number), 1e-30);
-    for (const token of shown) {
-      const share = Math.max(0, (values[token] as number) / most);
-      const reach = aggregate === "mean" ? `${number(high[token])} max` : "";
-      this.body.append(
-        h(
-          "li",
-          { "data-token": token, title: reach, onpointerenter: () => store.set({ hoverToken: token }), onpointerleave: () => store.set({ hoverToken: null }), onclick: () => store.set({ token: token === store.state.token ? null : token }) },
-          h("span", { class: "top-name" }, scene.pieces[token]?.text, h("span", { class: "note" }, ` ${token}`)),
-          h("span", { class: "bar-track" }, h("span", { class: "bar", style: { width: `${share * 100}%` } })),
-          h("span", { class: "value" }, number(values[token])),
-        ),
-      );
-    }
-    if (!shown.length) this.body.append(h("li", { class: "empty" }, "No tokens to rank."));
+    const values = scene?.aggregate(aggregate) ?? null;
+    const now = [scene?.pieces, values, aggregate];
+    if (now.every((part, i) => part === this.shownFor[i])) return;
+    this.shownFor = now;
+    tell(this.note, `${AGGREGATE_NAMES[aggregate]}, bar to max`);
+    const order = scene && values ? largest(values, scene.set.special, SHOWN_TOKENS) : [];
+    const most = Math.max(1e-30, values && order.length ? (values[order[0] as number] as number) : 0);
+    while (this.items.length < order.length) this.items.push(new TopItem());
+    this.items.length = order.length;
+    order.forEach((token, i) => (this.items[i] as TopItem).set(token, scene?.pieces[token]?.text ?? "", values?.[token] as number, most));
+    if (this.body.childElementCount !== order.length) fill(this.body, this.items.map((item) => item.element));
+    this.empty.hidden = order.length > 0;
   }
 
   private mark(): void {
     const active = activeToken(this.context.store.state);
-    for (const item of this.body.querySelectorAll<HTMLElement>("li[data-token]")) item.classList.toggle("active", Number(item.dataset["token"]) === active);
+    for (const item of this.items) item.element.classList.toggle("active", item.token === active);
   }
+}
+
+/** A line of the list; the same lines serve every text. */
+class TopItem {
+  token = -1;
+  private readonly name = document.createTextNode("");
+  private readonly place = h("span", { class: "note" });
+  private readonly bar = h("span", { class: "bar" });
+  private readonly value = h("span", { class: "value" });
+  readonly element = h("li", {}, h("span", { class: "top-name" }, this.name, this.place), h("span", { class: "bar-track" }, this.bar), this.value);
+
+  set(token: number, name: string, value: number, most: number): void {
+    this.token = token;
+    this.element.dataset["token"] = String(token);
+    this.name.data = name;
+    tell(this.place, ` ${token}`);
+    tell(this.value, number(value));
+    this.bar.style.width = `${Math.max(0, value / most) * 100}%`;
+  }
+}
+
+/** The tokens with the largest values, largest first; of equals the earlier one. */
+function largest(values: Float32Array, special: readonly boolean[], count: number): number[] {
+  const best: number[] = [];
+  for (let token = 0; token < values.length; token++) {
+    const value = values[token] as number;
+    if (special[token] || value !== value || (best.length === count && value <= (values[best[count - 1] as number] as number))) continue;
+    let at = best.length;
+    while (at > 0 && (values[best[at - 1] as number] as number) < value) at--;
+    best.splice(at, 0, token);
+    if (best.length > count) best.pop();
+  }
+  return best;
 }

@@ -14,8 +14,8 @@ function table(caption: string, head: readonly string[], rows: readonly (readonl
     "table",
     { class: "plain" },
     h("caption", {}, caption),
-    h("thead", {}, h("tr", {}, head.map((text) => h("th", { scope: "col" }, text)))),
-    h("tbody", {}, rows.map(([first, ...rest]) => h("tr", {}, h("th", { scope: "row" }, first), rest.map((text) => h("td", { class: "value" }, text))))),
+    h("thead", {}, h("tr", {}, head.map((text, i) => h("th", { scope: "col", class: i && text !== "token" ? "value" : null }, text)))),
+    h("tbody", {}, rows.map(([first, ...rest]) => h("tr", {}, h("th", { scope: "row" }, first), rest.map((text, i) => h("td", { class: head[i + 1] === "token" ? "name" : "value" }, text))))),
   );
 }
 
@@ -54,8 +54,7 @@ export function openTables(context: Context): void {
     return table(`Every token, on the scale ${scene.scale}`, head, rows);
   };
   const vectorTable = (): HTMLElement => {
-    const statistics = STATISTICS.map((name) => scene.statistics(name));
-    const rows = scene.rows.slice(start, start + PAGE).map((row) => [visible(row.name), ...statistics.map((values) => number(values.get(row.key)))]);
+    const rows = scene.rows.slice(start, start + PAGE).map((row) => [visible(row.name), ...STATISTICS.map((name) => number(scene.statistic(name, row)))]);
     return table("Every vector over this document", ["vector", ...STATISTICS], rows);
   };
   draw();

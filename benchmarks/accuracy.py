@@ -1,0 +1,68 @@
+"""How far the diagonals of real weights on real text are from float64.
+
+    python -m benchmarks.accuracy
+
+all-MiniLM-L6-v2 (the ``demo`` extra) reads the demo's texts. Its eager forward in float64 is the truth; its own eager float32 weights
+show how much of the difference is float32 itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+import attviz
+from attviz.analysis.models import load_model
+from attviz.cli.demo import TEXTS
+from attviz.records import AttentionCall, DiagonalRecord
+
+
+class LargestLogsumexp:
+    """A metric that looks at the log-sum-exps of the calls."""
+
+    def __init__(self) -> None:
+        self.largest = 0.0
+
+    def update(self, record: DiagonalRecord) -> None:
+        raise AssertionError("update_call comes first")
+
+    def update_call(self, call: AttentionCall, record: DiagonalRecord) -> None:
+        if call.logsumexp is not None:
+            self.largest = max(self.largest, float(call.logsumexp.abs().max()))
+
+
+def compare() -> tuple[Tensor, Tensor, Tensor, float]:
+    """Captured, eager float32 and true diagonals of the real tokens of all layers and heads, and the largest log-sum-exp."""
+    model, tokenizer = load_model("all-MiniLM-L6-v2")
+    batch = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
+    largest = LargestLogsumexp()
+    with torch.no_grad(), attviz.capture(model, metrics=largest) as cap:
+        model(**batch)
+    real = batch["attention_mask"].bool()[None, :, None].expand_as(cap.diagonal)
+    eager = _attentions(copy.deepcopy(model), batch)
+    truth = _attentions(copy.deepcopy(model).double(), batch)
+    return cap.diagonal[real].double(), eager[real].double(), truth[real], largest.largest
+
+
+def _attentions(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(**batch, output_attentions=True).attentions
+    return torch.stack([weights.diagonal(0, -2, -1) for weights in attentions])
+
+
+def main() -> int:
+    found, eager, truth, largest = compare()
+    print(f"values compared with float64:      {found.numel()}")
+    print(f"largest error of the capture:      {float((found - truth).abs().max()):.1e}")
+    print(f"largest error of eager float32:    {float((eager - truth).abs().max()):.1e}")
+    print(f"largest log-sum-exp, absolute:     {largest:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Drives a real JupyterLab: the page in its frame, the widget, its selection read from Python, and the static HTML of nbconvert.
+
+    pip install jupyterlab anywidget playwright && python frontend/notebook.py OUT     # needs Chromium; pictures go to the folder OUT
+
+Not part of the tests: JupyterLab is large, and the run takes the better part of a minute.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+CELLS = (
+    "import numpy as np, attviz\n"
+    "from attviz.records import Document\n"
+    "words = 'billions of pounds spent on conflict in iraq'.split()\n"
+    "made = np.random.default_rng(0).beta(0.5, 8, (6, 12, len(words))).astype(np.float32)\n"
+    "page = attviz.view([Document(' '.join(words), tuple(words), made)] * 3)\npage",
+    "widget = page.widget()\nwidget",
+    "print(widget.selection)",
+)
+FRAME = "iframe[title='attviz page']"
+
+
+def notebook() -> dict[str, Any]:
+    """The cells as a notebook of format 4."""
+    cells: list[dict[str, Any]] = [
+        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
+        for i, text in enumerate(CELLS)
+    ]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def drive(browser: Any, url: str, out: Path) -> None:
+    """Run all cells in JupyterLab, use frame and widget, and read the selection in a cell."""
+    sheet = browser.new_page(viewport={"width": 1600, "height": 1250})
+    errors: list[str] = []
+    sheet.on("pageerror", lambda error: errors.append(str(error)))
+    sheet.goto(url, timeout=90_000)
+    sheet.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
+    sheet.wait_for_timeout(3000)
+    sheet.get_by_role("menuitem", name="Run", exact=True).click()
+    sheet.get_by_text("Run All Cells", exact=True).click()
+    frame = sheet.frame_locator(FRAME)
+    frame.locator(".token").nth(3).click(timeout=90_000)
+    assert frame.locator(".token-name strong").inner_text() == "spent"
+    sheet.locator(FRAME).screenshot(path=out / "jupyterlab-frame.png")
+    host = sheet.locator(".attviz-widget")
+    host.locator(".token").nth(5).click(timeout=90_000)
+    heat = host.locator(".figure.heat").bounding_box()
+    sheet.mouse.click(heat["x"] + 70, heat["y"] + 50)
+    sheet.wait_for_timeout(800)
+    host.screenshot(path=out / "jupyterlab-widget.png")
+    last = sheet.locator(".jp-Notebook .jp-CodeCell").nth(2)
+    last.locator(".cm-content").click()
+    sheet.keyboard.press("Control+Enter")
+    sheet.wait_for_timeout(2500)
+    told = last.locator(".jp-OutputArea-output").inner_text()
+    print("the selection, read in Python:", told)
+    assert "'token': 5" in told, told
+    assert "'pinned': ['L" in told, told
+    assert not errors, errors
+
+
+def static_html(browser: Any, folder: Path, out: Path) -> None:
+    """What nbconvert writes must show the page too, without a network."""
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", "--output", "static.html", "page.ipynb"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    sheet = browser.new_context(offline=True, viewport={"width": 1400, "height": 1100}).new_page()
+    sheet.goto((folder / "static.html").as_uri(), wait_until="domcontentloaded")
+    frame = sheet.frame_locator(FRAME)
+    frame.locator(".token").nth(2).click(timeout=60_000)
+    assert frame.locator(".token-name strong").inner_text() == "pounds"
+    sheet.screenshot(path=out / "nbconvert.png")
+
+
+def main() -> None:
+    """Start JupyterLab in an empty folder, drive it, and end it."""
+    from playwright.sync_api import sync_playwright
+
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
+        folder = Path(name)
+        (folder / "page.ipynb").write_text(json.dumps(notebook()), encoding="utf-8")
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        static_html(browser, folder, out)
+        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t"]
+        with (out / "jupyterlab.log").open("w") as log:
+            server = subprocess.Popen(
+                [*command, f"--ServerApp.root_dir={folder}"],
+                stdout=log,
+                stderr=log,
+                env=os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "c")},
+            )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api?token=t")
+            drive(browser, f"http://127.0.0.1:{port}/lab/tree/page.ipynb?token=t", out)
+        finally:
+            server.terminate()
+            server.wait()
+            browser.close()
+    print(f"frame, widget and static HTML work; pictures in {out}")
+
+
+def wait_for(url: str) -> None:
+    """Until the server answers, at most a minute."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            urllib.request.urlopen(url)
+            return
+        except urllib.error.URLError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()
