@@ -35,7 +35,10 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    except OSError:  # no git
+        return "-"
     return done.stdout.strip() or "-"
 
 

@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from benchmarks.kernels import kernel_rows, model_rows
 from benchmarks.kernels.timing import copy_bandwidth, matrix_rate
 
 Row = dict[str, object]
+FAILED = "failed: "
 RESULTS = Path(__file__).parent / "results"
 KERNEL_COLUMNS = ("kernel", "shape", "p50_ms", "p20_ms", "p80_ms", "floor_ms", "of_floor", "over_flash", "note")
 MODEL_COLUMNS = (
@@ -42,9 +44,14 @@ def measure_kernels(deadline: float) -> list[Row]:
             continue
         rate = matrix_rate(shape.dtype)
         print(f"{shape.name}: {rate / 1e12:.2f} TFLOP/s of {shape.dtype} products", flush=True)
-        for row in kernel_rows.measure(shape, bandwidth, rate):
-            rows.append(row)
-            print(_line(row), flush=True)
+        try:
+            for row in kernel_rows.measure(shape, bandwidth, rate):
+                rows.append(row)
+                print(_line(row), flush=True)
+        except Exception:  # one shape must not cost the others their numbers
+            rows.append({"kernel": "-", "shape": shape.name, "note": FAILED + " ".join(traceback.format_exc().split())[-300:]})
+            traceback.print_exc()
+        model_rows.clean()
     return rows
 
 
@@ -52,15 +59,16 @@ def measure_models(deadline: float, minutes: float) -> list[Row]:
     """All models with all backends, until the deadline; nothing without a GPU."""
     rows: list[Row] = []
     for case in model_rows.CASES if torch.cuda.is_available() else ():
-        if time.monotonic() > deadline - 15:
+        if time.monotonic() > deadline - 20:
             rows.append({"model": case.name, "note": "not measured: out of time"})
             continue
         try:
-            for row in model_rows.measure(case, seconds=minutes * 60 / 80):
+            for row in model_rows.measure(case, minutes * 60 / 100, deadline):
                 rows.append(row)
                 print(_line(row), flush=True)
-        except torch.OutOfMemoryError:
-            rows.append({"model": case.name, "note": "out of memory with one layer"})
+        except Exception as error:  # one model must not cost the others their numbers
+            rows.append({"model": case.name, "note": f"{FAILED}{type(error).__name__}: " + " ".join(str(error).split())[:150]})
+            traceback.print_exc()
         model_rows.clean()
     return rows
 
@@ -95,6 +103,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     import matplotlib.pyplot as plt
 
     rows = [row for row in rows if "p50_ms" in row]
+    if not rows:
+        return
     shapes = list(dict.fromkeys(str(row["shape"]) for row in rows))
     figure, axes = plt.subplots(len(shapes), 1, figsize=(7, 2.3 * len(shapes)), layout="constrained", squeeze=False)
     for ax, shape in zip(axes[:, 0], shapes, strict=True):
@@ -126,19 +136,25 @@ def main(argv: list[str] | None = None) -> int:
         print("No GPU here: torch.cuda.is_available() is False. The torch implementations are measured on the CPU instead.", flush=True)
     about = environment() | {"driver": driver()}
     start = time.monotonic()
-    kernels = measure_kernels(start + arguments.minutes * 60 * 0.4)
-    models = measure_models(start + arguments.minutes * 60, arguments.minutes)
     arguments.out.mkdir(parents=True, exist_ok=True)
     stem = ("gpu-" if torch.cuda.is_available() else "gpu-none-") + re.sub(r"\W+", "-", about["device"]).strip("-").lower()
-    write_csv(arguments.out / f"{stem}-kernels.csv", kernels, KERNEL_COLUMNS, about)
-    page = [", ".join(f"{key} {value}" for key, value in about.items()), markdown(kernels, KERNEL_COLUMNS)]
-    if models:
-        write_csv(arguments.out / f"{stem}-models.csv", models, MODEL_COLUMNS, about)
-        page.append(markdown(models, MODEL_COLUMNS))
-    (arguments.out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
+    page = [", ".join(f"{key} {value}" for key, value in about.items())]
+
+    def write(part: str, rows: list[Row], columns: tuple[str, ...]) -> None:
+        """At once: whoever stops the run keeps what was measured."""
+        write_csv(arguments.out / f"{stem}-{part}.csv", rows, columns, about)
+        page.append(markdown(rows, columns))
+        (arguments.out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
+
+    kernels = measure_kernels(start + arguments.minutes * 60 * 0.4)
+    write("kernels", kernels, KERNEL_COLUMNS)
     draw(arguments.out / f"{stem}.png", kernels)
+    models = measure_models(start + arguments.minutes * 60, arguments.minutes)
+    if models:
+        write("models", models, MODEL_COLUMNS)
     print(f"{time.monotonic() - start:.0f} s; written: {arguments.out / stem}*", flush=True)
-    return 0
+    failed = [row for row in kernels + models if str(row.get("note", "")).startswith((FAILED, "wrong"))]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -89,6 +89,39 @@ def test_compiled_inside_is_captured(way, x):
     torch.testing.assert_close(cap.diagonal.double(), truth, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_forced_eager_under_an_open_capture(way, x):
+    """The stance sends compiled code back to Python: the same names and numbers, and compiled again afterwards."""
+    original = Encoder()
+    truth = reference(original, x)
+    model = way(original)
+    with torch.no_grad():
+        model(x)
+        with attviz.capture(model, keep="all") as cap:
+            with torch.compiler.set_stance("force_eager"):
+                model(x)
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                model(x)
+    assert cap.layers == NAMES
+    for step in cap.steps:
+        assert tuple(record.layer for record in step) == NAMES
+        torch.testing.assert_close(torch.stack([record.diagonal for record in step]).double(), truth, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_stance_against_recompiling_is_kept(way, x):
+    original = Encoder()
+    truth = reference(original, x)
+    model = way(original)
+    with torch.no_grad():
+        plain = model(x)
+        with torch.compiler.set_stance("fail_on_recompile"), attviz.capture(model) as cap:
+            captured = model(x)
+    assert_identical([plain], [captured])
+    assert cap.layers == NAMES
+    torch.testing.assert_close(cap.diagonal.double(), truth, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("way", [compile_whole, compile_layers])
 def test_compiled_training_step_is_identical(way, x):
     model = way(Encoder())

@@ -129,9 +129,10 @@ def test_decoder_of_an_encoder_decoder_model_is_joined():
     with attviz.capture(model, keep="all") as cap:
         out = model.generate(ids, attention_mask=mask, max_new_tokens=5)
     found = cap.sequence_diagonal()
-    model.set_attn_implementation("eager")
+    eager = T5ForConditionalGeneration._from_config(config, attn_implementation="eager").eval()
+    eager.load_state_dict(model.state_dict())
     with torch.no_grad():
-        outputs = model(input_ids=ids, attention_mask=mask, decoder_input_ids=out[:, :-1], output_attentions=True)
+        outputs = eager(input_ids=ids, attention_mask=mask, decoder_input_ids=out[:, :-1], output_attentions=True)
     expected = torch.stack([weights.diagonal(0, -2, -1) for weights in outputs.decoder_attentions])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 

@@ -87,7 +87,7 @@ def _override(namespace: str, name: str, key: str, operator: Operator) -> None:
         _installed[namespace] = Library(namespace, "IMPL")  # destroyed by _uninstall
     with warnings.catch_warnings():  # torch warns once a process that a kernel is overridden; that is the point
         warnings.simplefilter("ignore")
-        _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True)
+        _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one in Python
     _handles.append(get_kernel(operator.name, key))
 
 

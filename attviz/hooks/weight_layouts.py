@@ -85,5 +85,31 @@ def _blocked(module: nn.Module, weights: Tensor) -> Tensor | None:
     return own[..., :block].transpose(1, 2).flatten(2)
 
 
+def _pooled(module: nn.Module, weights: Tensor) -> str:
+    """Funnel, from its second block on: queries, then queries and keys, are means of neighbouring tokens."""
+    return "pooled: each query stands for several tokens, so no key is a token's own"
+
+
+def _sparse_blocks(module: nn.Module, weights: Tensor) -> str:
+    """BigBird on long texts: one softmax for each block of queries, over chosen blocks of keys."""
+    return "block-sparse attention: a softmax runs over some blocks of keys; attention_type='original_full' runs over all of them"
+
+
+def _landmarks(module: nn.Module, weights: Tensor) -> str:
+    """Nystromformer on texts longer than its landmarks: a product of three softmaxes, one of them inverted."""
+    return "Nyström approximation: the weights are a product over landmarks that is never written down"
+
+
+def _pools(module: nn.Module) -> bool:
+    return bool(getattr(module, "block_index", 0)) and hasattr(getattr(module, "config", None), "block_sizes")
+
+
+def _approximates(module: nn.Module) -> bool:
+    return getattr(module, "num_landmarks", None) != getattr(module, "seq_len", None) and hasattr(module, "num_landmarks")
+
+
+register_layout(WeightLayout(_pools, _pooled))
+register_layout(WeightLayout(lambda module: hasattr(module, "num_random_blocks") and hasattr(module, "seed"), _sparse_blocks))
+register_layout(WeightLayout(_approximates, _landmarks))
 register_layout(WeightLayout(lambda module: hasattr(module, "one_sided_attn_window_size"), _banded))
 register_layout(WeightLayout(lambda module: isinstance(getattr(module, "block_len", None), int), _blocked))

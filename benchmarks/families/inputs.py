@@ -19,9 +19,12 @@ Inputs = dict[str, Any]
 def guesses(model: nn.Module) -> Iterator[Inputs]:
     """Keyword arguments to try, the richest first."""
     names = set(inspect.signature(model.forward).parameters)
-    text, image, sound = _text(model, names), _image(model, names), _sound(model, names)
-    targets = _targets(model, names)
-    for parts in ((text, image, sound), (text, image), (text, sound), (text,), (image,), (sound,), (_packed_patches(model, names),)):
+    text, image, targets = _text(model, names), _image(model, names), _targets(model, names)
+    first, *others = _sounds(model, names) or [{}]
+    sounds: list[tuple[Inputs, ...]] = [(sound,) for sound in others]
+    uncached: Inputs = {**text, "use_cache": False} if "use_cache" in names and text else {}  # caches that know no attention layer
+    together = ((text, image, first), (text, image), (text, first), (text,), (uncached,), (image,), (first,))
+    for parts in (*together, *sounds, (_packed_patches(model, names),)):
         if all(parts):
             yield {**{name: value for part in parts for name, value in part.items()}, **targets}
             if targets:
@@ -71,32 +74,44 @@ def _image(model: nn.Module, names: set[str]) -> Inputs:
     return {name: torch.randn(shape)}
 
 
-def _sound(model: nn.Module, names: set[str]) -> Inputs:
+def _sounds(model: nn.Module, names: set[str]) -> list[Inputs]:
+    """Sound in the layouts in use, the commonest first: features in time, time in features, waves with and without a channel."""
+    bins = _find(model.config, "num_mel_bins") or _find(model.config, "feature_size") or _find(model.config, "input_feat_per_channel") or 16
     if "input_features" in names:
-        bins = (
-            _find(model.config, "num_mel_bins")
-            or _find(model.config, "feature_size")
-            or _find(model.config, "input_feat_per_channel")
-            or 16
-        )
+        places = 2 * (_find(model.config, "max_source_positions") or 32)
+        wide = _find(model.config, "feature_projection_input_dim") or bins
+        shapes = [(32, bins), (bins, places), (bins, 32), (32, wide)]
         if getattr(model.config, "model_type", "") in ("whisper",):
-            return {"input_features": torch.randn(BATCH, bins, 2 * (_find(model.config, "max_source_positions") or 32))}
-        return {"input_features": torch.randn(BATCH, 32, bins)}
+            shapes = shapes[1:]
+        found = [{"input_features": torch.randn(BATCH, *shape)} for shape in shapes]
+        if "input_features_mask" in names:
+            found += [{**one, "input_features_mask": torch.ones(BATCH, one["input_features"].shape[-1 if turned else 1])}
+                      for one in found[:3] for turned in (False, True)]  # fmt: skip
+        return found
     if "input_values" in names:
-        return {"input_values": torch.randn(BATCH, 1600)}
-    return {}
+        return [
+            {"input_values": torch.randn(BATCH, *shape)}
+            for shape in ((1600,), (1, 1600), (32, bins), (_find(model.config, "max_length") or 64, bins))
+        ]
+    return []
 
 
 def _packed_patches(model: nn.Module, names: set[str]) -> Inputs:
-    if not {"hidden_states", "grid_thw"} <= names:
-        return {}
+    """Patches of two images in one row, with the sizes of each."""
+    patches = next((name for name in ("hidden_states", "pixel_values") if name in names), None)
+    grid = next((name for name in ("grid_thw", "image_grid_thw") if name in names), None)
     config = model.config
+    if patches is None or grid is None or not isinstance(getattr(config, "patch_size", None), int):
+        return {}
     width = (
-        (_find(config, "in_channels") or _find(config, "in_chans") or 3)
+        (_find(config, "in_channels") or _find(config, "in_chans") or _find(config, "num_channels") or 3)
         * (config.temporal_patch_size if hasattr(config, "temporal_patch_size") else 1)
         * config.patch_size**2
     )
-    return {"hidden_states": torch.randn(16 + 32, width), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 8]])}
+    inputs = {patches: torch.randn(16 + 32, width), grid: torch.tensor([[1, 4, 4], [1, 4, 8]])}
+    if "merge_sizes" in names:
+        inputs["merge_sizes"] = torch.tensor([2, 2])
+    return inputs
 
 
 def _find(config: Any, name: str) -> Any:

@@ -17,6 +17,12 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "block_repeats": [1, 1]},
     "zamba2": {"mamba_headdim": 8, "n_mamba_heads": 8},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "qwen2_5_vl_vision": {"window_size": 32},
+    "exaone4_5_vision": {"window_size": 32},
+    "recurrent_gemma": {"num_hidden_layers": 3},  # the third attends
+    "xmod": {"default_language": "en_XX"},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "bamba": {"attn_layer_indices": [1]},
     "longformer": {"attention_window": [BAND - 1, BAND - 1]},

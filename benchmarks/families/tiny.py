@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
@@ -14,6 +16,7 @@ from benchmarks.families.overrides import OVERRIDES
 VOCABULARY = 99
 HEADS = 4
 WIDTH = 32
+_LARGE = 10**9
 
 # The first rule whose pattern matches the whole name of an attribute sets it; a rule never makes a number larger.
 _RULES: tuple[tuple[str, Callable[[int], int]], ...] = (
@@ -49,12 +52,15 @@ _RULES: tuple[tuple[str, Callable[[int], int]], ...] = (
 )
 
 
-def tiny_config(model_type: str) -> PretrainedConfig:
-    """A configuration of ``model_type`` of a few thousand parameters."""
-    return shrink(CONFIG_MAPPING[model_type], model_type)
+def tiny_config(model_type: str, filled: bool = False) -> PretrainedConfig:
+    """A configuration of ``model_type`` of a few thousand parameters; ``filled`` gives sizes that are None by default a number too."""
+    config = shrink(CONFIG_MAPPING[model_type], model_type, filled)
+    if isinstance(classes := MODEL_MAPPING_NAMES.get(model_type), (tuple, list)):
+        config.architectures = [classes[0]]  # the registry offers several models for this configuration
+    return config
 
 
-def shrink(kind: type[PretrainedConfig], model_type: str, **fixed: Any) -> PretrainedConfig:
+def shrink(kind: type[PretrainedConfig], model_type: str, filled: bool = False, **fixed: Any) -> PretrainedConfig:
     """An instance of ``kind`` with small numbers, and of its sub-configurations too."""
     full = kind()
     overrides = {**OVERRIDES.get(getattr(kind, "model_type", ""), {}), **OVERRIDES.get(model_type, {}), **fixed}
@@ -67,7 +73,7 @@ def shrink(kind: type[PretrainedConfig], model_type: str, **fixed: Any) -> Pretr
         if name.startswith("_") or name in overrides or isinstance(value, bool) or name in ("transformers_version", "dtype"):
             continue
         if isinstance(value, PretrainedConfig):
-            small[name] = shrink(type(value), f"{model_type}.{name}")
+            small[name] = shrink(type(value), f"{model_type}.{name}", filled)
         elif isinstance(value, int):
             smaller = _shrunk(name, value)
             if smaller != value:
@@ -80,6 +86,10 @@ def shrink(kind: type[PretrainedConfig], model_type: str, **fixed: Any) -> Pretr
             small[name] = {**value, "mrope_section": [2, 1, 1]}
         elif name == "head_dim" and value is None:
             small[name] = WIDTH // HEADS
+        elif filled and value is None and _shrunk(name, _LARGE) != _LARGE:
+            small[name] = _shrunk(name, _LARGE)
+    if _rotates_by_sections(kind):
+        small["rope_parameters"] = _sections(full, small.get("rope_parameters"))
     if kept is not None:
         for name in ("num_hidden_layers", "num_layers", "n_layer"):
             if name in small:
@@ -92,6 +102,21 @@ def shrink(kind: type[PretrainedConfig], model_type: str, **fixed: Any) -> Pretr
     config = kind(**small)
     assert not nested
     return config
+
+
+def _rotates_by_sections(kind: type[PretrainedConfig]) -> bool:
+    """Whether the model of this configuration splits its rotation over time, height and width."""
+    if not hasattr(kind, "rope_parameters") or "vision" in kind.__name__.lower():
+        return False
+    place = importlib.util.find_spec(kind.__module__.replace(".configuration_", ".modeling_"))
+    return place is not None and place.origin is not None and "mrope_section" in Path(place.origin).read_text(encoding="utf-8")
+
+
+def _sections(full: PretrainedConfig, small: Any) -> Any:
+    """The rotation's parameters with sections that add up to half of what a small head rotates."""
+    given = small or getattr(full, "rope_parameters", None) or {"rope_type": "default", "rope_theta": 10000.0}
+    half = int(WIDTH // HEADS * given.get("partial_rotary_factor", 1.0)) // 2
+    return {**given, "mrope_section": [half - 2 * (half // 3), half // 3, half // 3]}
 
 
 def _kept_layers(full: PretrainedConfig, layers: int) -> list[int] | None:

@@ -14,19 +14,6 @@ from benchmarks.kernels.compile import Report
 
 BATCH, Q_LEN, NUM_HEADS = 2, 4096, 32
 SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # bytes a program may ask for
-CORE = (
-    "logsumexp bf16 d64",
-    "logsumexp bf16 d80",
-    "logsumexp fp32 d128",
-    "logsumexp bf16 d128, bias, mask, sinks, softcap",
-    "logsumexp bf16 d128, aggregates",
-    "qk bf16 d64 causal",
-    "qk fp32 d64 causal",
-    "qk bf16 d128 causal, summary",
-    "qk bf16 d128 causal, bias",
-    "weights fp16, aggregates",
-    "tokens fp32",
-)
 
 
 @dataclass(frozen=True)
@@ -37,11 +24,6 @@ class Case:
     launch: Callable[[], object]
     matrix: bool = False  # a matrix instruction is expected
     vector: bool = False  # vector loads are promised
-
-    @property
-    def is_core(self) -> bool:
-        """Whether the tests compile it on every run; the report compiles all."""
-        return self.name in CORE
 
     def faults(self, kernel: str, report: Report, arch: str) -> list[str]:
         """What a compiled kernel breaks of its promises: no spills, room in shared memory, matrix and vector instructions."""
@@ -110,7 +92,8 @@ def cases() -> Iterator[Case]:
     for head_dim in (64, 128):
         yield qk_case(f"fp32 d{head_dim} causal", single, head_dim)
     yield qk_case("bf16 d128 causal, summary", bf16, 128, summary=True)
-    yield qk_case("fp32 d64 causal, summary", single, 64, summary=True)
+    for head_dim in (64, 128):
+        yield qk_case(f"fp32 d{head_dim} causal, summary", single, head_dim, summary=True)
     for options in ("window", "softcap", "sinks", "alibi", "bias", "padding", "packed", "window softcap sinks bias padding"):
         yield qk_case(f"bf16 d128 causal, {options.replace(' ', ', ')}", bf16, 128, options=options)
     matrix = meta(BATCH, NUM_HEADS, Q_LEN, Q_LEN, dtype=half)

@@ -1,7 +1,8 @@
 """Compile a kernel ahead of time, without a GPU, exactly as its launch function would on one.
 
-The launch functions run on ``meta`` tensors with the launch itself recorded instead of made; from the recorded arguments follows the
-specialisation that Triton's just-in-time compiler would choose (an int of 1 becomes a constant, a multiple of 16 is told as such).
+The launch functions run on ``meta`` tensors, under a stand-in for the driver that names the architecture and has no device. Triton's own
+just-in-time compiler specialises the launch (an int of 1 becomes a constant, a multiple of 16 is told as such, on AMD a tensor below
+2 GiB too); where it would compile and launch, the launch is written down instead.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
-import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -26,24 +26,14 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-POINTERS = {
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    torch.uint8: "*u8",
-}
-ALIGNED = [["tt.divisibility", 16]]
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One launch: the kernel, its arguments by name, and the compile options among them."""
+    """One launch as it would be compiled: the specialised source, and the compile options."""
 
-    kernel: Any
-    arguments: dict[str, Any]
+    kernel: str
+    source: ASTSource
     options: dict[str, Any]
 
 
@@ -59,40 +49,38 @@ class Report:
     scalar_loads: int
 
 
+class _NoDriver:
+    """What the just-in-time compiler asks a driver before it compiles."""
+
+    def __init__(self, arch: str) -> None:
+        self._arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        return TARGETS[self._arch]
+
+    def get_current_device(self) -> str:
+        return self._arch  # the compiler keeps what it knows by device: one for each architecture
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+
 @contextlib.contextmanager
 def recording(arch: str) -> Iterator[list[Recorded]]:
     """Replace launches by records, and let the launch functions believe that they are on ``arch``."""
     records: list[Recorded] = []
 
-    def record(kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        arguments = dict(zip(kernel.arg_names, args, strict=False))
-        arguments |= {name: kwargs.pop(name) for name in list(kwargs) if name in kernel.arg_names}
-        records.append(Recorded(kernel, arguments, kwargs))
+    def record(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any, _warmup: bool) -> None:
+        source = ASTSource(kernel, signature, constants, attributes)
+        records.append(Recorded(kernel.__name__, source, dict(options.__dict__)))
 
     homes = ("attviz.kernels.triton.logsumexp", "attviz.kernels.triton.qk")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(triton.runtime.jit.JITFunction, "run", record))
+        stack.enter_context(mock.patch.object(triton.runtime.driver, "_active", _NoDriver(arch)))
+        stack.enter_context(mock.patch.object(triton.runtime.jit.JITFunction, "_do_compile", record))
         for home in homes:
             stack.enter_context(mock.patch(f"{home}.architecture", return_value=arch))
         yield records
-
-
-def specialise(recorded: Recorded) -> ASTSource:
-    """Signature, constants and alignments as the just-in-time compiler would derive them."""
-    signature, constants, attributes = {}, {}, {}
-    for place, param in enumerate(recorded.kernel.params):
-        value = recorded.arguments[param.name]
-        if param.is_constexpr or value is None or (type(value) is int and value == 1 and not param.do_not_specialize):
-            signature[param.name], constants[(place,)] = "constexpr", value
-        elif isinstance(value, torch.Tensor):
-            signature[param.name], attributes[(place,)] = POINTERS[value.dtype], ALIGNED
-        elif isinstance(value, float):
-            signature[param.name] = "fp32"
-        else:
-            signature[param.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
-            if value % 16 == 0 and not param.do_not_specialize:
-                attributes[(place,)] = ALIGNED
-    return ASTSource(recorded.kernel, signature, constants, attributes)
 
 
 def compile_launch(launch: Callable[[], object], arch: str) -> dict[str, Report]:
@@ -101,9 +89,8 @@ def compile_launch(launch: Callable[[], object], arch: str) -> dict[str, Report]
         launch()
     reports = {}
     for recorded in records:
-        compiled = triton.compile(specialise(recorded), target=TARGETS[arch], options=recorded.options)
-        name = recorded.kernel.__name__
-        reports[name] = _amd_report(compiled) if arch.startswith("gfx") else _nvidia_report(compiled)
+        compiled = triton.compile(recorded.source, target=TARGETS[arch], options=recorded.options)
+        reports[recorded.kernel] = _amd_report(compiled) if arch.startswith("gfx") else _nvidia_report(compiled)
     return reports
 
 

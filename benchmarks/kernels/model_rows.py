@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attviz
-from benchmarks.kernels.timing import time_pairs
+from benchmarks.kernels.timing import default_device, time_pairs
 
 Row = dict[str, object]
 BACKENDS = {
@@ -47,13 +49,18 @@ class ModelCase:
             config = transformers.LlamaConfig(**shape, use_cache=False, attn_implementation=implementation)
             made = transformers.LlamaModel
         torch.manual_seed(0)
-        with torch.device("cuda"):
-            model = made(config).to(self.dtype)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)  # built in float32 first, the large ones would need twice their memory
+        try:
+            with torch.device(default_device()):
+                model: nn.Module = made(config)
+        finally:
+            torch.set_default_dtype(before)
         return model.train() if self.training else model.eval()
 
     def inputs(self) -> dict[str, Tensor]:
         torch.manual_seed(1)
-        return {"input_ids": torch.randint(0, 32000, (self.batch, self.q_len), device="cuda")}
+        return {"input_ids": torch.randint(0, 32000, (self.batch, self.q_len), device=default_device())}
 
 
 CASES = (
@@ -69,17 +76,21 @@ CASES = (
 def fitting_model(case: ModelCase) -> tuple[nn.Module, int]:
     """The case's model with as many layers as fit, tried by a plain forward."""
     layers = case.num_layers
-    while True:
-        try:
-            model = case.build(layers)
-            step(case, model, case.inputs())()
-            return model, layers
-        except torch.OutOfMemoryError:
-            if layers == 1:
-                raise
-            layers //= 2
-            model = None  # type: ignore[assignment]
-            clean()
+    while (model := _if_it_fits(case, layers)) is None:
+        if layers == 1:
+            raise torch.OutOfMemoryError(f"{case.name}: one layer does not fit.")
+        layers //= 2
+        clean()
+    return model, layers
+
+
+def _if_it_fits(case: ModelCase, layers: int) -> nn.Module | None:
+    try:
+        model = case.build(layers)
+        step(case, model, case.inputs())()
+    except torch.OutOfMemoryError:
+        return None  # its tensors are freed when the error and this frame are gone
+    return model
 
 
 def step(case: ModelCase, model: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
@@ -96,24 +107,35 @@ def step(case: ModelCase, model: nn.Module, inputs: dict[str, Tensor]) -> Callab
     return run
 
 
-def measure(case: ModelCase, seconds: float) -> Iterator[Row]:
+def measure(case: ModelCase, seconds: float, deadline: float = math.inf) -> Iterator[Row]:
     """Rows of one model: each backend plain and captured, and eager attention until it runs out of memory."""
     model, layers = fitting_model(case)
     for name, backend in BACKENDS.items():
+        row: Row = {"model": case.name, "backend": name, "layers": layers}
+        if time.monotonic() > deadline:
+            yield row | {"note": "not measured: out of time"}
+            continue
         try:
             with sdpa_kernel(backend):
-                yield _row(case, name, layers, model, seconds)
-        except RuntimeError as error:
-            yield {"model": case.name, "backend": name, "layers": layers, "note": str(error).splitlines()[0][:100]}
-    if case.dense:
-        yield _eager_row(case, layers)
+                row |= _row(case, model, seconds)
+        except Exception as error:  # a backend that does not take this shape; and what one breaks must not cost the others
+            row["note"] = f"{type(error).__name__}: " + " ".join(str(error).split())[:150]
+        clean()
+        yield row
     del model
     clean()
+    if case.dense and time.monotonic() < deadline:
+        yield _eager_row(case, layers)
+        clean()
 
 
-def _row(case: ModelCase, name: str, layers: int, model: nn.Module, seconds: float) -> Row:
-    plain = step(case, model, case.inputs())
+def _row(case: ModelCase, model: nn.Module, seconds: float) -> Row:
+    run = step(case, model, case.inputs())
     cap_of: list[Tensor] = []
+
+    def plain() -> Tensor:
+        torch.manual_seed(2)  # a training forward drops the same weights again
+        return run()
 
     def captured() -> Tensor:
         with attviz.capture(model) as cap:
@@ -121,16 +143,11 @@ def _row(case: ModelCase, name: str, layers: int, model: nn.Module, seconds: flo
         cap_of[:] = [cap.diagonal]
         return hidden
 
-    same = case.training or torch.equal(plain(), captured())  # dropout: two training forwards differ anyway
-    if case.training:
-        captured()
-    assert bool(((cap_of[0] >= 0) & (cap_of[0] <= 1)).all())
-    plain_time, capture_time = time_pairs(plain, captured, seconds)
+    same = torch.equal(plain(), captured())
+    assert bool(((cap_of[0] >= 0) & (cap_of[0] <= 1)).all()), "a diagonal is no probability"
+    plain_time, capture_time = time_pairs(plain, captured, seconds, at_least=3)
     plain_peak, capture_peak = peak_bytes(plain), peak_bytes(captured)
     return {
-        "model": case.name,
-        "backend": name,
-        "layers": layers,
         "plain_ms": plain_time.p50_ms,
         "capture_ms": capture_time.p50_ms,
         "ratio": capture_time.p50_ms / plain_time.p50_ms,
@@ -155,15 +172,20 @@ def _eager_row(case: ModelCase, layers: int) -> Row:
             return torch.stack([layer.diagonal(dim1=-2, dim2=-1) for layer in weights])
 
         dense()
-        timing, _ = time_pairs(dense, lambda: None, 1.0, at_least=3)
+        timing, _ = time_pairs(dense, lambda: None, 0.5, at_least=3)
         return row | {"capture_ms": timing.p50_ms, "plain_peak_mb": peak_bytes(dense) / 2**20, "note": ""}
     except torch.OutOfMemoryError:
         return row | {"note": "out of memory"}
+    except Exception as error:
+        return row | {"note": f"{type(error).__name__}: " + " ".join(str(error).split())[:150]}
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest allocation of the device during one call."""
+    """Largest allocation of the device during one call; 0 without a GPU."""
     clean()
+    if not torch.cuda.is_available():
+        run()
+        return 0
     torch.cuda.reset_peak_memory_stats()
     run()
     return torch.cuda.max_memory_allocated()

@@ -19,10 +19,11 @@ from benchmarks.kernels.compile import TARGETS, Report, compile_launch
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
 HEADER = """# Kernels, compiled ahead of time
 
-Written by `python -m benchmarks.kernels.report` with triton {triton} and torch {torch}, on a machine without a GPU: these are the binaries'
+Written by `python -m benchmarks.kernels.report` with {versions}, on a machine without a GPU: these are the binaries'
 own numbers, not timings. A cell reads registers / shared memory in KiB / matrix instructions / vector loads : scalar loads; registers are
 those of a thread, instructions are counted in the program text, not in what runs. Spilled is what the assembler could not keep in
 registers, in bytes of stack (scratch on gfx942), over all architectures; the script fails unless it is 0.
+The tests compile all of it again on every run, and compare with this table where the same versions are installed.
 
 """
 
@@ -31,6 +32,24 @@ def cell(report: Report) -> str:
     """One report in a table cell."""
     loads = f"{report.vector_loads}:{report.scalar_loads}"
     return f"{report.registers} / {report.shared_bytes / 1024:.0f} / {report.matrix} / {loads}"
+
+
+def versions() -> str:
+    """The compiler, as the page names it: another one may count other registers."""
+    return f"triton {triton.__version__} and torch {torch.__version__.split('+')[0]}"
+
+
+def committed_cells() -> dict[tuple[str, str, str], str]:
+    """The page's cells by (case, kernel, architecture); empty where other versions than the installed ones wrote it."""
+    page = PAGE.read_text()
+    if versions() not in page:
+        return {}
+    cells = {}
+    for line in page.splitlines():
+        if line.startswith("| ") and "`" in line:
+            name, kernel, *found, _ = line.strip("| ").split(" | ")
+            cells |= {(name, kernel.strip("`"), arch): text for arch, text in zip(TARGETS, found, strict=True)}
+    return cells
 
 
 def rows(archs: list[str]) -> tuple[list[str], list[str]]:
@@ -55,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
     lines, faults = rows(archs)
     if not chosen:
         table = [f"| case | kernel | {' | '.join(archs)} | spilled |", f"|---|---|{'---|' * len(archs)}---|", *lines]
-        PAGE.write_text(HEADER.format(triton=triton.__version__, torch=torch.__version__.split("+")[0]) + "\n".join(table) + "\n")
+        PAGE.write_text(HEADER.format(versions=versions()) + "\n".join(table) + "\n")
     print("\n".join(faults), file=sys.stderr)
     return 1 if faults else 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 ROTATION_BYTES = 256 << 20  # more than any second-level cache: no repetition finds its inputs there
+CYCLES_PER_SECOND = 2_000_000_000  # of a GPU's clock, about: only to keep the device busy for a while
 
 
 @dataclass(frozen=True)
@@ -27,38 +29,62 @@ def copies_needed(bytes_per_call: int) -> int:
 
 
 def time_calls(runs: Sequence[Callable[[], object]], seconds: float = 0.4, at_least: int = 10) -> Timing:
-    """Time calls that do the same to different inputs, in turn, for about ``seconds``."""
+    """Time calls that do the same to different inputs, in turn, for about ``seconds``; on a GPU the device's time alone."""
     for run in runs[: max(3, at_least // 4)]:
         run()
     return Timing(*_percentiles(_on_gpu(runs, seconds, at_least) if torch.cuda.is_available() else _on_cpu(runs, seconds, at_least)))
 
 
 def time_pairs(first: Callable[[], object], second: Callable[[], object], seconds: float, at_least: int = 5) -> tuple[Timing, Timing]:
-    """Time two ways in alternation, so that a change of clock or heat meets both alike."""
+    """Time two ways in alternation, so that a change of clock or heat meets both alike; what the host does in between counts."""
     one, two = [], []
     first(), second()
-    timer = _on_gpu if torch.cuda.is_available() else _on_cpu
     end = time.monotonic() + seconds
     while len(one) < at_least or time.monotonic() < end:
-        one += timer([first], 0.0, 1)
-        two += timer([second], 0.0, 1)
+        one.append(_clocked(first))
+        two.append(_clocked(second))
     return Timing(*_percentiles(one)), Timing(*_percentiles(two))
 
 
+def _clocked(run: Callable[[], object]) -> float:
+    """Milliseconds by the clock, from an idle device to an idle device."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
+    begin = time.perf_counter()
+    run()
+    wait()
+    return (time.perf_counter() - begin) * 1e3
+
+
 def _on_gpu(runs: Sequence[Callable[[], object]], seconds: float, at_least: int) -> list[float]:
+    """Each sample is the mean of so many calls that they take a millisecond; all are queued before the first begins.
+
+    The host needs some 50 microseconds for a call: on an idle device the events would time that, not the kernel.
+    """
+    once, host_s = _between_events(runs[:1], 0.0)
+    length = max(1, min(64, round(1.0 / max(once, 1e-3))))
+    head_start_s = min(0.05, 1.5 * host_s * length + 1e-4)
+    turn = itertools.cycle(runs)
     samples: list[float] = []
     end = time.monotonic() + seconds
     while len(samples) < at_least or (time.monotonic() < end and len(samples) < 2000):
-        marks = []
-        for run in runs[:32] if len(runs) > 1 else list(runs) * min(at_least, 8):
-            start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            run()
-            stop.record()
-            marks.append((start, stop))
-        torch.cuda.synchronize()
-        samples += [start.elapsed_time(stop) for start, stop in marks]
+        samples.append(_between_events(list(itertools.islice(turn, length)), head_start_s)[0] / length)
     return samples
+
+
+def _between_events(runs: Sequence[Callable[[], object]], head_start_s: float) -> tuple[float, float]:
+    """Milliseconds of the device for all the runs, and seconds of the host; the device idles on purpose for the host's head start."""
+    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin = time.perf_counter()
+    if head_start_s:
+        torch.cuda._sleep(int(head_start_s * CYCLES_PER_SECOND))
+    start.record()
+    for run in runs:
+        run()
+    stop.record()
+    host_s = time.perf_counter() - begin
+    torch.cuda.synchronize()
+    return start.elapsed_time(stop), host_s
 
 
 def _on_cpu(runs: Sequence[Callable[[], object]], seconds: float, at_least: int) -> list[float]:

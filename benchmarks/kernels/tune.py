@@ -2,20 +2,30 @@
 
 python -m benchmarks.kernels.tune             # measures this GPU's architecture, keeps the rows of the others
 python -m benchmarks.kernels.tune --dry-run   # prints, writes nothing
+python -m benchmarks.kernels.tune --minutes 3 # the commonest head sizes first; what was not reached keeps its row
+
+Candidates are compiled on all cores first, without the GPU: those that spill or find no room are not tried on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import contextlib
 import itertools
 import json
+import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import torch
 
 from attviz.kernels.twins import MAX_HEAD_DIM_SINGLE
+from benchmarks.kernels.cases import logsumexp_case, qk_case
+from benchmarks.kernels.compile import TARGETS, compile_launch
 from benchmarks.kernels.kernel_rows import Shape
 from benchmarks.kernels.timing import time_calls
 
@@ -44,19 +54,56 @@ def call(kernel: str, head_dim: int, dtype: torch.dtype) -> Callable[[], torch.T
     return lambda: diagonal_from_qk(query, key, is_causal=True, bias=bias)
 
 
-def best(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[Blocks, float]:
+def home(kernel: str) -> str:
+    """Where the launch function of a kernel asks the table."""
+    return "attviz.kernels.triton.logsumexp" if kernel == "logsumexp" else "attviz.kernels.triton.qk"
+
+
+@contextlib.contextmanager
+def using(kernel: str, blocks: Blocks) -> Iterator[None]:
+    """These blocks instead of the table's."""
+    with mock.patch(f"{home(kernel)}.tuned", side_effect=lambda *_, **__: dict(blocks)):
+        yield
+
+
+def fault(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> str:
+    """Why these blocks are not worth a try on ``arch``; empty if they are. Triton's cache keeps the binary for the launch on the GPU."""
+    if kernel == "logsumexp":
+        case = logsumexp_case("tune", dtype, head_dim)
+    else:
+        case = qk_case("tune", dtype, head_dim, options="bias" if kernel == "qk_bias" else "")
+    try:
+        with using(kernel, blocks):
+            reports = compile_launch(case.launch, arch)
+    except Exception as error:  # blocks that the compiler does not take
+        return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+    return "; ".join(found for name, report in reports.items() for found in case.faults(name, report, arch))
+
+
+def worth_a_try(
+    pool: concurrent.futures.Executor, arch: str, kernel: str, dtype: torch.dtype, head_dim: int, tried: Sequence[Blocks]
+) -> list[Blocks]:
+    """Those of the candidates without a fault; all where the architecture is none of the compiled ones."""
+    if arch not in TARGETS:
+        return list(tried)
+    jobs = [pool.submit(fault, arch, kernel, dtype, head_dim, blocks) for blocks in tried]
+    return [blocks for blocks, job in zip(tried, jobs, strict=True) if not job.result()]
+
+
+def best(kernel: str, head_dim: int, dtype: torch.dtype, tried: Sequence[Blocks]) -> tuple[Blocks, float] | None:
     """Fastest blocks that give what the table's blocks give, and their milliseconds."""
     run = call(kernel, head_dim, dtype)
     expected = run()
-    home = "attviz.kernels.triton.logsumexp" if kernel == "logsumexp" else "attviz.kernels.triton.qk"
     results: list[tuple[float, Blocks]] = []
-    for blocks in candidates(kernel):
-        with mock.patch(f"{home}.tuned", side_effect=lambda *_, blocks=blocks, **__: dict(blocks)):
+    for blocks in tried:
+        with using(kernel, blocks):
             try:
                 torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
                 results.append((time_calls([run], seconds=0.05).p50_ms, blocks))
-            except (RuntimeError, AssertionError) as error:  # no room in shared memory, or wrong: out
-                print(f"  {blocks}: {str(error).splitlines()[0][:80]}")
+            except Exception as error:  # no room in shared memory (Triton's own error, no RuntimeError), or wrong: out
+                print(f"  {blocks}: {type(error).__name__}: {' '.join(str(error).split())[:80]}")
+    if not results:
+        return None
     milliseconds, blocks = min(results, key=lambda result: result[0])
     return blocks, milliseconds
 
@@ -64,7 +111,8 @@ def best(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[Blocks, float]
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="print, do not write")
-    dry_run = parser.parse_args(argv).dry_run
+    parser.add_argument("--minutes", type=float, default=8.0, help="start no further row after so many minutes")
+    arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
         print("No GPU here: block sizes can only be measured on one. The table stays as it is.", file=sys.stderr)
         return 2
@@ -72,16 +120,25 @@ def main(argv: list[str] | None = None) -> int:
 
     arch = architecture(torch.cuda.current_device())
     table = json.loads(TABLE.read_text())
-    for kernel, dtype, head_dim in itertools.product(table["kernels"], (torch.bfloat16, torch.float32), (16, 32, 64, 128, 256)):
-        if dtype is torch.float32 and head_dim > MAX_HEAD_DIM_SINGLE and kernel != "logsumexp":
-            continue
-        blocks, milliseconds = best(kernel, head_dim, dtype)
-        row = f"{arch}/{'float32' if dtype is torch.float32 else 'half'}/{head_dim}"
-        table["kernels"][kernel][row] = blocks
-        table["measured"] = sorted({*table.get("measured", []), arch})
-        print(f"{kernel} {row}: {blocks} {milliseconds:.3f} ms", flush=True)
-    if not dry_run:
-        TABLE.write_text(layout(table))
+    deadline = time.monotonic() + 60 * arguments.minutes
+    spawned = multiprocessing.get_context("spawn")  # a forked process could not use the GPU's driver
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool:
+        for head_dim, dtype, kernel in itertools.product((128, 64, 32, 256, 16), (torch.bfloat16, torch.float32), table["kernels"]):
+            if dtype is torch.float32 and head_dim > MAX_HEAD_DIM_SINGLE and kernel != "logsumexp":
+                continue
+            row = f"{arch}/{'float32' if dtype is torch.float32 else 'half'}/{head_dim}"
+            if time.monotonic() > deadline:
+                print(f"{kernel} {row}: not measured, out of time", flush=True)
+                continue
+            found = best(kernel, head_dim, dtype, worth_a_try(pool, arch, kernel, dtype, head_dim, list(candidates(kernel))))
+            if found is None:
+                print(f"{kernel} {row}: no candidate ran, the row stays", flush=True)
+                continue
+            table["kernels"][kernel][row] = found[0]
+            table["measured"] = sorted({*table.get("measured", []), arch})
+            print(f"{kernel} {row}: {found[0]} {found[1]:.3f} ms", flush=True)
+            if not arguments.dry_run:
+                TABLE.write_text(layout(table))  # after each row: whoever stops the run keeps it
     return 0
 
 

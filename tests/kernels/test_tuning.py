@@ -1,6 +1,7 @@
 """The committed table has a row for whatever a launch asks, and the choice between Triton and torch is as documented."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,6 +45,18 @@ def test_torch_takes_what_the_twins_would_round_or_spill():
     assert triton_serves(single, 128, matrix=True)
     assert not triton_serves(single, 136, matrix=True)
     assert not triton_serves(double, 64)
+
+
+def test_candidates_that_spill_or_do_not_compile_are_left_out():
+    from benchmarks.kernels.tune import fault, worth_a_try
+
+    good, wide = {"BLOCK_Q": 32, "num_warps": 4}, {"BLOCK_Q": 32, "num_warps": 1}
+    assert fault("sm_90", "logsumexp", torch.bfloat16, 64, good) == ""
+    assert "spilled" in fault("sm_90", "logsumexp", torch.float32, 256, wide)
+    assert "Error" in fault("sm_90", "logsumexp", torch.bfloat16, 64, {"BLOCK_Q": 33, "num_warps": 4})  # no power of two
+    with ThreadPoolExecutor(1) as pool:
+        assert worth_a_try(pool, "sm_90", "logsumexp", torch.float32, 256, [wide]) == []
+        assert worth_a_try(pool, "sm_75", "logsumexp", torch.float32, 256, [wide]) == [wide]  # not among the compiled ones: try all
 
 
 def test_without_a_gpu_the_script_says_so_and_writes_nothing(capsys):

@@ -6,10 +6,13 @@ Layouts, read off the schemas and kernels of torch 2.9 to 2.13: flash ``[batch, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from attviz.hooks.operators.registry import Arguments, Keywords, Operator
+from attviz.hooks.operators.registry import Arguments, Keywords, Operator, Preparer, Reader
 from attviz.records import AttentionCall
+
+_Rows = Callable[[Any, int], Any]  # (log-sum-exp as the kernel returns it, q_len) -> [batch, num_heads, q_len]
 
 
 def _scale(query: Any, kwargs: Keywords) -> float:
@@ -35,52 +38,39 @@ def _read_flash_cpu(args: Arguments, kwargs: Keywords, result: Any) -> Attention
     )
 
 
-def _read_flash(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
-    query = args[0]
-    causal = bool(_argument(args, kwargs, 4, "is_causal", False))
-    return AttentionCall("aten::_scaled_dot_product_flash_attention", query, args[1], result[1], None, _scale(query, kwargs), None, causal)
+def _reader(name: str, causal_at: int, bias_at: int | None, rows: _Rows) -> Reader:
+    """Reader of an operator that begins with query, key and value and returns its output and log-sum-exp first.
+
+    Args:
+        name: As the dispatcher calls the operator.
+        causal_at: Position of ``is_causal``.
+        bias_at: Position of ``attn_bias``; None where the operator takes none.
+        rows: Takes the log-sum-exp and the number of queries, gives it as ``[batch, num_heads, q_len]``.
+    """
+
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
+        query = args[0]
+        bias = None if bias_at is None else _argument(args, kwargs, bias_at, "attn_bias")
+        causal = bool(_argument(args, kwargs, causal_at, "is_causal", False))
+        return AttentionCall(name, query, args[1], rows(result[1], query.shape[2]), None, _scale(query, kwargs), bias, causal)
+
+    return read
 
 
-def _read_efficient(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
-    query = args[0]
-    return AttentionCall(
-        "aten::_scaled_dot_product_efficient_attention",
-        query,
-        args[1],
-        result[1][..., : query.shape[2]],  # padded to a multiple of 32 with +inf
-        None,
-        _scale(query, kwargs),
-        _argument(args, kwargs, 3, "attn_bias"),
-        bool(_argument(args, kwargs, 6, "is_causal", False)),
-    )
+def _as_it_is(logsumexp: Any, q_len: int) -> Any:
+    return logsumexp
 
 
-def _read_cudnn(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
-    query, logsumexp = args[0], result[1]
-    return AttentionCall(
-        "aten::_scaled_dot_product_cudnn_attention",
-        query,
-        args[1],
-        logsumexp.squeeze(-1) if logsumexp.ndim == 4 else logsumexp,
-        None,
-        _scale(query, kwargs),
-        _argument(args, kwargs, 3, "attn_bias"),
-        bool(_argument(args, kwargs, 6, "is_causal", False)),
-    )
+def _without_padding(logsumexp: Any, q_len: int) -> Any:
+    return logsumexp[..., :q_len]  # padded to a multiple of 32 with +inf
 
 
-def _read_overrideable(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
-    query = args[0]
-    return AttentionCall(
-        "aten::_scaled_dot_product_fused_attention_overrideable",
-        query,
-        args[1],
-        result[1][..., : query.shape[2]] if result[1].ndim == 3 else result[1].squeeze(-1),
-        None,
-        _scale(query, kwargs),
-        _argument(args, kwargs, 3, "attn_bias"),
-        bool(_argument(args, kwargs, 5, "is_causal", False)),
-    )
+def _without_last(logsumexp: Any, q_len: int) -> Any:
+    return logsumexp.squeeze(-1) if logsumexp.ndim == 4 else logsumexp
+
+
+def _by_dimensions(logsumexp: Any, q_len: int) -> Any:
+    return logsumexp[..., :q_len] if logsumexp.ndim == 3 else logsumexp.squeeze(-1)
 
 
 def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
@@ -94,11 +84,18 @@ def _ask_for_logsumexp(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Ke
     return args, {**kwargs, "compute_log_sumexp": True}
 
 
+def _entry(
+    short: str, keys: tuple[str, ...], causal_at: int, bias_at: int | None, rows: _Rows, prepare: Preparer | None = None
+) -> Operator:
+    name = f"aten::_scaled_dot_product_{short}"
+    return Operator(name, _reader(name, causal_at, bias_at, rows), "fused", keys, prepare)
+
+
 OPERATORS = (
     Operator("aten::_scaled_dot_product_flash_attention_for_cpu", _read_flash_cpu, "fused", ("CPU",)),
-    Operator("aten::_scaled_dot_product_flash_attention", _read_flash, "fused", ("CUDA",)),
-    Operator("aten::_scaled_dot_product_efficient_attention", _read_efficient, "fused", ("CUDA",), _ask_for_logsumexp),
-    Operator("aten::_scaled_dot_product_cudnn_attention", _read_cudnn, "fused", ("CUDA",), _ask_for_logsumexp),
-    Operator("aten::_scaled_dot_product_fused_attention_overrideable", _read_overrideable, "fused", ("XPU", "HPU", "PrivateUse1")),
+    _entry("flash_attention", ("CUDA",), 4, None, _as_it_is),
+    _entry("efficient_attention", ("CUDA",), 6, 3, _without_padding, _ask_for_logsumexp),
+    _entry("cudnn_attention", ("CUDA",), 6, 3, _without_last, _ask_for_logsumexp),
+    _entry("fused_attention_overrideable", ("XPU", "HPU", "PrivateUse1"), 5, 3, _by_dimensions),
     Operator("aten::_scaled_dot_product_attention_math_for_mps", _read_mps, "fused", ("MPS",)),
 )
