@@ -1,7 +1,7 @@
 """From attention calls to diagonal records: little work while the model runs, the rest when somebody reads.
 
-For a small input only ``q_i . k_i`` is computed while an operator runs, and the log-sum-exp it returned is kept as it is: the exponential,
-the clamp and the padding wait for the first read. At most two numbers a query and head are held per layer, never a view of an activation.
+While an operator runs only ``q_i . k_i`` is computed, and the log-sum-exp it returned is taken off or kept: the exponential, the clamp and
+the padding wait for the first read. At most two numbers a query and head are held per layer, never a view of an activation.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from attviz.kernels import (
 )
 from attviz.records import AttentionCall, DiagonalRecord
 
-# Larger diagonals are finished at once. The few operations no longer show beside such a forward, and a log-sum-exp that outlives its
-# layer sits between the large blocks of the C allocator: 30 MB of growth at BERT-base 1 x 512 that holds nothing.
+# A larger log-sum-exp is not kept: made before its layer's output, it would sit between the large blocks of the C allocator, which grew by
+# 30 MB at BERT-base 1 x 512 and held nothing.
 _DEFERRED = 1024
 
 
@@ -53,6 +53,7 @@ class PendingDiagonal:
         "_diagonal",
         "_documents",
         "_kv_len",
+        "_logs",
         "_logsumexp",
         "_record",
         "_scale",
@@ -68,6 +69,7 @@ class PendingDiagonal:
         self._context = context
         self._record: DiagonalRecord | None = None
         self._bias: Tensor | None = None
+        self._logs: Tensor | None = None  # logarithms of the weights
         self._documents: Tensor | None = None
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
             self._documents = document_ids(call, context)
@@ -96,8 +98,11 @@ class PendingDiagonal:
         if call.bias is not None:
             self._bias = diagonal_of_bias(call.bias, rows[2], offset).clone()
         if self._scores.numel() > _DEFERRED:
-            self._diagonal = self._finish()
-            self._bias = None
+            if self._bias is None:  # so no row is masked as a whole, and one number says it all
+                self._logs = self._scores.mul_(call.scale).sub_(self._logsumexp)
+            else:
+                self._diagonal = self._finish()
+                self._bias = None
             self._scores = self._logsumexp = None  # type: ignore[assignment]
 
     def rename(self, layer: str, index: int) -> None:
@@ -122,7 +127,7 @@ class PendingDiagonal:
             if documents is not None and documents.shape != (batch, diagonal.shape[2]):
                 documents = None
             self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source, documents)
-            self._documents = self._diagonal = self._bias = self._context = None
+            self._documents = self._diagonal = self._logs = self._bias = self._context = None
             self._scores = self._logsumexp = None  # type: ignore[assignment]
         return self._record
 
@@ -130,6 +135,8 @@ class PendingDiagonal:
     def _finish(self) -> Tensor:
         if self._diagonal is not None:
             return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
+        if self._logs is not None:
+            return self._logs.exp().clamp(0.0, 1.0).float()
         return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
 
 

@@ -1,6 +1,6 @@
 """Cost of a capture beside the plain forward and beside the other tools, on this machine's CPU.
 
-    python -m benchmarks.capture                 everything (about 15 minutes on 2 cores)
+    python -m benchmarks.capture                 everything (about 20 minutes on 2 cores)
     python -m benchmarks.capture --quick         three cases, few pairs
     python -m benchmarks.capture --case NAME
 
@@ -95,7 +95,8 @@ def steady_rows(case: Case, pairs: int) -> list[dict[str, object]]:
 
     forwards()
     rows = []
-    for what, measure in (("steady", recorded), ("between samples", between), ("after the context", forwards)):
+    kinds = {"steady": recorded, "between samples": between, "after the context": forwards}
+    for what, measure in kinds.items() if case.dense else [("steady", recorded)]:
         ratios, times = [], []
         for index in range(max(2, pairs // block)):
             first, second = (forwards(), measure()) if index % 2 else (measure(), forwards())[::-1]
@@ -142,9 +143,9 @@ def memory_rows(case: Case) -> list[dict[str, object]]:
 
 
 def _peak(case: Case, provider: str) -> int:
-    """Median of three processes: allocators round."""
+    """Median of three processes for the two that are compared to a megabyte: allocators round."""
     peaks = []
-    for _ in range(3 if case.q_len < 10000 else 1):
+    for _ in range(3 if provider in ("plain", "attviz") and case.dense else 1):
         command = [sys.executable, "-m", "benchmarks.capture", "--peak", json.dumps([case.name, provider])]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
     return int(statistics.median(peaks))

@@ -36,6 +36,17 @@ def test_diagonal_belongs_to_its_layer(by_hand, causal, num_kv_heads, x):
     assert not cap.diagonal.requires_grad
 
 
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_long_input_is_as_right_as_a_short_one(causal, num_kv_heads):
+    """Larger diagonals are kept in another form, and their products formed in another way."""
+    model, x = Encoder(causal=causal, num_kv_heads=num_kv_heads).eval(), torch.randn(2, 2049, 32)
+    with torch.no_grad(), attviz.capture(model) as cap:
+        model(x)
+    truth = torch.cat([reference(model, x[row : row + 1]) for row in range(2)], 1)
+    torch.testing.assert_close(cap.diagonal.double(), truth, rtol=0, atol=1e-6)
+
+
 def test_block_of_any_name_is_found(x):
     class Mixer(nn.Module):  # no word of attention anywhere
         def __init__(self) -> None:

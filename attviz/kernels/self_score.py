@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CPU_CHUNK = 1 << 19  # products held at once: 2 MiB of float32 stays in the cache; three times faster than one large product
+_LARGE = 1 << 17  # elements of a query from which a batch of matrix products is faster than a product and its sum
+_EXACT = ("none", "ieee")  # how PyTorch says that matrix products of float32 are float32
 _DEVICE_CHUNK = 1 << 24  # an accelerator wants few launches, not a small cache footprint
 _NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
 
@@ -49,15 +51,37 @@ def self_scores(
     _, num_kv_heads, kv_len, _ = key.shape
     if kv_len != q_len:
         key = key[:, :, kv_offset : kv_offset + q_len]
+    plain = query.dtype is torch.float32 and key.dtype is torch.float32
+    if plain and query.numel() > _LARGE and _as_matrices(query, key):
+        return _batched_dots(query, key)
     grouped = num_kv_heads != num_heads
     if grouped:
         query = query.view(batch, num_kv_heads, num_heads // num_kv_heads, q_len, head_dim)
         key = key.unsqueeze(2)
-    if query.dtype is torch.float32 and key.dtype is torch.float32 and query.numel() <= _CPU_CHUNK:
-        scores: Tensor = torch.linalg.vecdot(query, key)  # the ordinary call: one dispatch, for every attention pays it
+    if plain and query.numel() <= _CPU_CHUNK:
+        scores: Tensor = torch.linalg.vecdot(query, key)  # one dispatch, for every attention pays it
     else:
         scores = _chunked_vecdot(query, key)
     return scores.view(batch, num_heads, q_len) if grouped else scores
+
+
+def _as_matrices(query: Tensor, key: Tensor) -> bool:
+    """Whether a batch of matrix products may serve: on the CPU, in the layout projections give, and not in bfloat16 behind our back."""
+    return (
+        query.device.type == "cpu"
+        and query.transpose(1, 2).is_contiguous()
+        and key.transpose(1, 2).is_contiguous()
+        and torch.backends.mkldnn.matmul.fp32_precision in _EXACT  # type: ignore[attr-defined]
+        and torch.backends.fp32_precision in _EXACT  # type: ignore[attr-defined]
+    )
+
+
+def _batched_dots(query: Tensor, key: Tensor) -> Tensor:
+    """One small matrix product for each token and key head, which holds no product of the size of the query."""
+    batch, num_heads, q_len, head_dim = query.shape
+    keys = key.transpose(1, 2).reshape(-1, head_dim, 1)
+    queries = query.transpose(1, 2).reshape(len(keys), -1, head_dim)
+    return torch.bmm(queries, keys).view(batch, q_len, num_heads).transpose(1, 2)
 
 
 def _chunked_vecdot(query: Tensor, key: Tensor) -> Tensor:
@@ -112,6 +136,10 @@ def weights_from_scores(
     exponent = scores * scale
     if softcap:
         exponent = torch.tanh(exponent / softcap) * softcap
+    if row_mask is None and sinks is None and _ordinary(logsumexp, diagonal_bias):
+        if diagonal_bias is not None:
+            exponent = exponent + diagonal_bias
+        return exponent.sub_(logsumexp).exp_().clamp_(0.0, 1.0).float()
     denominator = logsumexp.to(exponent.dtype)
     if sinks is not None:
         denominator = torch.logaddexp(denominator, sinks.to(exponent.dtype)[:, None])
@@ -128,6 +156,14 @@ def weights_from_scores(
     if sinks is None:
         weights = torch.where(logsumexp <= _NEVER, 1.0 / max(kv_len, 1), weights)
     return torch.where(seen, weights, 0.0)
+
+
+def _ordinary(logsumexp: Tensor, diagonal_bias: Tensor | None) -> bool:
+    """Whether every row sees a key, as far as one may ask: on the CPU, where an answer costs nothing and ``torch.where`` a lot."""
+    if logsumexp.device.type != "cpu" or logsumexp.numel() == 0 or (diagonal_bias is not None and diagonal_bias.dtype is torch.bool):
+        return False
+    least, largest = torch.aminmax(logsumexp)
+    return float(least) > _NEVER and float(largest) < float("inf")  # NaN is neither
 
 
 def rows_of_logsumexp(logsumexp: Tensor, batch: int, num_heads: int, q_len: int) -> Float[Tensor, "batch num_heads q_len"]:

@@ -39,6 +39,26 @@ def test_self_scores_agrees_with_dense_float64(batch, num_kv_heads, group, q_len
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", ["none", "bf16"])
+@pytest.mark.parametrize("extra", [0, 3])
+@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("group", [1, 3])
+def test_large_self_scores_agree_with_dense_float64(group, transposed, extra, precision, request):
+    """Above the size from which matrix products serve; not where the user lets them round to bfloat16."""
+    request.addfinalizer(lambda: setattr(torch.backends.mkldnn.matmul, "fp32_precision", "none"))
+    torch.backends.mkldnn.matmul.fp32_precision = precision
+
+    def make(heads: int, length: int) -> torch.Tensor:
+        if transposed:
+            return torch.randn(2, length, heads, 64).transpose(1, 2)
+        return torch.randn(2, heads, length, 64)
+
+    query, key = make(2 * group, 601), make(2, 601 + extra)
+    assert query.numel() > 1 << 17
+    expected = (query.double().unflatten(1, (2, group)) * key[:, :, None, extra:].double()).sum(-1).flatten(1, 2)
+    torch.testing.assert_close(self_scores(query, key, kv_offset=extra).double(), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("num_kv_heads", [12, 3])
 def test_self_scores_in_chunks_equals_one_product(dtype, num_kv_heads):
