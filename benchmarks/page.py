@@ -1,6 +1,6 @@
 """How fast the page answers, and how large it is: one CSV row a page and interaction.
 
-    python -m benchmarks.page > page.csv
+    python -m benchmarks.page > benchmarks/results/page.csv
 
 Each interaction is done a number of times in headless Chromium without a GPU; the time is from the event to the end of the
 frame that shows it on the main thread: script, style, layout, paint and the rasterising of the canvases. Waiting for that frame
@@ -22,6 +22,7 @@ import numpy as np
 
 from attviz.records import Analysis, Document
 from attviz.viewer import view
+from benchmarks.environment import environment
 
 INTERACTIONS = {
     "hover": "move(series, 60 + i * 9, 80)",
@@ -94,7 +95,8 @@ def main() -> None:
     """Write the CSV to stdout."""
     from playwright.sync_api import sync_playwright
 
-    writer = csv.DictWriter(sys.stdout, ["page", "megabytes", "interaction", "p50_ms", "p95_ms", "times", "chromium"])
+    conditions = environment()
+    writer = csv.DictWriter(sys.stdout, ["page", "megabytes", "interaction", "p50_ms", "p95_ms", "times", "chromium", *conditions])
     writer.writeheader()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
@@ -104,7 +106,7 @@ def main() -> None:
             for row in measure(browser, path, times=20):
                 if row["interaction"] == "document" and len(made.documents) == 1:
                     continue  # there is no other to open
-                writer.writerow({"page": name, "megabytes": size, "chromium": browser.version, **row})
+                writer.writerow({"page": name, "megabytes": size, "chromium": browser.version, **row, **conditions})
                 sys.stdout.flush()
         browser.close()
 
