@@ -65,8 +65,8 @@ class Locator:
         others = places_of_others(module)
         if not others:
             return False
-        calls = (running for running in frames.running_modules() if running.module is module)
-        return any(given_two_sequences(others, call.args, call.kwargs) for call in calls)
+        call = next((running for running in frames.running_modules() if running.module is module), None)
+        return call is not None and given_two_sequences(others, call.args, call.kwargs)
 
     def _owner(self, name: str) -> str:
         if name not in self._owner_of:
