@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -104,7 +105,8 @@ def _short(reason: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())[:160]
+    text = re.sub(r" from '/[^']*'", "", text)  # where a package lies on the machine that ran this
+    return " ".join(re.sub(r" from '/.*", "", text).replace("|", "\\|").split())[:160]
 
 
 if __name__ == "__main__":
