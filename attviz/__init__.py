@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from attviz.capture import Capture, capture
+from attviz._capture import Capture, capture
 
 __all__ = ["Analysis", "Capture", "Page", "analyze", "capture", "view"]
 __version__ = "0.1.0"

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 import attviz
-from attviz.hooks.observer import Observer
+from attviz.hooks.session.observer import Observer
 
 _TIMED = ("enter", "leave", "enter_layer", "leave_layer", "listening", "observe")
 

@@ -6,7 +6,7 @@ from torch import nn
 
 import attviz
 from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError, UnknownLayerError
-from attviz.hooks import tap
+from attviz.hooks.tap import dispatcher
 from tests.tiny import Encoder, SelfAttention, hook_counts, reference
 
 
@@ -105,7 +105,7 @@ def test_every_nth_forward_is_recorded(model, x):
     with attviz.capture(model, keep="all", every=3) as cap:
         for _ in range(7):
             model(x)
-            hooks.append((sum(hook_counts(model).values()), tap.installed()))
+            hooks.append((sum(hook_counts(model).values()), dispatcher.installed()))
     assert [step[0].step for step in cap.steps] == [0, 3, 6]
     assert all(count == 2 and not installed for count, installed in hooks)  # the model's own two; no tap between samples
 
@@ -402,7 +402,7 @@ def test_fault_in_a_metric_reaches_the_user_and_not_the_model(model, x):
     with pytest.raises(KeyError, match="mine"), attviz.capture(model, metrics=Broken()):
         torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
     assert not any(hook_counts(model).values())
-    assert not tap.installed()
+    assert not dispatcher.installed()
 
 
 def test_running_another_model_only_is_loud(model, x):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from attviz.hooks import weight_layouts
-from attviz.hooks.operators import registry
+from attviz.calls import layouts
+from attviz.hooks.tap.operators import registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,11 +19,11 @@ FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def _tables():
     """What a page registers goes with it."""
     registry.registered()
-    operators, layouts = dict(registry._table), list(weight_layouts._table)
+    operators, entries = dict(registry._table), list(layouts._table)
     yield
     registry._table.clear()
     registry._table.update(operators)
-    weight_layouts._table[:] = layouts
+    layouts._table[:] = entries
 
 
 def test_snippets_of_your_own_model_run():

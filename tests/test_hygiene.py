@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import attviz
-from attviz.hooks import functions, tap
+from attviz.hooks.tap import dispatcher, functions
 from tests.tiny import Encoder, hook_counts, reference
 
 
@@ -33,9 +33,9 @@ def _nothing_left(model):
     before = hook_counts(model)
     yield
     assert hook_counts(model) == before
-    assert not tap.installed()
+    assert not dispatcher.installed()
     assert not functions.installed()
-    assert tap._listeners == ()
+    assert dispatcher._listeners == ()
 
 
 class Boom(Exception):

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attviz._capture import capture
 from attviz.analysis.classes import Outcome, outcomes
 from attviz.analysis.encoding import Encoded, Source, batches, padded
 from attviz.analysis.signals import signal_documents
-from attviz.capture import capture
 from attviz.errors import ArgumentError
 from attviz.io.partial import PartialArchive, text_hash
 from attviz.records import Document

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from attviz._capture import capture
 from attviz.analysis.classes import Outcome, outcomes
-from attviz.capture import capture
 from attviz.errors import ArgumentError
 from attviz.records import Document
 

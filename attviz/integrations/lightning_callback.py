@@ -12,8 +12,8 @@ from attviz.integrations.monitor import AttentionMonitor, Per
 from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit
 
 if TYPE_CHECKING:
+    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.attention_health import AttentionHealth
-    from attviz.recording import Metric
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 

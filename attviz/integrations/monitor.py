@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from torch import nn
 
-from attviz.capture import capture
+from attviz._capture import capture
 from attviz.errors import ArgumentError, CaptureWarning, EmptyMetricError
 from attviz.metrics.attention_health import AttentionHealth
 from attviz.metrics.health_table import QUANTITIES, HealthTable
@@ -17,8 +17,8 @@ from attviz.metrics.health_table import QUANTITIES, HealthTable
 if TYPE_CHECKING:
     import numpy as np
 
+    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.alarms import Alarm
-    from attviz.recording import Metric
 
 Per = Literal["layer", "model"]
 

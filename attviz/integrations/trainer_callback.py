@@ -11,8 +11,8 @@ from attviz.integrations.monitor import AttentionMonitor, Per
 from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit, tensorboard_folder
 
 if TYPE_CHECKING:
+    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.attention_health import AttentionHealth
-    from attviz.recording import Metric
 
 
 class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy

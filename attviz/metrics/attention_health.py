@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from attviz.errors import ArgumentError, MetricError
+from attviz.metrics._streaming.feeds import LayerDiagonal, read_layers
+from attviz.metrics._streaming.moments import Cells, Moments
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.states import LayerInfo, State
+from attviz.metrics._streaming.streaming import StreamingMetric
 from attviz.metrics.alarms import Alarm, Level, OnAlarm, act, check_policy, find_alarms
-from attviz.metrics.feeds import LayerDiagonal, read_layers
 from attviz.metrics.health_table import HealthTable
-from attviz.metrics.layouts import Layout
-from attviz.metrics.moments import Cells, Moments
 from attviz.metrics.rows import Rows, read_rows
-from attviz.metrics.states import LayerInfo, State
-from attviz.metrics.streaming import StreamingMetric
 from attviz.records import AttentionCall, DiagonalRecord
 
 _SAMPLES = ("row_entropy", "choice_entropy", "max_logit", "first_token", "diagonal")

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attviz.metrics.feeds import LayerDiagonal
-from attviz.metrics.layouts import Layout
-from attviz.metrics.moments import Cells, Moments
-from attviz.metrics.states import LayerInfo, State
-from attviz.metrics.streaming import StreamingMetric
+from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.moments import Cells, Moments
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.states import LayerInfo, State
+from attviz.metrics._streaming.streaming import StreamingMetric
 
 if TYPE_CHECKING:
     import pandas as pd

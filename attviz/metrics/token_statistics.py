@@ -9,13 +9,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attviz.errors import ArgumentError, MetricError
+from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.moments import Cells, Moments
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.states import LayerInfo, State
+from attviz.metrics._streaming.streaming import StreamingMetric
 from attviz.metrics.aggregates import TokenAggregates
 from attviz.metrics.entropies import NUM_BINS, EntropyKind, bins, distinct_values
-from attviz.metrics.feeds import LayerDiagonal
-from attviz.metrics.layouts import Layout
-from attviz.metrics.moments import Cells, Moments
-from attviz.metrics.states import LayerInfo, State
-from attviz.metrics.streaming import StreamingMetric
 
 
 class TokenStatistics(StreamingMetric):

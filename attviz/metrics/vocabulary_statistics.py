@@ -11,11 +11,11 @@ from torch import Tensor
 
 from attviz.errors import ArgumentError, MetricError
 from attviz.kernels import TokenOrder, TokenState, merge_by_token
-from attviz.metrics.feeds import LayerDiagonal
-from attviz.metrics.layouts import Layout
-from attviz.metrics.moments import Cells, Moments
-from attviz.metrics.states import LayerInfo, merge_layers
-from attviz.metrics.streaming import StreamingMetric
+from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.moments import Cells, Moments
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.states import LayerInfo, merge_layers
+from attviz.metrics._streaming.streaming import StreamingMetric
 from attviz.metrics.vocabulary_table import VocabularyTable
 
 By = Literal["model", "layer", "head"]

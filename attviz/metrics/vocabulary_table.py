@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attviz.metrics.states import State
+from attviz.metrics._streaming.states import State
 
 if TYPE_CHECKING:
     import pandas as pd

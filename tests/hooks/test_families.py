@@ -67,7 +67,7 @@ def test_special_case_is_right(family):
 
 def test_the_check_itself_tells_a_wrong_layer(monkeypatch):
     """The suite can fail: a capture that gives every layer the first one's values is found out."""
-    from attviz.capture import Capture
+    from attviz._capture import Capture
 
     right = Capture.records.fget
     assert right is not None

@@ -1,0 +1,298 @@
+"""``with attviz.capture(model) as cap:`` joins hooks, kernels and metrics; the only file that knows all three."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError
+from attviz.hooks.scope.hooks import Scope
+from attviz.hooks.scope.model_map import Selection, read_layout
+from attviz.hooks.scope.tokens import TokenSource
+from attviz.hooks.session.messages import explain, nothing_seen
+from attviz.hooks.session.observer import Observer
+from attviz.hooks.session.recorder import Metric, Recorder, as_metrics, shapes_by_layer
+from attviz.hooks.session.sequences import join_steps, split_documents
+from attviz.hooks.tap.hub import listen
+from attviz.records import CapturedDocument, DiagonalRecord
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+Keep = Literal["last", "all", "none"]
+
+
+def capture(
+    model: nn.Module,
+    *,
+    metrics: Metric | Iterable[Metric] | None = None,
+    keep: Keep = "last",
+    layers: Sequence[str | int] | str | int | None = None,
+    every: int = 1,
+    strict: bool = True,
+    token_ids: TokenSource | None = None,
+) -> Capture:
+    """Record the self-attention diagonal of every layer and head while ``model`` runs, without its attention matrix.
+
+    Use it as a context. The model keeps its own kernels, its outputs and gradients stay the same to the last bit, and when the context
+    ends, also by an exception, nothing is left on the model or in the process.
+
+    Args:
+        model: Any transformer: transformers, ``torch.nn``, hand-written; eager, compiled before or inside the context.
+        metrics: One or several objects with ``update(record)``, fed layer by layer as the forward runs.
+        keep: ``"last"`` forward (safe in a training loop), ``"all"``, or ``"none"`` (metrics only).
+        layers: Which attention modules: names (of a module or of a container), glob patterns, indices in order of registration; all by
+            default. A module named here may have any class name.
+        every: Record each N-th forward only; the others run without hooks on their layers and without the tap.
+        strict: Raise :class:`CaptureError` at the end if a layer ran unseen; False warns instead.
+        token_ids: For models whose forward has no ``input_ids``: the ids ``[batch, q_len]``, the name of the parameter that holds them,
+            or a function of ``(args, kwargs)``.
+
+    Returns:
+        The :class:`Capture`, to be entered once.
+
+    Raises:
+        CaptureError: If the model lies on the meta device; at the end of the context, if a layer ran unseen.
+        UnknownLayerError: If an entry of ``layers`` matches no module.
+        ArgumentError: If another parameter is outside its choices.
+
+    Example:
+        >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
+        >>> x = torch.zeros(1, 4, 8)
+        >>> with capture(attention) as cap:
+        ...     output, _ = attention(x, x, x)
+        >>> cap.diagonal  # all keys alike: each token gives itself a quarter
+        tensor([[[[0.2500, 0.2500, 0.2500, 0.2500],
+                  [0.2500, 0.2500, 0.2500, 0.2500]]]])
+    """
+    return Capture(model, metrics=metrics, keep=keep, layers=layers, every=every, strict=strict, token_ids=token_ids)
+
+
+class Capture:
+    """What :func:`capture` returns: the diagonals of the last forward, or of all."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        metrics: Metric | Iterable[Metric] | None = None,
+        keep: Keep = "last",
+        layers: Sequence[str | int] | str | int | None = None,
+        every: int = 1,
+        strict: bool = True,
+        token_ids: TokenSource | None = None,
+    ) -> None:
+        _check(model, keep, every)
+        fed = as_metrics(metrics)
+        for metric in fed:
+            if hasattr(metric, "prepare"):
+                metric.prepare(model)
+        if keep == "none" and not fed:
+            raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")
+        self._model, self._every, self._strict = model, every, strict
+        self._layout = read_layout(model)
+        self._selection = Selection(layers, self._layout)
+        self._recorder = Recorder(fed, keep)
+        self._observer = Observer(self._layout, self._selection, self._recorder)
+        self._scope = Scope(self._layout, self._observer, token_ids, self._before_forward, self._after_forward)
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._state: Literal["new", "open", "closed"] = "new"
+
+    # ---- life
+
+    def __enter__(self) -> Capture:
+        if self._state != "new":
+            raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
+        self._state = "open"
+        try:
+            self._scope.attach_containers()
+            self._arm()
+        except BaseException:
+            self._detach()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._observer.close_implicit()
+        self._detach()
+        if kind is None:
+            self._complain()
+
+    def _arm(self) -> None:
+        self._observer.paused = False
+        self._scope.attach_layers()
+        self._stop_listening = listen(self._observer, self._layout)
+
+    def _disarm(self) -> None:
+        self._observer.paused = True
+        self._scope.detach_layers()
+        self._stop_listening()
+
+    def _detach(self) -> None:
+        self._state = "closed"
+        self._disarm()
+        self._scope.detach()
+
+    def _before_forward(self) -> None:
+        """Called by the hook of a container, before the observer hears of it."""
+        if not self._observer.idle:
+            return
+        sampled = self._recorder.forwards % self._every == 0
+        if sampled and self._observer.paused:
+            self._arm()
+        elif not sampled:
+            self._recorder.forwards += 1
+
+    def _after_forward(self) -> None:
+        """Called when a recorded forward has ended: owners that nobody expected get hooks, the next sample may be far."""
+        if self._every > 1:
+            self._disarm()
+        else:
+            self._scope.attach_layers()
+        self._scope.release_containers()
+
+    def _complain(self) -> None:
+        observer = self._observer
+        if observer.faults:
+            raise observer.faults[0]
+        missed = {name: why for name, why in observer.missed.items() if name in self._selection and name not in observer.skipped}
+        if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
+            self._raise_or_warn(nothing_seen(self._model, self._layout))
+        elif not self._recorder.forwards and observer.foreign:
+            self._raise_or_warn(f"{self._why_empty()} {observer.foreign} attention operators ran outside it.")
+        elif missed:
+            self._raise_or_warn(explain(self._model, self._layout, missed, len(observer.owners)))
+
+    def _raise_or_warn(self, message: str) -> None:
+        if self._strict:
+            raise CaptureError(message)
+        warnings.warn(message, CaptureWarning, stacklevel=4)
+
+    # ---- what was recorded
+
+    @property
+    def records(self) -> tuple[DiagonalRecord, ...]:
+        """Records of the last forward, in order of execution."""
+        return self._last()
+
+    @property
+    def steps(self) -> tuple[tuple[DiagonalRecord, ...], ...]:
+        """Records of every kept forward: all of them under ``keep="all"``, else the last."""
+        return tuple(step.records() for step in self._recorder.steps)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Attention modules in order of execution; before the first forward those that are expected.
+
+        A call that a whole-model compile left without a name appears as ``"call:<index>"``.
+        """
+        if not self._recorder.steps:
+            return tuple(name for name in self._layout.expected if name in self._selection)
+        return tuple(f"call:{record.layer_index}" if record.layer is None else record.layer for record in self._last())
+
+    @property
+    def diagonal(self) -> Float[Tensor, "num_layers batch num_heads q_len"]:
+        """Self-attention of the last forward: probabilities in [0, 1], float32, NaN where the query is padding.
+
+        Raises:
+            CaptureError: If no forward was recorded.
+            RaggedLayersError: If the layers differ in shape; the message names them.
+        """
+        records = self._last()
+        if not records:
+            raise CaptureError(f"cap.diagonal: the last forward had no self-attention to read. Skipped: {self.skipped or 'nothing'}.")
+        if len({record.diagonal.shape for record in records}) > 1:
+            raise RaggedLayersError(
+                f"cap.diagonal: layers of different shapes are no single tensor:\n{shapes_by_layer(records)}\n"
+                '  Read cap.records one by one, or capture one tower: attviz.capture(model, layers="encoder.*").'
+            )
+        return torch.stack([record.diagonal for record in records])
+
+    @property
+    def token_ids(self) -> Int[Tensor, "batch q_len"] | None:
+        """Vocabulary ids of the last forward's queries, where the model has them."""
+        return self._common("token_ids", [record.token_ids for record in self._last()])
+
+    @property
+    def query_mask(self) -> Bool[Tensor, "batch q_len"]:
+        """True where the query of the last forward is a real token; all True where the model was given no mask."""
+        records = self._last()
+        found = self._common("query_mask", [record.query_mask for record in records])
+        if found is not None:
+            return found
+        batch, _, q_len = self.diagonal.shape[1:]
+        return torch.ones(batch, q_len, dtype=torch.bool, device=records[0].diagonal.device)
+
+    @property
+    def documents(self) -> tuple[CapturedDocument, ...]:
+        """The texts of the last forward one by one, without padding; of several packed into a row, each by itself.
+
+        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that start anew where the attention mask parts them.
+        """
+        numbers = self._common("documents", [record.document_ids for record in self._last()])
+        return split_documents(self.diagonal, self.token_ids, self.query_mask, numbers)
+
+    def sequence_diagonal(
+        self, beam_indices: Int[Tensor, "rows new_tokens"] | None = None
+    ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
+        """Diagonal of each token of the last generated sequence, prompt included: its steps joined (``keep="all"``).
+
+        The last token of ``generate`` is missing: it was chosen, but never went through the model. After a beam search pass
+        ``outputs.beam_indices``. Explained in :func:`attviz.hooks.session.sequences.join_steps`.
+        """
+        self._last()
+        if self._recorder.keep != "all":
+            raise CaptureError(f"cap.sequence_diagonal: keep={self._recorder.keep!r} holds one step. Capture with keep='all'.")
+        return join_steps(self._recorder.steps, beam_indices)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Modules that attend but have no diagonal, each with the reason."""
+        return dict(self._observer.skipped)
+
+    def _last(self) -> tuple[DiagonalRecord, ...]:
+        self._observer.close_implicit()
+        if not self._recorder.steps:
+            raise CaptureError(self._why_empty())
+        return self._recorder.steps[-1].records()
+
+    def _why_empty(self) -> str:
+        if self._state == "new":
+            return "capture: nothing was recorded yet. Run the model inside `with attviz.capture(model) as cap:`."
+        if self._recorder.keep == "none":
+            return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
+        if self._recorder.forwards > self._recorder.recorded:
+            return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
+        return (
+            f"capture: no forward of {type(self._model).__name__} was seen. Run the model that was passed to attviz.capture inside the "
+            "context; if a function around it is compiled, compile the model instead."
+        )
+
+    def _common(self, what: str, found: list[Tensor | None]) -> Tensor | None:
+        tensors = [tensor for tensor in found if tensor is not None]
+        if any(tensor is not tensors[0] and not _same(tensor, tensors[0]) for tensor in tensors[1:]):
+            raise RaggedLayersError(f"cap.{what}: layers saw different tokens. Read {what} from each of cap.records.")
+        return tensors[0] if tensors else None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def _check(model: nn.Module, keep: str, every: int) -> None:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(f"capture: model must be a torch.nn.Module, got {type(model).__name__}.")
+    if keep not in ("last", "all", "none"):
+        raise ArgumentError(f"capture: keep must be 'last', 'all' or 'none', got {keep!r}.")
+    if not isinstance(every, int) or every < 1:
+        raise ArgumentError(f"capture: every must be a whole number of at least 1, got {every!r}.")
+    if any(parameter is not None and parameter.is_meta for module in model.modules() for parameter in module._parameters.values()):
+        raise CaptureError(
+            f"capture: {type(model).__name__} has parameters on the meta device, so it cannot run. Load its weights first "
+            "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."
+        )

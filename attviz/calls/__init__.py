@@ -1,0 +1,1 @@
+"""How much: the one room where attention numbers are made."""

@@ -1,0 +1,112 @@
+"""Softmaxes whose last two dimensions are not queries by keys: banded and blocked attention, and layouts that a user adds.
+
+One entry says for which modules it speaks and where in their softmax each token's weight on itself stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class WeightLayout:
+    """Where a kind of module keeps the diagonal in its softmax.
+
+    Attributes:
+        matches: Whether the entry speaks for a module.
+        diagonal: Turns ``(module, weights)``, the result of one softmax over its last dimension, into the diagonal ``[batch,
+            num_heads, tokens]``, into the reason why there is none (a str), or None: a softmax that is no attention.
+    """
+
+    matches: Callable[[nn.Module], bool]
+    diagonal: Callable[[nn.Module, Tensor], "Tensor | str | None"]
+
+
+_table: list[WeightLayout] = []
+
+
+def register_layout(layout: WeightLayout) -> WeightLayout:
+    """Add an entry to the table; the latest that matches a module speaks for it.
+
+    Example:
+        >>> class Transposed(nn.Module):  # its softmax is [batch, queries, keys, num_heads] seen from the side
+        ...     pass
+        >>> entry = register_layout(WeightLayout(lambda module: isinstance(module, Transposed), lambda module, weights: weights[..., 0]))
+        >>> layout_of(Transposed()) is entry
+        True
+        >>> unregister_layout(entry)
+    """
+    _table.append(layout)
+    return layout
+
+
+def unregister_layout(layout: WeightLayout) -> None:
+    """Take an entry out of the table again."""
+    if layout in _table:
+        _table.remove(layout)
+
+
+def layout_of(module: nn.Module | None) -> WeightLayout | None:
+    """The entry that speaks for a module."""
+    if module is None:
+        return None
+    return next((layout for layout in reversed(_table) if layout.matches(module)), None)
+
+
+def trimmed(diagonal: Tensor, length: int | None) -> Tensor:
+    """The diagonal without the tokens that a model puts behind the text to fill its last block."""
+    return diagonal if length is None or diagonal.shape[-1] <= length else diagonal[..., :length]
+
+
+def _banded(module: nn.Module, weights: Tensor) -> Tensor | str | None:
+    """Longformer: ``[batch, tokens, num_heads, global tokens + 2 * window + 1]``, the own key in the middle of the window."""
+    window = module.one_sided_attn_window_size
+    assert isinstance(window, int)
+    if weights.ndim != 4:
+        return None
+    if weights.shape[-1] != 2 * window + 1:
+        return "global attention: tokens with it get their weights from a second softmax, over all keys"
+    return weights[..., window].transpose(1, 2)
+
+
+def _blocked(module: nn.Module, weights: Tensor) -> Tensor | None:
+    """LongT5: ``[batch, blocks, num_heads, block_len, 3 * block_len + global tokens]``, the own block in the middle."""
+    block = module.block_len
+    assert isinstance(block, int)
+    if weights.ndim != 5 or weights.shape[-2] != block:
+        return None
+    own = weights.diagonal(block, -2, -1)
+    return own[..., :block].transpose(1, 2).flatten(2)
+
+
+def _pooled(module: nn.Module, weights: Tensor) -> str:
+    """Funnel, from its second block on: queries, then queries and keys, are means of neighbouring tokens."""
+    return "pooled: each query stands for several tokens, so no key is a token's own"
+
+
+def _sparse_blocks(module: nn.Module, weights: Tensor) -> str:
+    """BigBird on long texts: one softmax for each block of queries, over chosen blocks of keys."""
+    return "block-sparse attention: a softmax runs over some blocks of keys; attention_type='original_full' runs over all of them"
+
+
+def _landmarks(module: nn.Module, weights: Tensor) -> str:
+    """Nystromformer on texts longer than its landmarks: a product of three softmaxes, one of them inverted."""
+    return "Nyström approximation: the weights are a product over landmarks that is never written down"
+
+
+def _pools(module: nn.Module) -> bool:
+    return bool(getattr(module, "block_index", 0)) and hasattr(getattr(module, "config", None), "block_sizes")
+
+
+def _approximates(module: nn.Module) -> bool:
+    return getattr(module, "num_landmarks", None) != getattr(module, "seq_len", None) and hasattr(module, "num_landmarks")
+
+
+register_layout(WeightLayout(_pools, _pooled))
+register_layout(WeightLayout(lambda module: hasattr(module, "num_random_blocks") and hasattr(module, "seed"), _sparse_blocks))
+register_layout(WeightLayout(_approximates, _landmarks))
+register_layout(WeightLayout(lambda module: hasattr(module, "one_sided_attn_window_size"), _banded))
+register_layout(WeightLayout(lambda module: isinstance(getattr(module, "block_len", None), int), _blocked))

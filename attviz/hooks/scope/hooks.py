@@ -1,0 +1,192 @@
+"""Attaches a capture to a model: containers open steps, attention modules say that they run. Everything comes off again.
+
+A forward hook sits on every module where one runs and changes nothing. Two kinds of module are entered another way, through
+``_compiled_call_impl``, the slot ``nn.Module.__call__`` looks at first: those compiled in place (a hook would be traced into their graph)
+and ``nn.TransformerEncoderLayer`` as the model itself (any hook switches its fast path off).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from attviz.hooks.scope.evidence import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.tokens import ContextReader, TokenContext, TokenSource
+from attviz.hooks.session.observer import Observer
+
+
+def inert(*_: Any) -> None:
+    """What our hooks become in a copy or a pickle of the model."""
+
+
+class Hook:
+    """A forward hook of ours: nothing while the compiler traces, nothing inside backward, nothing in a copy of the model.
+
+    Inside backward a checkpoint computes a forward again; it was seen the first time. A call returns None: anything else would replace
+    the module's output.
+    """
+
+    __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
+        return inert
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _make_inert, ()
+
+
+def _off() -> bool:
+    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
+
+
+class ContainerHook(Hook):
+    """Runs an action with what the hook is given."""
+
+    __slots__ = ("_action",)
+
+    def __init__(self, action: Callable[..., None]) -> None:
+        self._action = action
+
+    def __call__(self, *args: Any) -> None:
+        """Run the action."""
+        if not _off():
+            self._action(*args)
+
+
+class LayerHook(Hook):
+    """Says that an attention module begins or, with ``cross=None``, ends. Every attention pays it: nothing between it and the observer."""
+
+    __slots__ = ("_cross", "_name", "_observer", "_others")
+
+    def __init__(self, observer: Observer, name: str, cross: bool | None = None, others: tuple[tuple[int, str], ...] = ()) -> None:
+        self._observer, self._name, self._cross, self._others = observer, name, cross, others
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], third: Any) -> None:
+        """Before the forward ``third`` is its keyword arguments, after it its output (None if it raised)."""
+        if _off():
+            return
+        if self._cross is None:
+            self._observer.leave_layer(self._name, third is not None)
+        else:
+            self._observer.enter_layer(self._name, self._cross or (bool(self._others) and given_two_sequences(self._others, args, third)))
+
+
+def _make_inert() -> Callable[..., None]:
+    return inert
+
+
+class Scope:
+    """The hooks of one capture. ``attach`` and ``detach`` may be called again and again."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        observer: Observer,
+        token_source: TokenSource | None,
+        on_enter: Callable[[], None],
+        on_leave: Callable[[], None],
+    ) -> None:
+        self._layout, self._observer, self._on_enter, self._on_leave = layout, observer, on_enter, on_leave
+        self._token_source = token_source
+        self._containers, self._layers = ExitStack(), ExitStack()
+        self._hooked: set[str] = set()
+        self._towers: list[tuple[str, ContextReader, tuple[RemovableHandle, RemovableHandle]]] = []
+
+    def attach_containers(self) -> None:
+        """Put hooks on the model and its towers."""
+        for name in self._layout.containers:
+            module = self._layout.regions.get(name, self._layout.modules[name])
+            reader = ContextReader(self._layout.modules[name], self._token_source if name == "" else None)
+            if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer):
+                self._containers.callback(_wrap(module, self._wrapper(reader)))
+                continue
+            before = ContainerHook(lambda _, args, kwargs, reader=reader: self._enter(reader, args, kwargs))
+            after = ContainerHook(lambda _, args, output: self._leave(output is not None))
+            handles = (
+                module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
+                module.register_forward_hook(after, always_call=True),
+            )
+            for handle in handles:
+                self._containers.callback(handle.remove)
+            self._towers.append((name, reader, handles))
+
+    def release_containers(self) -> None:
+        """Take the hooks off towers that told nothing new in the first forward: the model around them opens the steps."""
+        for name, reader, handles in self._towers:
+            if name and reader.told is False:
+                for handle in handles:
+                    handle.remove()
+        self._towers.clear()
+
+    def attach_layers(self) -> None:
+        """Put hooks on the modules that should attend and on those that were seen to."""
+        for name in dict.fromkeys((*self._layout.expected, *self._observer.owners)):
+            if name in self._layout.hidden or name in self._layout.regions or name in self._hooked:
+                continue
+            self._hooked.add(name)
+            module = self._layout.modules[name]
+            before = LayerHook(self._observer, name, is_cross_attention(name, module), places_of_others(module))
+            after = LayerHook(self._observer, name)
+            self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
+            self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
+
+    def detach_layers(self) -> None:
+        """Take the hooks of the attention modules off."""
+        self._hooked.clear()
+        self._layers.close()
+
+    def detach(self) -> None:
+        """Take everything off. Idempotent."""
+        self.detach_layers()
+        self._containers.close()
+
+    # ---- what the hooks do
+
+    def _enter(self, reader: ContextReader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def read(outer: TokenContext | None) -> TokenContext:
+            try:
+                return reader.read(args, kwargs, outer)
+            except Exception as fault:  # an odd cache or mask must not break the user's forward
+                self._observer.faults.append(fault)
+                return TokenContext()
+
+        self._on_enter()
+        self._observer.enter(read)
+
+    def _leave(self, completed: bool) -> None:
+        if self._observer.leave(completed):
+            self._on_leave()
+
+    def _wrapper(self, reader: ContextReader) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def around(call: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                self._enter(reader, args, kwargs)
+                output = None
+                try:
+                    output = call(*args, **kwargs)
+                    return output
+                finally:
+                    self._leave(output is not None)
+
+            return run
+
+        return around
+
+
+def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Put ``around`` between the caller and the module; what it returns undoes that."""
+    before = module._compiled_call_impl
+    ours = around(module._call_impl if before is None else before)
+    module._compiled_call_impl = ours
+
+    def undo() -> None:
+        if module._compiled_call_impl is ours:  # else the user compiled the module meanwhile: theirs stays
+            module._compiled_call_impl = before
+
+    return undo

@@ -1,0 +1,77 @@
+"""Which module an attention call belongs to, read off the Python stack, and whether that module attends to another sequence."""
+
+from __future__ import annotations
+
+from attviz.hooks.scope import stack
+from attviz.hooks.scope.evidence import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.scope.model_map import Layout, is_compiled_wrapper, owner_of
+
+
+class Locator:
+    """Finds the owner of the call that is running on this thread."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._owner_of: dict[str, str] = {}
+
+    def place(self, hooked: str | None, cross: bool) -> tuple[str | None, bool, str | None]:
+        """Owner, whether it attends to another sequence, and the compiled region the call came out of.
+
+        Args:
+            hooked: The module whose hook was entered last, where there is one.
+            cross: What that hook said of its call.
+        """
+        owner, region = self.innermost()
+        if owner is None and region is None:
+            owner = hooked  # a replica: its hooks know its name, its identity is new
+        if cross:
+            return owner, True, region
+        cross = owner is not None and (is_cross_attention(owner, self._layout.modules[owner]) or self._given_two_sequences(owner))
+        return owner, cross, region
+
+    def innermost(self) -> tuple[str | None, str | None]:
+        """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
+        found: str | None = None
+        for running in stack.running_modules():
+            compiled = is_compiled_wrapper(running.module)
+            module = running.module._orig_mod if compiled else running.module
+            name = self._layout.names.get(id(module))
+            if found is not None and not (compiled and name == found):
+                break  # the innermost module runs as it was written
+            if name is None:
+                continue
+            if compiled or getattr(module, "_compiled_call_impl", None) is not None:
+                inside = self._layout.expected_in(name)
+                return (inside[0], None) if len(inside) == 1 else (None, name)
+            found = name  # unless the next one out turns out to be its compiled wrapper
+        return (None, None) if found is None else (self._owner(found), None)
+
+    def on_stack(self) -> bool:
+        """Whether a module of the model is being called on this thread: in compiled code and on other threads no container hook runs."""
+        return self.outermost_call() is not None
+
+    def outermost_call(self) -> int | None:
+        """Which call of the model or of a part of it this thread is in; None where it is in none."""
+        names, outermost = self._layout.names, None
+        for running in stack.running_modules():
+            module = running.module._orig_mod if is_compiled_wrapper(running.module) else running.module
+            if id(module) in names:
+                outermost = running.identity
+        return outermost
+
+    def _given_two_sequences(self, owner: str) -> bool:
+        """Whether the running call of a module that may have no hook yet brings another sequence to attend to."""
+        module = self._layout.modules[owner]
+        others = places_of_others(module)
+        if not others:
+            return False
+        call = next((running for running in stack.running_modules() if running.module is module), None)
+        return call is not None and given_two_sequences(others, call.args, call.kwargs)
+
+    def _owner(self, name: str) -> str:
+        if name not in self._owner_of:
+            owner = owner_of(self._layout, name)
+            inside = self._layout.expected_in(owner)
+            # the fast path of an encoder layer runs its attention without calling it
+            self._owner_of[name] = inside[0] if owner in self._layout.hidden and len(inside) == 1 else owner
+        return self._owner_of[name]

@@ -1,0 +1,1 @@
+"""Whose call it is: from operator calls to the records of a forward."""

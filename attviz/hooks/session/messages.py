@@ -1,0 +1,52 @@
+"""What a capture says when it saw less than the model has: which layers, why as far as it can be known, and the cure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from attviz.hooks.scope.model_map import Layout
+
+_SHOWN = 4
+_NONE_EXPECTED = (
+    "no operator of the table ran that could be attention, and no module is named after it (convolutions, state spaces and Fourier "
+    "mixers have no attention matrix)"
+)
+_CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
+
+
+def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: int) -> str:
+    """One message for all modules that ran without an attention call passing the tap."""
+    reasons = sorted({reason or _reason(model, layout, name) for name, reason in missed.items()})
+    names = ", ".join(repr(name) for name in list(missed)[:_SHOWN])
+    more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
+    return (
+        f"capture: {len(missed)} attention module{'s' * (len(missed) > 1)} of {type(model).__name__} ran, but no attention operator was "
+        f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_CURE}; to go on without these layers, "
+        "pass layers= with the others, or strict=False."
+    )
+
+
+def nothing_seen(model: nn.Module, layout: Layout) -> str:
+    """The message for a forward in which no self-attention was found at all."""
+    why = _reason(model, layout, layout.expected[0]) if layout.expected else _NONE_EXPECTED
+    if layout.regions:
+        why = _reason(model, layout, "")
+    return (
+        f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
+        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=. A compiled "
+        "flex_attention is found as a global, or an attribute, of the module that calls it."
+    )
+
+
+def _reason(model: nn.Module, layout: Layout, name: str) -> str:
+    module = layout.modules.get(name, model)
+    implementation = str(getattr(getattr(module, "config", getattr(model, "config", None)), "_attn_implementation", "") or "")
+    if layout.regions:
+        return "inside torch.compile an eager softmax or flex_attention is fused into another kernel and never passes the dispatcher"
+    if "flex" in implementation:
+        return "flex_attention is a higher-order operator that passes no dispatcher, and it was called in a place that is not watched"
+    if implementation not in ("", "sdpa", "eager"):
+        return f"the attention implementation {implementation!r} calls a kernel that is not in the operator table"
+    return f"{type(module).__name__} computes its attention with an operator that is not in the table (attviz.hooks.tap.operators)"

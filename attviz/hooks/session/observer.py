@@ -1,0 +1,239 @@
+"""Joins scope and tap for one capture: decides which module an attention call belongs to and whether it has a diagonal.
+
+The rules, in order: a call inside the recomputation of a checkpoint is the same call again; the innermost hooked module owns a call, else
+the innermost running one; cross-attention and foreign softmaxes are skipped with a reason; calls from a compiled region are held back until
+its step ends, and get names only if their number is the number of attention modules in the region.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from attviz.hooks.scope import stack
+from attviz.hooks.scope.model_map import Layout, Selection, without_softmax
+from attviz.hooks.scope.owner import Locator
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.alignment import Judge, Verdict
+from attviz.hooks.session.step import Step
+from attviz.hooks.tap.operators import Operator
+from attviz.records import AttentionCall
+
+
+class Sink(Protocol):
+    """Where attention calls go: one step after the other, calls in order of execution."""
+
+    def begin(self) -> Any:
+        """A forward begins; what it returns stands for the step in the other calls."""
+
+    def add(self, step: Any, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
+        """One self-attention of the step; ``layer`` is None where it is not known yet or never will be."""
+
+    def end(self, step: Any, names: dict[int, str | None], completed: bool) -> None:
+        """The forward ended; ``names`` holds the layers of calls that were added without one, by their place."""
+
+
+class LayerScope:
+    """One execution of a hooked module."""
+
+    __slots__ = ("aside", "cross", "name", "reason", "seen")
+
+    def __init__(self, name: str, cross: bool) -> None:
+        self.name, self.cross, self.seen = name, cross, False
+        self.reason: str | None = None  # why one of its attention calls has no diagonal
+        self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.depth = 0
+        self.scopes: list[LayerScope] = []
+        self.contexts: list[TokenContext] = []
+        self.step: Step | None = None  # of the running container
+        self.implicit: Step | None = None  # of calls that no container announced
+        self.foreign = 0  # attention operators that ran on this thread outside the model
+
+
+class Observer:
+    """The listener of one capture. Its faults are kept in ``faults``; they never break the user's forward.
+
+    Attributes:
+        faults: What went wrong inside the tap, ours or a metric's.
+        missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
+        skipped: Modules whose attention has no diagonal, with the reason.
+        owners: Modules that were seen to attend, in order of first execution.
+        paused: Set between samples of ``every=N``.
+    """
+
+    def __init__(self, layout: Layout, selection: Selection, sink: Sink) -> None:
+        self.layout, self.selection, self._sink = layout, selection, sink
+        self.faults: list[Exception] = []
+        self.missed: dict[str, str] = {}
+        self.skipped: dict[str, str] = {}
+        self.owners: dict[str, None] = {}
+        self.paused = False
+        self._discovering = True  # until the first forward has ended, every call is located on the Python stack
+        self._local = _Thread()
+        self._judge = Judge(layout, selection)
+        self._locator = Locator(layout)
+
+    # ---- scope: called by the hooks
+
+    def enter(self, read_context: Callable[[TokenContext | None], TokenContext]) -> None:
+        """A container is called; the outermost one opens a step."""
+        local = self._local
+        if local.depth == 0 and not self.paused:
+            self.close_implicit()
+            local.step = Step(self._sink.begin())
+        local.depth += 1
+        local.contexts.append(read_context(local.contexts[-1] if local.contexts else None))
+
+    def leave(self, completed: bool) -> bool:
+        """A container returned or raised; True where that ended a step."""
+        local = self._local
+        if local.depth == 0:
+            return False
+        local.depth -= 1
+        local.contexts.pop()
+        if local.depth or local.step is None:
+            return False
+        local.scopes.clear()
+        step, local.step = local.step, None
+        self._end(step, completed)
+        return True
+
+    @property
+    def foreign(self) -> int:
+        """Attention operators that ran on this thread while no module of the model was being called."""
+        return self._local.foreign
+
+    @property
+    def idle(self) -> bool:
+        """Whether this thread is outside every container."""
+        return self._local.depth == 0
+
+    def enter_layer(self, name: str, cross: bool) -> None:
+        """A module that should attend is called."""
+        self._local.scopes.append(LayerScope(name, cross))
+
+    def leave_layer(self, name: str, completed: bool) -> None:
+        """It returned or raised: if nothing passed the tap meanwhile, it is a miss."""
+        scopes = self._local.scopes
+        if not scopes or scopes[-1].name != name:
+            return  # another hook raised before ours ran, or the scope belongs to a forward that failed
+        scope = scopes.pop()
+        if completed and not scope.seen:
+            reason = scope.aside or without_softmax(self.layout.modules[name])
+            if reason is None:
+                self.missed.setdefault(name, "")
+            else:
+                self.skipped.setdefault(name, reason)
+        elif scope.seen and scopes:
+            scopes[-1].seen = True
+
+    def close_implicit(self) -> None:
+        """End this thread's step that no container announced, if there is one."""
+        step, self._local.implicit = self._local.implicit, None
+        if step is not None:
+            self._end(step, completed=True)
+
+    # ---- tap: called for each operator of the table
+
+    def listening(self) -> bool:
+        """Whether this thread runs the captured model."""
+        if self.paused:
+            return False
+        local = self._local
+        if local.depth or local.scopes or self._locator.on_stack():
+            return True
+        local.foreign += 1
+        return False
+
+    def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Record one operator call if it is a self-attention of the captured model."""
+        if torch._C._current_graph_task_id() != -1:
+            return  # checkpointing computes a forward again inside backward
+        try:
+            call = operator.read(args, kwargs, result)
+            if isinstance(call, str):
+                self._set_aside(self._local, operator, call)
+            elif call is not None:
+                self._receive(self._local, operator, call)
+        except Exception as fault:
+            self.faults.append(fault)
+
+    def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
+        """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
+        owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
+        if local.scopes:
+            local.scopes[-1].aside = reason
+        elif operator.kind == "fused" and owner is not None:
+            self.skipped.setdefault(owner, reason)
+
+    def _receive(self, local: _Thread, operator: Operator, call: AttentionCall) -> None:
+        scope = local.scopes[-1] if local.scopes else None
+        owner: str | None
+        region: str | None = None
+        if scope is not None and not self._discovering:
+            owner, cross = scope.name, scope.cross  # the ordinary call
+        else:
+            owner, cross, region = self._locator.place(None if scope is None else scope.name, scope is not None and scope.cross)
+        context = local.contexts[-1] if local.contexts else None
+        module = None if owner is None else self.layout.modules[owner]
+        verdict = self._judge(operator, call, owner, module, cross, context)
+        if scope is not None:
+            if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None:
+                verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
+            scope.seen = scope.seen or verdict.accounts
+            scope.reason = scope.reason or verdict.reason
+        if region is not None:
+            if verdict.call is not None or operator.kind == "fused":
+                self._keep_region(local, region, verdict.call, context)
+        elif owner is not None:
+            self._keep(local, owner, verdict, context)
+
+    def _keep(self, local: _Thread, owner: str, verdict: Verdict, context: TokenContext | None) -> None:
+        if verdict.reason is not None:
+            self.skipped.setdefault(owner, verdict.reason)
+        if verdict.call is None:
+            return
+        self.owners.setdefault(owner)
+        if owner in self.selection:
+            step = local.step or self._implicit_step(local, owner)
+            self._sink.add(step.handle, owner, verdict.call, context)
+            step.count += 1
+
+    def _keep_region(self, local: _Thread, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
+        step = local.step or self._implicit_step(local, None)
+        places = step.regions.setdefault(region, [])
+        if call is None:
+            places.append(None)
+            return
+        places.append(step.count)
+        self._sink.add(step.handle, None, call, context)
+        step.count += 1
+
+    # ---- steps
+
+    def _implicit_step(self, local: _Thread, owner: str | None) -> Step:
+        """Step of a call outside every container: compiled inside the context, or a block called by itself."""
+        identity = self._locator.outermost_call() or 0
+        site: object = owner if owner is not None else stack.call_site()
+        step = local.implicit
+        if step is None or step.identity != identity or site in step.sites:
+            self.close_implicit()
+            step = local.implicit = Step(self._sink.begin(), identity=identity)
+        step.sites.add(site)
+        return step
+
+    def _end(self, step: Step, completed: bool) -> None:
+        missed: dict[str, str] = {}
+        names = step.names(self.layout, self.selection, missed)
+        if completed:
+            self.missed.update(missed)
+            self._discovering = False
+        self.owners.update(dict.fromkeys(name for name in names.values() if name))
+        self._sink.end(step.handle, names, completed)

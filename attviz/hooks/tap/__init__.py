@@ -1,0 +1,1 @@
+"""What runs: the attention operators and functions that a capture sees."""

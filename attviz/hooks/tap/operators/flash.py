@@ -1,0 +1,163 @@
+"""FlashAttention, dense and packed: torch's raw operators, those of the packages ``flash_attn`` and ``flash_attn_3``, and their functions.
+
+Their tensors are ``[batch, length, heads, head_dim]``, packed ``[total, heads, head_dim]`` with the bounds of the texts in ``cu_seqlens``.
+Causal masks and windows are aligned bottom right, so a query's own key is the last but as many as queries follow. Arguments are found by
+the names in the operator's schema, because their places change between versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attviz.calls.trust import settled
+from attviz.errors import CaptureError
+from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator, Reader
+from attviz.kernels import diagonal_from_qk, rows_of_logsumexp, self_scores, weights_from_scores
+from attviz.kernels.qk import QkOptions
+from attviz.records import AttentionCall
+
+_NAMES = (
+    "aten::_flash_attention_forward",
+    "aten::_flash_attention_forward_no_dropout_inplace",
+    "flash_attn::_flash_attn_forward",
+    "flash_attn::_flash_attn_varlen_forward",
+    "flash_attn_3::_flash_attn_forward",
+)
+_SPELLED = {
+    "query": ("query", "q"),
+    "key": ("key", "k"),
+    "scale": ("scale", "softmax_scale"),
+    "is_causal": ("is_causal", "causal"),
+    "cu_seqlens_q": ("cu_seqlens_q", "cum_seq_q"),
+    "cu_seqlens_k": ("cu_seqlens_k", "cum_seq_k"),
+    "left": ("window_size_left",),
+    "right": ("window_size_right",),
+    "window": ("window_size",),
+    "softcap": ("softcap",),
+    "alibi_slopes": ("alibi_slopes",),
+    "sinks": ("s_aux", "learnable_sink"),
+}
+_PAGED = ("block_table", "page_table", "seqused_k", "leftpad_k", "k_new", "cache_seqlens", "k_cache", "cache_leftpad")
+_SCALED = ("q_descale", "k_descale", "qv")
+
+
+@cache
+def _parameters(name: str) -> tuple[str, ...]:
+    """Names of the operator's arguments, in order."""
+    namespace, operator = name.split("::")
+    names = tuple(argument.name for argument in getattr(getattr(torch.ops, namespace), operator).default._schema.arguments)
+    return checked_parameters(name, names)
+
+
+def checked_parameters(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names as they are, if those are among them without which nothing can be read.
+
+    Raises:
+        CaptureError: If one is not.
+    """
+    for needed in ("query", "key", "is_causal"):
+        if not set(_SPELLED[needed]) & set(names):
+            raise CaptureError(
+                f"{name}: its schema has no {' or '.join(_SPELLED[needed])} but {names}, so this version cannot be read. Use "
+                'attn_implementation="sdpa", or register a reader of your own: attviz.hooks.tap.operators.register.'
+            )
+    return names
+
+
+def _bound(names: tuple[str, ...], args: Arguments, kwargs: Keywords) -> dict[str, Any]:
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    bound = {ours: next((given[theirs] for theirs in spelled if theirs in given), None) for ours, spelled in _SPELLED.items()}
+    bound["paged"] = any(isinstance(given.get(theirs), Tensor) for theirs in _PAGED) or bool(given.get("attention_chunk"))
+    bound["scaled"] = any(isinstance(given.get(theirs), Tensor) for theirs in _SCALED)
+    if bound["window"] is not None:  # the functions have a pair where the operators have two numbers
+        bound["left"], bound["right"] = bound["window"]
+    return bound
+
+
+def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
+    """The reader of an operator or function whose arguments are called ``parameters()``."""
+
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | str:
+        given = _bound(parameters(), args, kwargs)
+        if given["paged"]:
+            return f"{name} was given paged or shifted keys, in which a query's own key cannot be found"
+        if given["scaled"]:
+            return f"{name} was given scaled 8-bit or split queries and keys, which are not read"
+        query, key = given["query"].detach(), given["key"].detach()
+        packed = query.ndim == 3
+        query, key = (tensor.transpose(0, 1)[None] if packed else tensor.transpose(1, 2) for tensor in (query, key))
+        options: QkOptions = {
+            "scale": query.shape[-1] ** -0.5 if given["scale"] is None else float(given["scale"]),
+            "is_causal": bool(given["is_causal"]),
+            "window_size": tuple(-1 if size is None else int(size) for size in (given["left"], given["right"])),  # type: ignore[typeddict-item]
+            "softcap": float(given["softcap"] or 0.0),
+            "alibi_slopes": given["alibi_slopes"],
+            "sinks": None if given["sinks"] is None else given["sinks"].detach(),
+        }
+        if packed:
+            options["cu_seqlens_q"], options["cu_seqlens_k"] = given["cu_seqlens_q"], given["cu_seqlens_k"]
+        if not packed and key.shape[2] < query.shape[2]:
+            return AttentionCall(name, query, key)  # cross-attention, which the judge will say
+        diagonal, starts = _diagonal(name, query, key, _logsumexp_of(result), options), given["cu_seqlens_q"] if packed else None
+        if starts is not None:
+            diagonal = torch.where(_in_a_text(starts, query.shape[2]), diagonal, torch.nan)
+        return AttentionCall(name, query, key, diagonal=diagonal, cu_seqlens=starts)
+
+    return read
+
+
+def _logsumexp_of(result: Any) -> Tensor | None:
+    """The second of what was returned; None where nobody asked for it."""
+    if isinstance(result, Tensor) or len(result) < 2 or not isinstance(result[1], Tensor):
+        return None
+    return result[1]
+
+
+def _diagonal(name: str, query: Tensor, key: Tensor, logsumexp: Tensor | None, options: QkOptions) -> Tensor:
+    """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
+
+    def by_hand() -> Tensor:
+        return diagonal_from_qk(query, key, **options)
+
+    if logsumexp is None:
+        return by_hand()
+    if options.get("sinks") is None:
+        return settled(name, query, by_hand, lambda: _own(query, key, logsumexp, options, None))
+    ways = (lambda: _own(query, key, logsumexp, options, None), lambda: _own(query, key, logsumexp, options, options["sinks"]))
+    return settled(f"{name} with sinks", query, by_hand, *ways)
+
+
+def _in_a_text(starts: Tensor, total: int) -> Tensor:
+    """Which tokens lie before the end of the last text; what a kernel leaves behind it is not defined."""
+    return torch.arange(total, device=starts.device) < starts[-1]
+
+
+def _own(query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions, sinks: Tensor | None) -> Tensor:
+    """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
+    starts, ends = options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
+    batch, num_heads, q_len = query.shape[:3]
+    kv_len = key.shape[2]
+    offset = kv_len - q_len
+    if starts is not None:
+        places = torch.arange(q_len, device=query.device)
+        text = torch.searchsorted(starts[1:].contiguous(), places.to(starts.dtype), right=True).clamp(max=starts.numel() - 2)
+        ends = starts if ends is None else ends
+        key = key.index_select(2, (places - starts[text + 1] + ends[text + 1]).clamp(0, kv_len - 1))
+        offset = 0
+        if logsumexp.ndim == 3 and logsumexp.shape[0] == starts.numel() - 1:  # one padded row of each text, as until flash-attn 2.6
+            logsumexp = logsumexp[text, :, places - starts[text]].T[None]
+    rows = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)
+    softcap = options.get("softcap", 0.0)
+    scale = options.get("scale")
+    assert scale is not None
+    weights = weights_from_scores(self_scores(query, key, offset), rows, scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
+    return weights if starts is None else torch.where(_in_a_text(starts, q_len), weights, 0.0)
+
+
+OPERATORS = tuple(Operator(name, reader(name, partial(_parameters, name)), "fused") for name in _NAMES)
+"""Of operators that this process does not have, the tap finds no kernel and leaves them out."""

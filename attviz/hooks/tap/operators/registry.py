@@ -1,0 +1,83 @@
+"""What an operator entry is, and the open table that holds them."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from attviz.errors import ArgumentError
+from attviz.records import AttentionCall
+
+Arguments = tuple[Any, ...]
+Keywords = dict[str, Any]
+Reader = Callable[[Arguments, Keywords, Any], "AttentionCall | str | None"]
+Preparer = Callable[[Arguments, Keywords], "tuple[Arguments, Keywords]"]
+Restorer = Callable[[Arguments, Keywords, Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One dispatcher operator that computes attention, or the softmax inside one.
+
+    Attributes:
+        name: ``"namespace::operator"`` or ``"namespace::operator.overload"``.
+        read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`; into None where this call is no attention; or into
+            the reason (a str) why it cannot have a diagonal, for ``cap.skipped``, if its module does not attend otherwise.
+        kind: ``"fused"`` operators are attention by their name; a ``"softmax"`` has to be told from a router or a pooling
+            head by its shape and its module.
+        keys: Dispatch keys to tap, of those this process has.
+        prepare: Changes the arguments before the kernel runs, to make it return its log-sum-exp or its weights.
+        restore: Turns ``(original args, original kwargs, result)`` back into the result that the caller asked for.
+    """
+
+    name: str
+    read: Reader
+    kind: Literal["fused", "softmax"]
+    keys: tuple[str, ...] = ("CPU", "CUDA")
+    prepare: Preparer | None = None
+    restore: Restorer | None = None
+
+
+_FAMILIES = ("sdpa", "softmax", "fast_path", "flash")
+_table: dict[str, Operator] = {}
+
+
+def register(operator: Operator) -> Operator:
+    """Add an operator to the table; captures entered from now on see it.
+
+    Args:
+        operator: The entry. Its ``read`` runs under ``no_grad``, on the thread of the model, for every call of the operator.
+
+    Returns:
+        The same entry.
+
+    Raises:
+        ArgumentError: If the name is taken.
+    """
+    _load_families()
+    if operator.name in _table:
+        raise ArgumentError(f"register: operator {operator.name!r} is in the table already. Known: {sorted(_table)}.")
+    _table[operator.name] = operator
+    return operator
+
+
+def unregister(name: str) -> None:
+    """Take an operator out of the table again; unknown names are ignored."""
+    _table.pop(name, None)
+
+
+def registered() -> tuple[Operator, ...]:
+    """All entries, built-in families first."""
+    _load_families()
+    return tuple(_table.values())
+
+
+def _load_families() -> None:
+    if _table:
+        return
+    for family in _FAMILIES:
+        module = importlib.import_module(f"attviz.hooks.tap.operators.{family}")
+        for operator in module.OPERATORS:
+            _table[operator.name] = operator

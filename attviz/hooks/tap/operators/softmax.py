@@ -1,0 +1,33 @@
+"""Softmaxes that may be attention: eager models, and the math path of SDPA before its dropout.
+
+``_safe_softmax`` calls ``_softmax``: the tap records the outermost of nested operators only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
+from attviz.records import AttentionCall
+
+
+def _reader(name: str, dim_index: int) -> Any:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | str | None:
+        dim = args[dim_index] if len(args) > dim_index else kwargs.get("dim")
+        if result.ndim < 3:
+            return None
+        if dim is not None and dim not in (-1, result.ndim - 1):
+            return "its softmax runs over another dimension than that of the keys"
+        return AttentionCall(name, weights=result)
+
+    return read
+
+
+def _softmax(name: str, dim_index: int, keys: tuple[str, ...] = ("CPU", "CUDA", "MPS", "XPU")) -> Operator:
+    return Operator(name, _reader(name, dim_index), "softmax", keys)
+
+
+OPERATORS = (
+    _softmax("aten::_softmax", 1),
+    _softmax("aten::_safe_softmax", 1),
+)

@@ -1,0 +1,108 @@
+"""Where transformers looks up the attention functions that pass no dispatcher operator: compiled flex_attention, and flash kernels.
+
+Flash kernels come from the package flash-attn, whose operators the tap sees already, or from the hub, whose operators have names that no
+table can know. The functions of the second kind are watched where transformers fetches them, before each call.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attviz.hooks.tap.functions import Function, Place, watched
+from attviz.hooks.tap.operators.flash import OPERATORS, checked_parameters, reader
+from attviz.hooks.tap.operators.flex import flex_operator
+from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
+
+_FLEX = "transformers.integrations.flex_attention"
+_FLASH = "transformers.modeling_flash_attention_utils"
+_WANTS_LOGSUMEXP = ("return_attn_probs", "return_softmax_lse", "return_lse")  # as flash-attn 2, vLLM's 3 and 4 call it
+_PACKAGES = {"flash_attn": "flash_attn", "flash_attn_interface": "flash_attn_3"}  # whose functions call operators of this namespace
+
+
+def transformers_places() -> Iterator[Place]:
+    """The places, as far as transformers is loaded; it is never imported for this."""
+    flex = getattr(sys.modules.get(_FLEX), "WrappedFlexAttention", None)
+    if flex is not None:
+        yield Place(flex, "__call__", _flex)
+    flash = sys.modules.get(_FLASH)
+    if hasattr(flash, "lazy_import_flash_attention"):
+        yield Place(flash, "lazy_import_flash_attention", _flash)
+
+
+def _flex(compiled_function: Function) -> Function:
+    """Watch what the holder of the compiled flex_attention hands out; under a whole-model compile nobody asks it."""
+
+    def hand_out(holder: Any) -> Function:
+        return watched(flex_operator(_sinks(sys._getframe(1))), compiled_function(holder))
+
+    return hand_out
+
+
+def _sinks(frame: FrameType | None) -> Tensor | None:
+    """The sinks, which transformers folds in after the kernel, in the function that asked for it."""
+    for _ in range(3):
+        if frame is None:
+            break
+        if "s_aux" in frame.f_code.co_varnames:
+            sinks: Tensor | None = frame.f_locals.get("s_aux")
+            return sinks
+        frame = frame.f_back
+    return None
+
+
+def _flash(fetch: Function) -> Function:
+    """Watch the kernel functions among what transformers fetches; the two that cut out and put back padding stay as they are."""
+
+    def fetch_watched(*args: Any, **kwargs: Any) -> Any:
+        fetched = fetch(*args, **kwargs)
+        if torch.compiler.is_compiling() or not isinstance(fetched, tuple) or not isinstance(fetched[0], tuple):
+            return fetched
+        return tuple(_watched_kernel(kernel) for kernel in fetched[0]), *fetched[1:]
+
+    return fetch_watched
+
+
+@lru_cache(maxsize=64)
+def _watched_kernel(function: Function | None) -> Function | None:
+    """The watched form of a kernel function; itself where it is none, or where its operators are in the table."""
+    if function is None or _calls_operators(function):
+        return function
+    try:
+        names = tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return function
+    if not {"q", "k"} <= set(names) and not {"q", "k_cache"} <= set(names):
+        return function
+    title = f"{getattr(function, '__module__', '')}::{getattr(function, '__name__', 'flash attention')}"
+    wanted = next((name for name in _WANTS_LOGSUMEXP if name in names), "")
+
+    def prepare(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
+        return (args, {**kwargs, wanted: True}) if asks(args, kwargs) else (args, kwargs)
+
+    def asks(args: Arguments, kwargs: Keywords) -> bool:
+        """Not with dropout: flash-attn 2 would write out the whole matrix then."""
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        return bool(wanted) and wanted not in given and not given.get("dropout_p")
+
+    def restore(args: Arguments, kwargs: Keywords, result: Any) -> Any:
+        return result[0] if asks(args, kwargs) and isinstance(result, (tuple, list)) else result
+
+    read = reader(title, lambda: checked_parameters(title, names))
+    return watched(Operator(title, read, "fused", (), prepare, restore), function)
+
+
+def _calls_operators(function: Function) -> bool:
+    """Whether a function is of a package whose operators the tap sees: then they are recorded, not the function."""
+    namespace = _PACKAGES.get(str(getattr(function, "__module__", "")).partition(".")[0])
+    if namespace is None or ".cute" in function.__module__:  # flash-attn 4 is Python down to its kernels
+        return False
+    loaded = getattr(torch.ops, namespace)
+    return any(hasattr(loaded, name) for space, name in (operator.name.split("::") for operator in OPERATORS) if space == namespace)

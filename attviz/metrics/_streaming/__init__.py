@@ -1,0 +1,1 @@
+"""What the streaming metrics are built from: states, moments, files and synchronisation."""

@@ -1,0 +1,154 @@
+"""Saved states: written whole or not at all, and read as any foreign file is read, with every claim checked before it is believed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attviz.errors import FormatError, MetricError
+from attviz.metrics._streaming.moments import FIELDS, Moments
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.states import LayerInfo, State
+
+FORMAT = 1
+MAX_LAYERS, MAX_HEADS, MAX_HEADER_CHARS = 10_000, 100_000, 4_000_000
+_KEY = "attviz.metric"
+_DTYPES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
+
+LayoutOf = Callable[[dict[int, LayerInfo]], Layout]
+
+
+def header_of(state: State, identity: str, updates: int) -> str:
+    """The JSON that goes with the tensors of a state."""
+    return json.dumps({"format": FORMAT, "identity": identity, "updates": updates, "layers": json.loads(state.describe())})
+
+
+def write_state(path: str | os.PathLike[str], state: State, identity: str, updates: int) -> None:
+    """Write a safetensors file beside ``path`` and move it there: a process killed in between leaves the old file whole."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
+    header = header_of(state, identity, updates)
+    content = save(tensors, metadata={_KEY: header, "sha256": _digest(header, tensors)})
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf) -> tuple[State, int]:
+    """Read what :func:`write_state` wrote.
+
+    Returns:
+        The state on the CPU, and the number of updates behind it.
+
+    Raises:
+        FormatError: If the file is not one of these, damaged or inconsistent; the message carries path and place.
+        MetricError: If it is the state of another metric, or of this one with other options.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FormatError(f"{os.fspath(path)}: not a regular file.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise FormatError(f"{os.fspath(path)}: a safetensors file, but not the state of an attviz metric.")
+            layers, updates = parse_header(metadata[_KEY], identity, os.fspath(path))
+            wanted = layout(layers).tensors()
+            _check_names(set(file.keys()), set(wanted), os.fspath(path))
+            for name, (dtype, shape) in wanted.items():  # from the file's table alone: no tensor is allocated for a false claim
+                piece = file.get_slice(name)
+                found = (piece.get_dtype(), tuple(piece.get_shape()))
+                if found != (_DTYPES[dtype], shape):
+                    raise FormatError(f"{os.fspath(path)}: tensor {name!r} is {found}, expected {(_DTYPES[dtype], shape)}.")
+            tensors = {name: file.get_tensor(name) for name in wanted}
+    except SafetensorError as error:
+        raise FormatError(f"{os.fspath(path)}: not a readable safetensors file: {error}. Was it cut short?") from error
+    if metadata.get("sha256") != _digest(metadata[_KEY], tensors):
+        raise FormatError(f"{os.fspath(path)}: the checksum does not match the contents: the file is damaged.")
+    return assemble(tensors, layers, layout, os.fspath(path)), updates
+
+
+def parse_header(text: str, identity: str, where: str) -> tuple[dict[int, LayerInfo], int]:
+    """Check the JSON of a state and give its layers and number of updates."""
+    try:
+        if len(text) > MAX_HEADER_CHARS:
+            raise ValueError(f"{len(text)} characters, more than {MAX_HEADER_CHARS}")
+        header = json.loads(text)
+        version, found, updates, table = (header[key] for key in ("format", "identity", "updates", "layers"))
+        if version != FORMAT:
+            raise FormatError(f"{where}: format {version!r}; this version of attviz reads format {FORMAT}.")
+        if type(updates) is not int or updates < 0 or not isinstance(table, dict) or len(table) > MAX_LAYERS:
+            raise ValueError("updates or layers out of bounds")
+        layers = dict(_layer(index, entry) for index, entry in table.items())
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"{where}: malformed header: {type(error).__name__}: {error}") from error
+    if found != identity:
+        raise MetricError(f"{where}: holds the state of {str(found)[:300]}, this metric is {identity}. Construct it with those options.")
+    return layers, updates
+
+
+def _layer(index: str, entry: Any) -> tuple[int, LayerInfo]:
+    heads, name = entry
+    if not (0 <= int(index) < MAX_LAYERS and type(heads) is int and 1 <= heads <= MAX_HEADS and isinstance(name, str | None)):
+        raise ValueError(f"layer {index}: {entry!r}")
+    return int(index), LayerInfo(heads, name)
+
+
+def assemble(tensors: Mapping[str, Tensor], layers: dict[int, LayerInfo], layout: LayoutOf, where: str) -> State:
+    """Build a state from tensors by name, once names, shapes, dtypes and values were found possible."""
+    plan = layout(layers)
+    wanted = plan.tensors()
+    _check_names(set(tensors), set(wanted), where)
+    for name, (dtype, shape) in wanted.items():
+        found = tensors[name]
+        if found.dtype != dtype or tuple(found.shape) != shape:
+            raise FormatError(f"{where}: tensor {name!r} is {found.dtype} {tuple(found.shape)}, expected {dtype} {shape}.")
+    moments = {name: Moments(*(tensors[f"{name}/{part}"] for part in FIELDS)) for name in plan.moments}
+    for name, sample in moments.items():
+        if not _possible(sample):
+            raise FormatError(f"{where}: {name!r} cannot be a sample (negative counts, NaN, or a mean outside its extremes).")
+    for name in plan.sums:
+        if not bool((tensors[name] >= 0).all()):
+            raise FormatError(f"{where}: {name!r} adds up what is never negative, and holds a negative number or NaN.")
+    return State(layers, moments, {name: tensors[name] for name in plan.sums})
+
+
+def _check_names(found: set[str], wanted: set[str], where: str) -> None:
+    if found != wanted:
+        missing, extra = sorted(wanted - found)[:3], sorted(found - wanted)[:3]
+        raise FormatError(f"{where}: the tensors do not fit the layers it lists; missing {missing}, unexpected {extra}.")
+
+
+def _possible(sample: Moments) -> bool:
+    slack = 1e-9 * (1 + sample.mean.abs())
+    filled = sample.count > 0
+    inside = (sample.min - slack <= sample.mean) & (sample.mean <= sample.max + slack) & sample.max.isfinite() & sample.min.isfinite()
+    blank = (sample.mean == 0) & (sample.m2 == 0) & (sample.max == -torch.inf) & (sample.min == torch.inf)
+    sound = (sample.count >= 0) & sample.mean.isfinite() & sample.m2.isfinite() & (sample.m2 >= 0)
+    return bool((sound & torch.where(filled, inside, blank)).all())
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,240 @@
+"""The base of the streaming metrics: torchmetrics' life cycle over a :class:`State`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from attviz.errors import ArgumentError, EmptyMetricError, FormatError, MetricError
+from attviz.metrics._streaming.feeds import LayerDiagonal, Source, read_layers
+from attviz.metrics._streaming.shapes import Layout
+from attviz.metrics._streaming.state_files import assemble, header_of, parse_header, read_state, write_state
+from attviz.metrics._streaming.states import LayerInfo, State, merge_layers
+from attviz.metrics._streaming.synchronisation import all_reduce_state
+
+_SPEC = "spec"
+
+
+class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not followed by mypy
+    """Statistics that build up while a model runs: fixed memory, on the device, exact under any cut and any merging.
+
+    Feed it through ``attviz.capture(model, metrics=[metric])``, or by hand with a record, ``cap.records`` or a diagonal. It is a
+    ``torchmetrics.Metric``: ``compute``, ``reset``, ``forward``, ``merge_state``, ``state_dict`` and ``MetricCollection`` work, and
+    ``compute`` pools over the processes of ``torch.distributed``, by all-reduce alone. ``update`` never waits for the device.
+
+    A metric writes ``_sample`` (what one layer of one step contributes) and ``_layout`` (the tensors that belong to its layers).
+    """
+
+    full_state_update = False
+    _to_sync: bool
+    _computed: Any
+
+    def __init__(self, *, exclude_ids: Collection[int] = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if any(type(token) is not int or token < 0 for token in exclude_ids):
+            raise ArgumentError(f"{type(self).__name__}: exclude_ids are vocabulary ids >= 0, such as tokenizer.all_special_ids.")
+        self.exclude_ids = tuple(sorted(set(exclude_ids)))
+        self._excluded: dict[torch.device, Tensor] = {}
+        self._state = State()
+        self._saved_in_state_dict = True
+
+    def update(self, source: Source, *, token_ids: Tensor | None = None, query_mask: Tensor | None = None, layer_index: int = 0) -> None:
+        """Take in one layer, or all layers of a step.
+
+        Args:
+            source: A ``DiagonalRecord``, several of them, ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``.
+            token_ids: With a diagonal by hand: vocabulary ids ``[batch, q_len]``.
+            query_mask: With a diagonal by hand: True at real tokens; without it a token that is NaN in every head is padding.
+            layer_index: With one layer by hand: which one it is.
+
+        Raises:
+            MetricError, ShapeError, DtypeError: If it does not fit; the state is then as it was.
+        """
+        try:
+            layers = read_layers(source, self._name, token_ids=token_ids, query_mask=query_mask, layer_index=layer_index)
+            self._check(layers)
+        except Exception:
+            self._update_count -= 1  # torchmetrics counted before it knew
+            raise
+        for layer in layers:
+            self._absorb(layer)
+
+    def compute_local(self) -> Any:
+        """Read what this process alone has seen, without talking to the others."""
+        before = self._to_sync, self._computed
+        try:
+            self._to_sync, self._computed = False, None
+            return self.compute()
+        finally:
+            self._to_sync, self._computed = before
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Write what this process has seen to a safetensors file; whole or not at all, also if the process is killed meanwhile."""
+        write_state(path, self._state, self._identity(), self._update_count)
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Go on from a file of :meth:`save_state`, replacing what was seen so far.
+
+        Raises:
+            FormatError: If the file is damaged, hostile or no saved state; this metric is then as it was.
+            MetricError: If it belongs to another metric or to other options.
+        """
+        state, updates = read_state(path, self._identity(), self._layout)
+        self._adopt(state, updates)
+
+    @property
+    def metric_state(self) -> dict[str, Tensor]:
+        """The state as named tensors; ``merge_state`` takes it."""
+        spec = header_of(self._state, self._identity(), self._update_count).encode()
+        return {_SPEC: torch.tensor(list(spec), dtype=torch.uint8), **self._state.tensors()}
+
+    # What a metric writes.
+
+    def _sample(self, layer: LayerDiagonal) -> State:
+        """What one layer of one step contributes."""
+        raise MetricError(f"{self._name}: takes no bare diagonals.")
+
+    def _layout(self, layers: dict[int, LayerInfo]) -> Layout:
+        """The tensors that belong to these layers."""
+        return Layout({}, {})
+
+    def _options(self) -> dict[str, Any]:
+        """Arguments that two metrics must share to be merged."""
+        return {"exclude_ids": list(self.exclude_ids)}
+
+    def _check(self, layers: list[LayerDiagonal]) -> None:
+        """Refuse what does not fit, before anything moves."""
+        known = self._state.layers
+        for layer in layers:
+            try:
+                known = merge_layers(known, {layer.index: LayerInfo(layer.num_heads, layer.name)})
+            except MetricError as error:
+                raise MetricError(f"{self._name}: {error}") from None
+            if self.exclude_ids and layer.token_ids is None:
+                raise MetricError(f"{self._name}: exclude_ids needs token_ids, and layer {layer.index} came without. Give token_ids=.")
+
+    def _absorb(self, layer: LayerDiagonal) -> None:
+        self._state = self._state + self._sample(layer)
+
+    # What the life cycle of torchmetrics needs.
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _identity(self) -> str:
+        return f"{self._name}({json.dumps(self._options(), sort_keys=True)})"
+
+    def _excluded_on(self, device: torch.device) -> Tensor | None:
+        if not self.exclude_ids:
+            return None
+        if device not in self._excluded:  # one copy to the device, not one a step
+            self._excluded[device] = torch.tensor(self.exclude_ids, device=device)
+        return self._excluded[device]
+
+    def _require_data(self) -> None:
+        if not self._state.layers:
+            raise EmptyMetricError(
+                f"{self._name}.compute: nothing was seen yet. Feed it: attviz.capture(model, metrics=[metric]), or metric.update(record)."
+            )
+
+    def _adopt(self, state: State, updates: int) -> None:
+        self._state, self._update_count = state, updates
+        self._computed = self._forward_cache = self._cache = None
+        self._is_synced = False
+
+    def reset(self) -> None:
+        """Forget everything seen; the memory is given back."""
+        super().reset()
+        self._state = State()
+
+    def _copy_state_dict(self) -> dict[str, Any]:
+        return {"_state": self._state}  # the holder puts it back, or adds it to a fresh one: no copy of large tables is needed
+
+    def _reduce_states(self, incoming_state: Mapping[str, Any]) -> None:
+        state = incoming_state.get("_state")
+        if not isinstance(state, State):
+            state, _ = self._decode(incoming_state, "merge_state")
+        try:
+            self._state = state + self._state
+        except MetricError as error:
+            raise MetricError(f"{self._name}.merge_state: {error}") from None
+        self._computed = None
+
+    def merge_state(self, incoming_state: Any) -> None:
+        """Pool in another metric of this class and options, or its ``metric_state``.
+
+        Raises:
+            MetricError: If class, options or layers differ; the state is then as it was.
+        """
+        if isinstance(incoming_state, Metric):
+            other = incoming_state._identity() if isinstance(incoming_state, StreamingMetric) else type(incoming_state).__name__
+            if other != self._identity():
+                raise MetricError(f"{self._name}.merge_state: {other} does not merge into {self._identity()}.")
+            # A clone: where only the other one has a layer its tensors would be shared, and a later update may write to them.
+            updates, incoming_state = incoming_state._update_count, {"_state": incoming_state._state.map(torch.clone)}
+        elif isinstance(incoming_state, Mapping):
+            state, updates = self._decode(incoming_state, "merge_state")
+            incoming_state = {"_state": state}
+        else:
+            raise MetricError(f"{self._name}.merge_state: takes a metric or its metric_state, got {type(incoming_state).__name__}.")
+        self._reduce_states(incoming_state)
+        self._update_count += updates
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
+        group = process_group or self.process_group
+        self._state = all_reduce_state(self._state, name=self._name, identity=self._identity(), layout=self._layout, group=group)
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(compute)
+        def quiet(*args: Any, **kwargs: Any) -> Any:
+            with warnings.catch_warnings():  # a rank without data is no fault: the others have some, or _require_data raises
+                warnings.filterwarnings("ignore", message="The ``compute`` method of metric")
+                return wrapped(*args, **kwargs)
+
+        return quiet
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> StreamingMetric:
+        super()._apply(fn, exclude_state)
+        device = fn(torch.zeros(1, device=self.device)).device  # only the device: statistics stay float64 under .half() or .to(dtype)
+        self._state = self._state.map(lambda tensor: tensor.to(device))
+        return self
+
+    def persistent(self, mode: bool = False) -> None:
+        """Whether ``state_dict`` holds the state; it does unless told otherwise."""
+        self._saved_in_state_dict = mode
+
+    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
+        """The state as named tensors, under ``prefix``."""
+        result: dict[str, Any] = super().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+        if self._saved_in_state_dict:
+            result.update({prefix + name: tensor.detach().clone() for name, tensor in self.metric_state.items()})
+        return result
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool, missing: list[str], *rest: Any
+    ) -> None:
+        found = {name.removeprefix(prefix): state_dict[name] for name in state_dict if name.startswith(prefix)}
+        if found:
+            self._adopt(*self._decode(found, f"{self._name}.load_state_dict"))
+        elif strict and self._saved_in_state_dict:
+            missing.append(prefix + _SPEC)
+
+    def _decode(self, tensors: Mapping[str, Any], where: str) -> tuple[State, int]:
+        spec = tensors.get(_SPEC)
+        if not isinstance(spec, Tensor) or spec.dtype != torch.uint8 or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise FormatError(f"{where}: not the state of an attviz metric: no tensor {_SPEC!r} of bytes, or something beside tensors.")
+        header = bytes(spec.cpu().flatten().tolist()).decode("utf-8", errors="replace")
+        layers, updates = parse_header(header, self._identity(), where)
+        named = {name: value.detach().clone() for name, value in tensors.items() if name != _SPEC}
+        return assemble(named, layers, self._layout, where), updates

@@ -1,0 +1,1 @@
+"""What one can ask of the attention of a layer: one small frozen object a file."""
