@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError
 from attviz.hooks.scope.hooks import Scope
-from attviz.hooks.scope.model_map import Selection, read_layout
+from attviz.hooks.scope.model_map import read_layout
+from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenSource
 from attviz.hooks.session.messages import explain, nothing_seen
 from attviz.hooks.session.observer import Observer

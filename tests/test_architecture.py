@@ -63,5 +63,10 @@ def test_file_is_one_idea(path: Path):
             assert body <= (90 if "triton" in path.parts else 60), f"{path}:{node.lineno} {node.name}: {body} lines"
 
 
+def test_frames_are_looked_at_in_one_file():
+    found = [str(path.relative_to(PACKAGE)) for path in FILES if "_getframe" in path.read_text()]
+    assert found == ["hooks/scope/stack.py"]
+
+
 def test_every_room_is_on_a_floor():
     assert {room(path) for path in FILES} <= set(FLOORS)

@@ -1,4 +1,4 @@
-"""Which module is running now, read off the Python stack.
+"""What is running now, read off the Python stack: the only file that looks at frames.
 
 Every call of a module passes through ``nn.Module._wrapped_call_impl`` and, unless it is compiled in place, ``_call_impl``; their frames
 hold the module. So the tap can name the innermost module without a hook on it: inside compiled regions, inside the fast path of
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -37,6 +38,30 @@ def running_modules() -> Iterator[Running]:
                 yield Running(module, id(frame), seen["args"], seen["kwargs"])
             previous = module
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def runs_in(function: str, depth: int) -> bool:
+    """Whether a function of this name is among the last ``depth`` callers of this thread."""
+    frame: FrameType | None = sys._getframe(1)
+    for _ in range(depth):
+        if frame is None:
+            return False
+        if frame.f_code.co_name == function:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def variable_of_caller(name: str, depth: int) -> Any:
+    """Value of a local variable in the nearest of the last ``depth`` callers, beyond the one that asks, that has it; None if none has."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(depth):
+        if frame is None:
+            break
+        if name in frame.f_code.co_varnames:
+            return frame.f_locals.get(name)
+        frame = frame.f_back
+    return None
 
 
 def call_site() -> int:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -14,14 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import CaptureError
+from attviz.hooks.scope import stack
+from attviz.hooks.scope.names import CACHES, OTHER_INPUTS, PADDING, REAL_TOKENS, TOKEN_IDS
 
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
-
-_IDS = ("input_ids", "decoder_input_ids", "idx", "tokens", "token_ids", "ids")
-_KEPT = ("attention_mask", "decoder_attention_mask")  # True where the token is real
-_PADDED = ("src_key_padding_mask", "key_padding_mask", "tgt_key_padding_mask")  # True where it is padding
-_OTHER_INPUTS = ("pixel_values", "input_features", "input_values", "pixel_values_videos")
-_CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
 
 
 @dataclass(slots=True, eq=False)
@@ -139,7 +133,7 @@ class ContextReader:
             given.update(args[0])
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
-        foreign = any(isinstance(given.get(name), Tensor) for name in _OTHER_INPUTS)
+        foreign = any(isinstance(given.get(name), Tensor) for name in OTHER_INPUTS)
         past, static, cached = _past(given)
         padding = _padding(given)
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
@@ -172,7 +166,7 @@ class ContextReader:
             return given.get(source)
         if source is not None:
             return source(args, kwargs)
-        for name in _IDS:
+        for name in TOKEN_IDS:
             if _is_ids(given.get(name)):
                 ids: Tensor = given[name]
                 return ids
@@ -204,7 +198,7 @@ def _is_ids(value: object) -> bool:
 
 
 def _padding(given: dict[str, Any]) -> Tensor | None:
-    for name in _PADDED:
+    for name in PADDING:
         value = given.get(name)
         if isinstance(value, Tensor) and value.ndim == 2 and value.dtype is torch.bool:
             return value
@@ -217,7 +211,7 @@ def _positions(given: dict[str, Any]) -> Tensor | None:
 
 
 def _kept(given: dict[str, Any]) -> Tensor | None:
-    for name in _KEPT:
+    for name in REAL_TOKENS:
         value = given.get(name)
         if isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point():
             return value
@@ -230,7 +224,7 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
 
 def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool, bool]:
     """Tokens cached before this call, whether the cache is static, and whether there is one."""
-    for name in _CACHES:
+    for name in CACHES:
         cache = given.get(name)
         if cache is None:
             continue
@@ -262,11 +256,4 @@ def _cached_length(cache: Any) -> int | Tensor | None:
 
 def _in_beam_search() -> bool:
     """Whether transformers' beam search runs this forward: its steps cannot be joined without the places of the beams."""
-    frame: FrameType | None = sys._getframe(1)
-    for _ in range(64):
-        if frame is None:
-            return False
-        if frame.f_code.co_name == "_beam_search":
-            return True
-        frame = frame.f_back
-    return False
+    return stack.runs_in("_beam_search", depth=64)

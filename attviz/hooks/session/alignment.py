@@ -9,14 +9,15 @@ from torch import Tensor, nn
 
 from attviz.calls.layouts import WeightLayout, layout_of, trimmed
 from attviz.calls.trust import checked
-from attviz.hooks.scope.model_map import Layout, Selection, is_other_softmax
+from attviz.hooks.scope.model_map import Layout, is_other_softmax
+from attviz.hooks.scope.names import NUM_HEADS
+from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.tap.operators import Operator
 from attviz.kernels import summary_from_qk
 from attviz.records import AttentionCall
 
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
-_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_attention_head", "nhead", "heads", "nh")
 
 
 class Verdict(NamedTuple):
@@ -205,7 +206,7 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
     if weights.ndim > 4:
         return weights.flatten(0, -4)
     rows = weights.shape[0]
-    heads = next((value for name in _HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
+    heads = next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
     if heads is None and context is not None and context.ids is not None and rows % context.ids.shape[0] == 0:
         heads = rows // context.ids.shape[0]
     if heads is None or rows % heads:

@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import torch
 
 from attviz.hooks.scope import stack
-from attviz.hooks.scope.model_map import Layout, Selection, without_softmax
+from attviz.hooks.scope.model_map import Layout, without_softmax
 from attviz.hooks.scope.owner import Locator
+from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.alignment import Judge, Verdict
 from attviz.hooks.session.step import Step

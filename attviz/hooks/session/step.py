@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from attviz.hooks.scope.evidence import is_cross_attention
-from attviz.hooks.scope.model_map import Layout, Selection
+from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.selection import Selection
 
 DROP = "<dropped>"  # in the names of a step: this call turned out to be cross-attention, or was not selected
 

@@ -10,12 +10,11 @@ import inspect
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from attviz.hooks.scope.stack import variable_of_caller
 from attviz.hooks.tap.functions import Function, Place, watched
 from attviz.hooks.tap.operators.flash import OPERATORS, checked_parameters, reader
 from attviz.hooks.tap.operators.flex import flex_operator
@@ -41,21 +40,10 @@ def _flex(compiled_function: Function) -> Function:
     """Watch what the holder of the compiled flex_attention hands out; under a whole-model compile nobody asks it."""
 
     def hand_out(holder: Any) -> Function:
-        return watched(flex_operator(_sinks(sys._getframe(1))), compiled_function(holder))
+        sinks = variable_of_caller("s_aux", depth=3)  # folded in after the kernel, by the function that asked for it
+        return watched(flex_operator(sinks), compiled_function(holder))
 
     return hand_out
-
-
-def _sinks(frame: FrameType | None) -> Tensor | None:
-    """The sinks, which transformers folds in after the kernel, in the function that asked for it."""
-    for _ in range(3):
-        if frame is None:
-            break
-        if "s_aux" in frame.f_code.co_varnames:
-            sinks: Tensor | None = frame.f_locals.get("s_aux")
-            return sinks
-        frame = frame.f_back
-    return None
 
 
 def _flash(fetch: Function) -> Function:
