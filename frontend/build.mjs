@@ -1,5 +1,6 @@
 // Builds the page and the widget into the folder given as the first argument.
 import { build } from "esbuild";
+import { existsSync } from "node:fs";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -18,6 +19,9 @@ const common = {
 };
 
 const SHIPPED = ["d3-array"];
+
+/** Scripts that a page carries only when its data needs them: src/NAME/index.ts and, where there is one, src/NAME/style.css. */
+export const EXTENSIONS = ["pairs"];
 
 async function bundle(options) {
   const result = await build({ ...common, ...options });
@@ -40,7 +44,12 @@ export async function outputs() {
   const css = await bundle({ entryPoints: ["src/style/page.css"] });
   const script = await bundle({ entryPoints: ["src/page.ts"], format: "iife" });
   const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ATTVIZ_CSS: JSON.stringify(css) } });
-  return { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": await thirdParty() };
+  const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": await thirdParty() };
+  for (const name of EXTENSIONS) {
+    if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife" });
+    if (existsSync(join(here, `src/${name}/style.css`))) files[`${name}.css`] = await bundle({ entryPoints: [`src/${name}/style.css`] });
+  }
+  return files;
 }
 
 if (process.argv[1] && resolve(process.argv[1]) === fileURLToPath(import.meta.url)) {

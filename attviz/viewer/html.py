@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 
@@ -45,46 +45,69 @@ def script_json(value: object) -> str:
     return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def csp(script: str, style: str) -> str:
-    """Content security policy that allows this script, this style, images made by the page, and nothing else.
+def csp(scripts: Iterable[str], styles: Iterable[str]) -> str:
+    """Content security policy that allows these scripts, these styles, images made by the page, and nothing else.
 
     Example:
-        >>> csp("", "").split("; ")[0]
+        >>> csp([""], [""]).split("; ")[0]
         "default-src 'none'"
     """
-    return (
-        f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; img-src data: blob:; "
-        "base-uri 'none'; form-action 'none'"
-    )
+    script, style = (" ".join(f"'{_digest(text)}'" for text in texts) for texts in (scripts, styles))
+    return f"default-src 'none'; script-src {script}; style-src {style}; img-src data: blob:; base-uri 'none'; form-action 'none'"
+
+
+def built(extensions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Scripts and styles of a page, in the order they stand in it: extensions register before the page starts.
+
+    Args:
+        extensions: Names of what the page needs besides its own script, such as ``"pairs"``.
+
+    Example:
+        >>> scripts, styles = built([])
+        >>> len(scripts), len(styles)
+        (1, 1)
+    """
+    names = list(extensions)
+    with_style = [name for name in names if files("attviz.viewer").joinpath("static").joinpath(f"{name}.css").is_file()]
+    return [static(f"{name}.js") for name in [*names, "page"]], [static(f"{name}.css") for name in ["page", *with_style]]
 
 
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
 
 
-def page_parts(title: str, head: str, documents: Iterable[str]) -> Iterator[str]:
+def page_parts(
+    title: str, head: str, documents: Iterable[str], parts: Mapping[str, str] | None = None, extensions: Iterable[str] = ()
+) -> Iterator[str]:
     """Yield the file piece by piece, so that writing it needs no second copy of the data.
 
     Args:
         title: Plain text; it is escaped here.
         head: :func:`script_json` of what the page needs at once.
         documents: :func:`script_json` of each document, which the page reads when it is opened.
+        parts: :func:`script_json` of what extensions read, by name and document (``"pairs-0"``).
+        extensions: Names of the further scripts that the page needs.
 
     Yields:
         Text; joined, a complete HTML document.
     """
-    script, style = static("page.js"), static("page.css")
+    scripts, styles = built(extensions)
     yield "<!doctype html>\n"
     yield '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{html.escape(csp(script, style), quote=False)}">\n'
+    yield f'<meta http-equiv="Content-Security-Policy" content="{html.escape(csp(scripts, styles), quote=False)}">\n'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="referrer" content="no-referrer">\n'
     yield '<link rel="icon" href="data:,">\n'
-    yield f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n"
+    yield f"<title>{html.escape(title)}</title>\n"
+    yield "".join(f"<style>{style}</style>\n" for style in styles)
+    yield "</head>\n<body>\n"
     yield f'<div id="attviz-root"><p class="boot">{_BOOT}</p></div>\n'
     yield f'<script type="application/json" id="attviz-head">{head}</script>\n'
     for index, document in enumerate(documents):
         yield f'<script type="application/json" id="attviz-doc-{index}">{document}</script>\n'
-    yield f"<script>{script}</script>\n</body>\n</html>\n"
+    for name, part in (parts or {}).items():
+        yield f'<script type="application/json" id="attviz-{name}">{part}</script>\n'
+    yield "".join(f"<script>{script}</script>\n" for script in scripts)
+    yield "</body>\n</html>\n"
 
 
 def notebook_frame(document: str, height: int) -> str:

@@ -63,7 +63,8 @@ class Page:
         return make_widget(self._payload)
 
     def _parts(self) -> Any:
-        return page_parts(self._payload.title, self._payload.head(), self._payload.chunks)
+        payload = self._payload
+        return page_parts(payload.title, payload.head(), payload.chunks, payload.parts, payload.extensions)
 
     def _repr_html_(self) -> str:
         return notebook_frame(self.html, NOTEBOOK_HEIGHT)

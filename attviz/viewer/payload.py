@@ -42,6 +42,8 @@ class Payload:
     fields: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[str] = field(default_factory=list)
+    parts: dict[str, str] = field(default_factory=dict)
+    extensions: list[str] = field(default_factory=list)
     size: int = 0
 
     def add(self, entry: Entry) -> None:
@@ -54,6 +56,27 @@ class Payload:
         self.size += len(chunk) + len(script_json(entry.row))
         self.rows.append(entry.row)
         self.chunks.append(chunk)
+        self._check_size()
+
+    def attach(self, extension: str, index: int, value: Any) -> None:
+        """Keep what an extension (a second script, such as ``"pairs"``) reads for a document; the script comes with it.
+
+        Args:
+            extension: Its name: ``static/NAME.js`` is embedded, and the script finds the value by ``collection.part(NAME, index)``.
+            index: Place of the document in the page, from 0.
+            value: Plain JSON.
+
+        Raises:
+            ArgumentError: If the page would pass ``max_bytes``; the message lists the ways to a smaller one.
+        """
+        part = script_json(value)
+        self.parts[f"{extension}-{index}"] = part
+        if extension not in self.extensions:
+            self.extensions.append(extension)
+        self.size += len(part)
+        self._check_size()
+
+    def _check_size(self) -> None:
         if self.size > self.max_bytes:
             megabytes, limit = self.size / 2**20, self.max_bytes / 2**20
             raise ArgumentError(
@@ -64,7 +87,7 @@ class Payload:
 
     def head(self) -> str:
         """JSON of the head."""
-        return script_json({"format": 1, "title": self.title, **self.fields, "documents": self.rows})
+        return script_json({"format": 1, "title": self.title, **self.fields, "extensions": self.extensions, "documents": self.rows})
 
     def warn_if_large(self) -> None:
         """Say so once when browsers will take their time over the page."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attviz.errors import MissingExtraError
-from attviz.viewer.html import static
+from attviz.viewer.html import built, static
 
 if TYPE_CHECKING:
     from attviz.viewer.payload import Payload
@@ -29,10 +29,14 @@ def make_widget(payload: Payload) -> Any:
     except ImportError as error:
         raise MissingExtraError("page.widget() needs anywidget: pip install 'attviz[widget]'.") from error
 
+    scripts, styles = built(payload.extensions)
+
     class PageWidget(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
-        _esm = static("widget.js")
+        _esm = "\n".join([*scripts[:-1], static("widget.js")])  # extensions register before the widget starts
         _head = traitlets.Unicode().tag(sync=True)
         _chunks = traitlets.List(traitlets.Unicode()).tag(sync=True)
+        _parts = traitlets.Dict().tag(sync=True)
+        _style = traitlets.Unicode().tag(sync=True)
         selection = traitlets.Dict().tag(sync=True)
 
-    return PageWidget(_head=payload.head(), _chunks=list(payload.chunks))
+    return PageWidget(_head=payload.head(), _chunks=list(payload.chunks), _parts=dict(payload.parts), _style="".join(styles[1:]))

@@ -27,7 +27,11 @@ function start(): void {
   if (!host) return;
   host.classList.add("attviz", "attviz-file");
   try {
-    const collection = readEmbedded(text("attviz-head"), (index) => text(`attviz-doc-${index}`));
+    const collection = readEmbedded(
+      text("attviz-head"),
+      (index) => text(`attviz-doc-${index}`),
+      (name) => document.getElementById(`attviz-${name}`)?.textContent ?? null,
+    );
     const app = new App(host, collection, { start: fromHash(address()), keys: document });
     let timer = 0;
     app.store.subscribe(() => {

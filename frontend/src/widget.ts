@@ -21,10 +21,11 @@ function selection(state: State): Record<string, unknown> {
 function render({ model, el }: { model: Model; el: HTMLElement }): void {
   const root = el.attachShadow({ mode: "open" });
   const host = h("div", { class: "attviz attviz-widget", tabindex: "-1" });
-  root.append(h("style", {}, ATTVIZ_CSS), host);
+  root.append(h("style", {}, ATTVIZ_CSS, String(model.get("_style") ?? "")), host);
   const chunks = model.get("_chunks") as readonly string[];
+  const parts = model.get("_parts") as Readonly<Record<string, string>> | undefined;
   try {
-    const collection = readEmbedded(String(model.get("_head")), (index) => String(chunks[index]));
+    const collection = readEmbedded(String(model.get("_head")), (index) => String(chunks[index]), (name) => parts?.[name] ?? null);
     const app = new App(host, collection, { start: {}, keys: host });
     let last = "";
     const tell = (): void => {

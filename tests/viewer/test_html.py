@@ -38,8 +38,9 @@ def test_policy_carries_the_hashes_of_what_is_inlined():
     for found, directive in ((style, "style-src"), (script, "script-src")):
         digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
         assert f"{directive} 'sha256-{digest}'" in document
-    assert csp("", "").startswith("default-src 'none'; ")
-    assert "unsafe" not in csp("a", "b")
+    assert csp([""], [""]).startswith("default-src 'none'; ")
+    assert "unsafe" not in csp(["a"], ["b"])
+    assert csp(["a", "b"], ["c"]).split("; ")[1].count("sha256-") == 2
 
 
 def test_title_is_text():

@@ -75,6 +75,8 @@ export function parseAttvizJson(source: string, name: string): Collection {
     overall: null,
     rows: read.map((one) => one.row),
     load: (index) => Promise.resolve((read[index] as Read).document),
+    extensions: [],
+    part: () => null,
   };
 }
 

@@ -13,6 +13,7 @@ interface HeadJson {
   overall?: Record<string, (number | null)[]>;
   classes: string[];
   documents: Partial<DocumentRow>[];
+  extensions?: string[];
 }
 
 interface SetJson {
@@ -45,8 +46,8 @@ function parse<T>(text: string, what: string): T {
   }
 }
 
-/** `chunk(i)` gives the JSON text of document i. */
-export function readEmbedded(headText: string, chunk: (index: number) => string): Collection {
+/** `chunk(i)` gives the JSON text of document i, `part` that of an extension's part ("pairs-0"), null where there is none. */
+export function readEmbedded(headText: string, chunk: (index: number) => string, part: (name: string) => string | null = () => null): Collection {
   const head = parse<HeadJson>(headText, "The head");
   if (head.format !== 1) throw new DataFault(`This page holds format ${String(head.format)}; its script reads format 1.`);
   const cache = new Map<number, Promise<PageDocument>>();
@@ -68,6 +69,11 @@ export function readEmbedded(headText: string, chunk: (index: number) => string)
     overall: head.overall ?? null,
     rows: head.documents.map(fullRow),
     load,
+    extensions: head.extensions ?? [],
+    part: (name, index) => {
+      const found = part(`${name}-${index}`);
+      return found === null ? null : parse<unknown>(found, `The ${name} data of document ${index}`);
+    },
   };
 }
 

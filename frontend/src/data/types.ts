@@ -61,6 +61,10 @@ export interface Collection {
   readonly overall: Readonly<Record<string, readonly (number | null)[]>> | null;
   readonly rows: readonly DocumentRow[];
   load(index: number): Promise<PageDocument>;
+  /** Names of the extensions whose data this collection has. */
+  readonly extensions: readonly string[];
+  /** What an extension stored for a document (its script element `attviz-NAME-INDEX`, parsed); null where it stored nothing. */
+  part(name: string, index: number): unknown;
 }
 
 /** A fault in the data, told to the reader as it is. */

@@ -23,6 +23,8 @@ export function toHash(state: State): string {
   }
   if (state.window) parts.set("w", state.window.join("-"));
   if (state.filters.query) parts.set("q", state.filters.query);
+  put("tab", state.tab, START.tab);
+  for (const [key, value] of Object.entries(state.extra)) parts.append("x", `${key}=${value}`);
   const edits = JSON.stringify(state.edits);
   if (edits !== "{}" && edits.length <= MAX_EDITS) parts.set("rows", edits);
   return parts.toString();
@@ -55,6 +57,8 @@ export function fromHash(hash: string): Partial<State> {
     order: parts.getAll("order"),
     window: view && Number(view[1]) < Number(view[2]) ? [Number(view[1]), Number(view[2])] : null,
     filters: { ...START.filters, query: (parts.get("q") ?? "").slice(0, 200) },
+    tab: parts.get("tab") ?? START.tab,
+    extra: Object.fromEntries(parts.getAll("x").slice(0, 64).flatMap((text) => (/^[a-z]+\.[a-z]+=/i.test(text) ? [[text.slice(0, text.indexOf("=")), text.slice(text.indexOf("=") + 1, 400)]] : []))),
     edits: readEdits(parts.get("rows")),
     sets: Object.fromEntries(parts.getAll("sets").flatMap((text) => (/^\d{1,4}[rhs]$/.test(text) ? [[text.slice(0, -1), text.endsWith("r") ? { removed: true } : { hidden: text.endsWith("h") }]] : []))),
   };

@@ -60,6 +60,10 @@ export interface State {
   readonly sort: readonly [SortKey, 1 | -1];
   readonly theme: Theme;
   readonly rowList: "pinned" | "all";
+  /** Name of the extension whose tab is open; empty for the page's own views. */
+  readonly tab: string;
+  /** What extensions remember, under keys that begin with their name. */
+  readonly extra: Readonly<Record<string, string>>;
 }
 
 export const NO_FILTERS: Filters = { query: "", outcome: "all", label: null, prediction: null, tokens: [null, null], loss: [null, null] };
@@ -88,6 +92,8 @@ export const START: State = {
   sort: ["index", 1],
   theme: "auto",
   rowList: "pinned",
+  tab: "",
+  extra: {},
 };
 
 export type Key = keyof State;

@@ -11,6 +11,7 @@ import { ClassView, TokenView, TopView } from "./side";
 import { Change, type Context, type View } from "./context";
 import { DocumentsView } from "./documents";
 import { Exporter } from "./export";
+import { extensionsOf } from "./extensions";
 import { HeaderView } from "./header";
 import { HeatView } from "./heat";
 import { openHelp } from "./help";
@@ -21,7 +22,7 @@ import { openTables } from "./tables";
 import { FEW, TextView } from "./text";
 import { applyPalette, wantsDark } from "./theme";
 
-const LIGHT_KEYS: ReadonlySet<Key> = new Set(["hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "scope", "aggregate", "axis", "window", "pins", "theme"]);
+const LIGHT_KEYS: ReadonlySet<Key> = new Set(["tab", "extra", "hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "scope", "aggregate", "axis", "window", "pins", "theme"]);
 
 export interface Options {
   /** State to begin with: from the address, or from Python. */
@@ -34,6 +35,9 @@ export class App {
   readonly store: Store;
   private readonly context: Context;
   private readonly views: View[];
+  private readonly grid: HTMLElement;
+  /** Views of extensions, made when their tab is opened. */
+  private readonly tabs = new Map<string, View>();
   private readonly live = h("div", { class: "live", role: "status", "aria-live": "polite" });
   private readonly notices = h("div", { class: "notices" });
   private readonly filePicker = h("input", { type: "file", accept: ".json,application/json", hidden: true, "aria-label": "AttViz JSON file" });
@@ -86,7 +90,8 @@ export class App {
       h("div", { class: "column middle" }, text.element, series.element),
       h("div", { class: "column right" }, side.map((view) => view.element)),
     ];
-    host.replaceChildren(header.element, this.notices, h("main", { class: "page-grid" }, columns, documents.element), this.live, this.filePicker);
+    this.grid = h("main", { class: "page-grid" }, columns, documents.element);
+    host.replaceChildren(header.element, this.notices, this.grid, this.live, this.filePicker);
     listenToKeys(options.keys, this.context, { ...commands, search: () => documents.focusSearch(), token: (by) => text.step(by), document: (by) => documents.step(by), zoom: (key) => series.key(key) });
     this.store.subscribe((changed) => this.changed(changed));
     this.listen();
@@ -198,6 +203,23 @@ export class App {
     else this.context.scene?.follow(this.store.state);
     const change = new Change(changed, rebuild, this.dataIsNew);
     for (const view of this.views) view.update(change);
+    this.updateTab(change);
+  }
+
+  /** Shows the extension whose tab is open in place of the page's own views, and tells it what changed. */
+  private updateTab(change: Change): void {
+    const { extensions } = this.context.collection;
+    const open = extensionsOf(extensions).find((one) => one.name === this.store.state.tab);
+    const known = open && this.tabs.get(open.name);
+    const view = open && (known ?? open.make(this.context));
+    if (open && view && !known) {
+      this.tabs.set(open.name, view);
+      this.grid.after(view.element);
+    }
+    const shown = view ? !view.element.hidden : false;
+    this.grid.hidden = view !== undefined;
+    for (const one of this.tabs.values()) one.element.hidden = one !== view;
+    view?.update(known && shown ? change : new Change(new Set(), true, true));
   }
 
   private makeScene(): Scene | null {

@@ -1,10 +1,11 @@
 /** The bar at the top: what is open, the scale of the colours, and the commands. */
 
-import { h, select, tell } from "../dom";
+import { fill, h, Segments, select, tell } from "../dom";
 import { count } from "../model/format";
 import { SCALE_NOTES, SCALES, type ScaleName } from "../model/scale";
 import { visible } from "../model/tokens";
 import type { Change, Context, View } from "./context";
+import { extensionsOf } from "./extensions";
 
 export interface HeaderCommands {
   readonly open: () => void;
@@ -22,6 +23,8 @@ export class HeaderView implements View {
   readonly element: HTMLElement;
   private readonly note = h("span", { class: "note title-note" });
   private readonly scaleBox: HTMLSelectElement;
+  private readonly tabs = h("span", { class: "tabs", hidden: true });
+  private tabBox: Segments | null = null;
 
   constructor(
     private readonly context: Context,
@@ -35,6 +38,7 @@ export class HeaderView implements View {
       { class: "page-header" },
       logo(),
       h("h1", {}, "attviz"),
+      this.tabs,
       this.note,
       h("span", { class: "spacer" }),
       h("label", { class: "inline" }, "scale ", this.scaleBox),
@@ -46,8 +50,18 @@ export class HeaderView implements View {
     );
   }
 
+  private makeTabs(): void {
+    const { collection, store } = this.context;
+    const found = extensionsOf(collection.extensions);
+    this.tabs.hidden = !found.length;
+    this.tabBox = found.length ? new Segments("View", [["", "Own position"], ...found.map((one) => [one.name, one.title] as const)], (tab) => store.set({ tab })) : null;
+    fill(this.tabs, this.tabBox?.element);
+  }
+
   update(change: Change): void {
     const { collection, store, scene } = this.context;
+    if (change.data) this.makeTabs();
+    this.tabBox?.set(store.state.tab);
     if (!change.full && !change.data) return;
     this.scaleBox.value = store.state.scale;
     this.scaleBox.title = SCALE_NOTES[store.state.scale];
