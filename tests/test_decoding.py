@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from transformers import (
@@ -9,6 +11,7 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    LlamaForCausalLM,
     MistralConfig,
     PretrainedConfig,
     T5Config,
@@ -39,6 +42,7 @@ WAYS = {
     "no cache": {"use_cache": False},
 }
 PROMPT, NEW = 6, 8
+CACHE = "cache" if "cache" in inspect.signature(LlamaForCausalLM.forward).parameters else "past_key_values"  # renamed in 5.24
 
 
 def build(config: PretrainedConfig, implementation: str = "sdpa") -> torch.nn.Module:
@@ -78,8 +82,8 @@ def test_packed_grouped_heads_are_not_queries(length):
     mask = torch.ones_like(ids)
     mask[1, : length // 2] = 0
     with torch.no_grad(), attviz.capture(model, keep="all") as cap:
-        cache = model(ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True).past_key_values
-        model(ids[:, -1:], attention_mask=mask, past_key_values=cache)
+        cache = model(ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True)[CACHE]
+        model(ids[:, -1:], attention_mask=mask, **{CACHE: cache})
     assert cap.diagonal.shape == (2, 2, 4, 1)
     model.set_attn_implementation("eager")
     with torch.no_grad():

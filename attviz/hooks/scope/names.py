@@ -32,7 +32,6 @@ TOKEN_IDS = ("input_ids", "decoder_input_ids", "idx", "tokens", "token_ids", "id
 REAL_TOKENS = ("attention_mask", "decoder_attention_mask")  # True where the token is real
 PADDING = ("src_key_padding_mask", "key_padding_mask", "tgt_key_padding_mask")  # True where it is padding
 OTHER_INPUTS = ("pixel_values", "input_features", "input_values", "pixel_values_videos")
-CACHES = ("past_key_values", "past_key_value", "layer_past", "cache_params")
 OWN_SEQUENCE = ("hidden_states", "x", "query")
 OTHER_SEQUENCE = frozenset(
     "key_value_states encoder_hidden_states cross_hidden_states encoder_output encoder_out enc_output context memory".split()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attviz.errors import CaptureError
 from attviz.hooks.scope import stack
-from attviz.hooks.scope.names import CACHES, OTHER_INPUTS, PADDING, REAL_TOKENS, TOKEN_IDS
+from attviz.hooks.scope.names import OTHER_INPUTS, PADDING, REAL_TOKENS, TOKEN_IDS
 
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
 
@@ -223,15 +223,15 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
 
 
 def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool, bool]:
-    """Tokens cached before this call, whether the cache is static, and whether there is one."""
-    for name in CACHES:
-        cache = given.get(name)
-        if cache is None:
-            continue
-        length = _cached_length(cache)
+    """Tokens cached before this call, whether the cache is static, and whether there is one.
+
+    A cache is known by what it is, whatever its parameter is called: releases of transformers have renamed it three times.
+    """
+    for value in given.values():
+        length = _cached_length(value)
         if length is None:
             continue
-        layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+        layers = getattr(getattr(value, "self_attention_cache", value), "layers", ())
         static = any(hasattr(layer, "max_cache_len") for layer in layers)
         if isinstance(length, Tensor):  # a static cache counts on its device, and in place
             return (int(length) if length.device.type == "cpu" else length.clone()), True, True
@@ -239,19 +239,29 @@ def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool, bool]:
     return 0, False, bool(given.get("use_cache"))
 
 
-def _cached_length(cache: Any) -> int | Tensor | None:
-    """Tokens in a cache; None where it holds no keys (a state-space model's)."""
-    if isinstance(cache, (tuple, list)):  # a hand-written ((key, value), ...)
-        first = cache[0] if cache else None
-        key = first[0] if isinstance(first, (tuple, list)) and first else first
-        return int(key.shape[-2]) if isinstance(key, Tensor) and key.ndim >= 3 else None
-    if not hasattr(cache, "get_seq_length"):
+def _cached_length(value: Any) -> int | Tensor | None:
+    """Tokens in a cache; None where this is no cache, or one without keys (a state-space model's)."""
+    if value is None or isinstance(value, (Tensor, str, int)):
+        return None
+    if isinstance(value, (tuple, list)):
+        return _length_of_pairs(value)
+    if not callable(getattr(value, "get_seq_length", None)):
         return None
     try:
-        length: int | Tensor = cache.get_seq_length()
+        length: int | Tensor = value.get_seq_length()
     except ValueError:
         return None
     return length
+
+
+def _length_of_pairs(value: tuple[Any, ...] | list[Any]) -> int | None:
+    """Tokens in a hand-written cache: ``(key, value)``, or one such pair for each layer."""
+    pair = value[0] if value and isinstance(value[0], (tuple, list)) else value
+    if len(pair) < 2 or not all(isinstance(tensor, Tensor) for tensor in pair[:2]):
+        return None
+    key, other = pair[0], pair[1]
+    alike = key.ndim == other.ndim == 4 and key.shape[:3] == other.shape[:3] and key.is_floating_point()
+    return int(key.shape[-2]) if alike else None
 
 
 def _in_beam_search() -> bool:
