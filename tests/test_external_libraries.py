@@ -249,8 +249,9 @@ def run(rank, port):
         sharded(ids).last_hidden_state.sum().backward()
     assert cap.layers == tuple("encoder.layer.%d.attention.self" % n for n in range(2)), cap.layers
     assert torch.allclose(cap.diagonal, truth, atol=1e-6)
+    dist.barrier()  # a process that leaves while the other still talks to it is aborted by gloo
     dist.destroy_process_group()
-    print("seen", rank)
+    print(f"seen {rank} ", end="", flush=True)  # in one write: two processes share the stream
 
 if __name__ == "__main__":
     mp.spawn(run, args=(int(sys.argv[1]),), nprocs=2)
