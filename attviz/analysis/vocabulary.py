@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from attviz.records import Analysis, Document
+from attviz.statistics import pool
 
 _DOCUMENTS_AT_ONCE = 64
 _HALF_CODES = 0x3C00 + 1  # float16 codes from 0.0 to 1.0; they rise with the value
@@ -137,12 +138,8 @@ class _Pool:
         self.top[seen] += np.add.reduceat(halves >= self.threshold, starts, dtype=np.int64)
 
     def _merge(self, seen: np.ndarray, count: np.ndarray, mean: np.ndarray, m2: np.ndarray) -> None:
-        total = self.count[seen] + count
-        delta = mean - self.mean[seen]
-        share = (count / total)[:, None]
-        self.m2[seen] += m2 + delta**2 * self.count[seen][:, None] * share
-        self.mean[seen] += delta * share
-        self.count[seen] = total
+        pooled = pool(self.count[seen][:, None], self.mean[seen], self.m2[seen], count[:, None], mean, m2)
+        self.count[seen], self.mean[seen], self.m2[seen] = pooled[0][:, 0], *pooled[1:]
 
     def _grow(self, size: int) -> None:
         more = size - len(self.count)

@@ -9,6 +9,7 @@ import torch
 from attviz.errors import ArgumentError, DtypeError, ShapeError
 from attviz.kernels.checks import check_floating, check_mask
 from attviz.kernels.twins import triton_serves
+from attviz.statistics import pool
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -148,12 +149,8 @@ def _in_torch(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor,
     here = lengths[:, None].double()
     here_mean = torch.segment_reduce(exact, "sum", lengths=lengths, axis=0) / here
     here_m2 = torch.segment_reduce((exact - here_mean.repeat_interleave(lengths, 0)).square_(), "sum", lengths=lengths, axis=0)
-    before = count[ids][:, None]
-    share = here / (before + here)
-    delta = here_mean - mean[ids]
-    mean.index_add_(0, ids, delta * share)
-    m2.index_add_(0, ids, here_m2 + delta.square() * before * share)
-    count.index_add_(0, ids, here[:, 0])
+    total, mean[ids], m2[ids] = pool(count[ids][:, None], mean[ids], m2[ids], here, here_mean, here_m2)
+    count[ids] = total[:, 0]
     extremes = values.float()
     max[ids] = torch.maximum(max[ids], torch.segment_reduce(extremes, "max", lengths=lengths, axis=0))
     min[ids] = torch.minimum(min[ids], torch.segment_reduce(extremes, "min", lengths=lengths, axis=0))

@@ -9,7 +9,7 @@ import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.plots._canvas import GREY, HUES, new_axes, token_ticks, vectors_by_token, width_for
-from attviz.plots._rows import aggregate_row
+from attviz.statistics import aggregate_row
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -10,7 +10,7 @@ from matplotlib import patheffects
 
 from attviz.errors import ArgumentError, ShapeError
 from attviz.plots._canvas import GREY, INK, RED, new_axes, open_frame, token_ticks, vectors_by_token, width_for
-from attviz.plots._rows import aggregate_row
+from attviz.statistics import aggregate_row
 
 if TYPE_CHECKING:
     from jaxtyping import Float

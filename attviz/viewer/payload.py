@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attviz.errors import ArgumentError
+from attviz.statistics import pool
 from attviz.viewer.html import script_json
 
 if TYPE_CHECKING:
@@ -130,19 +131,14 @@ class HeadMoments:
         self.min = np.full(num_rows, np.inf)
 
     def update(self, values: Float[np.ndarray, "num_rows num_tokens"]) -> None:
-        """Pool one document into the moments (Chan et al. 1979), in float64."""
+        """Pool one document into the moments, in float64."""
         values = values.astype(np.float64)
         real = ~np.isnan(values)
         count = real.sum(1)
         filled = np.where(real, values, 0.0)
         mean = filled.sum(1) / np.maximum(count, 1)
         m2 = np.where(real, (values - mean[:, None]) ** 2, 0.0).sum(1)
-        total = self.count + count
-        delta = mean - self.mean
-        share = count / np.maximum(total, 1)
-        self.mean = self.mean + delta * share
-        self.m2 = self.m2 + m2 + delta**2 * self.count * share
-        self.count = total
+        self.count, self.mean, self.m2 = pool(self.count, self.mean, self.m2, count, mean, m2)
         self.max = np.maximum(self.max, np.where(real, values, -np.inf).max(1, initial=-np.inf))
         self.min = np.minimum(self.min, np.where(real, values, np.inf).min(1, initial=np.inf))
 

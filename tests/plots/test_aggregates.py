@@ -5,7 +5,7 @@ import pytest
 
 from attviz.errors import ArgumentError
 from attviz.plots import aggregates
-from attviz.plots._rows import aggregate_row
+from attviz.statistics import aggregate_row
 
 
 def test_each_row_has_its_aggregate_as_bars_scaled_to_its_largest():

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from attviz.statistics import pool
+
 FIELDS = ("count", "mean", "m2", "max", "min")
 
 
@@ -97,12 +99,8 @@ class Moments:
         )
 
     def __add__(self, other: Moments) -> Moments:
-        count, delta = self.count + other.count, other.mean - self.mean
-        share = other.count / count.clamp_min(1)  # 0 for an empty other: it changes nothing, to the last bit
         return Moments(
-            count,
-            self.mean + delta * share,
-            self.m2 + other.m2 + delta.square() * self.count * share,
+            *pool(self.count, self.mean, self.m2, other.count, other.mean, other.m2),
             torch.maximum(self.max, other.max),
             torch.minimum(self.min, other.min),
         )

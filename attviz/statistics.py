@@ -1,17 +1,46 @@
-"""Aggregates over vectors, per token, in NumPy: what :mod:`attviz.metrics` does for tensors, for figures that know no torch."""
+"""Statistics once for every room: the six aggregates per token in NumPy, the pooling of moments, the names of the entropies.
+
+:mod:`attviz.metrics` has the aggregates for tensors on a device, with options; figures, tables and the page use these.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attviz.plots._canvas import choice
+from attviz.errors import ArgumentError
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-AGGREGATES = ("mean", "std", "max", "min", "range", "entropy", "binned entropy", "shannon entropy")
+ENTROPIES = {"table2": "entropy", "binned": "binned entropy", "shannon": "shannon entropy"}
+"""How a figure or a table calls each ``kind`` of :func:`attviz.metrics.entropy`."""
+AGGREGATES = ("mean", "std", "max", "min", "range", *ENTROPIES.values())
+
+
+def pool(count: Any, mean: Any, m2: Any, other_count: Any, other_mean: Any, other_m2: Any) -> tuple[Any, Any, Any]:
+    """Pool the moments of two samples (Chan, Golub and LeVeque 1979), of arrays or tensors alike, best in float64.
+
+    Args:
+        count: Values in the first sample, broadcastable to its means.
+        mean: Their means.
+        m2: Their sums of squared deviations from the mean.
+        other_count: The same of the second sample.
+        other_mean: The same of the second sample.
+        other_m2: The same of the second sample.
+
+    Returns:
+        The three of both samples together. An empty second sample changes nothing, to the last bit.
+
+    Example:
+        >>> pool(2, 1.0, 2.0, 1, 4.0, 0.0)
+        (3, 2.0, 8.0)
+    """
+    total = count + other_count
+    share = other_count / (total + (total == 0))
+    delta = other_mean - mean
+    return total, mean + delta * share, m2 + other_m2 + delta * delta * count * share
 
 
 def aggregate_row(
@@ -25,7 +54,8 @@ def aggregate_row(
     Raises:
         ArgumentError: If ``kind`` is not one of :data:`AGGREGATES`.
     """
-    choice(kind, AGGREGATES, "aggregate", who)
+    if kind not in AGGREGATES:
+        raise ArgumentError(f"{who}: aggregate must be one of {', '.join(map(repr, AGGREGATES))}; got {kind!r}.")
     missing = np.isnan(values).all(axis=0)
     row = np.full(values.shape[1], np.nan)
     if missing.all():

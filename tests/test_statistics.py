@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attviz.errors import ArgumentError
-from attviz.plots._rows import AGGREGATES, aggregate_row
+from attviz.statistics import AGGREGATES, aggregate_row
 
 
 def slow(values: list[float], kind: str) -> float:
