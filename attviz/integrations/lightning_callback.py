@@ -33,16 +33,16 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
     """Log the health of attention while a Lightning ``Trainer`` trains, and raise the alarms.
 
     ``Trainer(callbacks=[LightningAttentionCallback(every=50)])``. The numbers go to every logger of the trainer at each captured step,
-    and into ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
+    under the number that Lightning gives the losses of that step (it counts from 0: the 50th step is 49), and into ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
 
     Args:
-        every: Capture each N-th batch; the batches between run untouched.
+        every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.
         health: Quantities, thresholds, and what an alarm does; ``AttentionHealth()`` by default.
         metrics: Further streaming metrics to feed.
         per: Keys for each ``"layer"`` or for the ``"model"``.
         heads: All heads of a quantity as one ``"histogram"`` or ``"image"``; None for neither. TensorBoard and W&B take them.
         log: Also called with ``(values, step)``, for any other tracker.
-        **options: Of :class:`AttentionMonitor`: ``strict=``, ``layers=``, ``token_ids=``.
+        **options: Of :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
 
     Raises:
         ArgumentError: If an option is outside its choices.
@@ -68,18 +68,24 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
         self.heads, self._log_function = heads, log  # not self.log: Lightning puts its own there
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begin to capture, if it is this batch's turn."""
-        self.monitor.begin(pl_module, trainer.fit_loop.epoch_loop.total_batch_idx)
+        """Begin to capture, or go on, if it is this step's turn."""
+        compiled = getattr(pl_module, "_compiler_ctx", None) is not None  # torch.compile(module): Lightning unwraps it
+        self.monitor.begin(pl_module, _steps(trainer) + 1, compiled=compiled)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Read the batch, act on alarms, and log."""
+        """Read the step if this was its last batch, act on alarms, and log."""
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            self.monitor.pause()
+            return
+        if not self.monitor.active:
+            return
         self.monitor.end()
         values = self.monitor.values
         if not values:
             return
         pl_module.log_dict(values, logger=False, on_step=True, rank_zero_only=False)
         if trainer.is_global_zero:
-            emit(self._sinks(trainer), values, self.monitor.heads, trainer.global_step, self.heads)
+            emit(self._sinks(trainer), values, self.monitor.heads, _steps(trainer), self.heads)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the model as it was."""
@@ -100,3 +106,8 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
             else:
                 sinks.append(FunctionSink(logger.log_metrics))
         return sinks
+
+
+def _steps(trainer: Any) -> int:
+    """Optimizer steps done so far, as Lightning counts them for its loggers (``global_step`` counts each optimizer by itself)."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)

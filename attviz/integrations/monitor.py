@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from attviz._capture import capture
 from attviz.errors import ArgumentError, CaptureWarning, EmptyMetricError
+from attviz.hooks.scope.model_map import is_compiled
 from attviz.metrics.attention_health import AttentionHealth
 from attviz.metrics.health_table import QUANTITIES, HealthTable
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from attviz.metrics.alarms import Alarm
 
 Per = Literal["layer", "model"]
+_CAPTURE_OPTIONS = ("layers", "token_ids")
 
 
 class AttentionMonitor:
@@ -28,12 +31,17 @@ class AttentionMonitor:
 
     Between the captured steps nothing is on the model: no hook, no tap. Evaluation inside the training loop is not captured.
 
+    There is one clock, ``every``, and it counts optimizer steps. A captured step of a compiled model runs without the compiler: compiled
+    code may have no attention operator left (with dropout on a CPU it has none). Its numbers can then differ in their last bits from
+    those of the compiled code. ``run_compiled=True`` keeps the compiled code, and captures what can be seen from outside.
+
     Args:
-        every: Capture each N-th step.
-        health: The quantities, thresholds and what an alarm does; its own ``every`` counts captured steps.
+        every: Capture each N-th optimizer step.
+        health: The quantities, thresholds and what an alarm does.
         metrics: Further streaming metrics, fed at each captured step and never reset: read them when you like.
         per: Keys for each ``"layer"`` (five per layer) or for the ``"model"`` (five in all). Heads never become keys: see ``heads``.
         strict: Raise where a layer ran unseen; by default a warning, so that a run does not die of being watched.
+        run_compiled: Run the captured steps of a compiled model as compiled code too.
         **capture_options: Further options of :func:`attviz.capture`, such as ``layers=`` or ``token_ids=``.
 
     Raises:
@@ -65,26 +73,28 @@ class AttentionMonitor:
         metrics: Sequence[Metric] | Metric = (),
         per: Per = "layer",
         strict: bool = False,
+        run_compiled: bool = False,
         **capture_options: Any,
     ) -> None:
         if type(every) is not int or every < 1:
             raise ArgumentError(f"AttentionMonitor: every={every!r} must be a whole number of at least 1.")
         if per not in get_args(Per):
             raise ArgumentError(f"AttentionMonitor: per={per!r} is none of {', '.join(map(repr, get_args(Per)))}.")
-        if refused := {"keep", "every", "metrics"} & set(capture_options):
-            raise ArgumentError(
-                f"AttentionMonitor: {', '.join(sorted(refused))} is its own business; give layers=, token_ids= and the like."
-            )
-        self.every, self.per = every, per
+        _check_options(capture_options)
+        self.every, self.per, self.run_compiled = every, per, run_compiled
         self.health = AttentionHealth() if health is None else health
+        if self.health.every_forwards != 1:
+            raise ArgumentError(
+                f"AttentionMonitor: every={every} decides which steps are captured; every_forwards={self.health.every_forwards} of "
+                "AttentionHealth would be a second clock. Leave it out."
+            )
         self.metrics = list(metrics) if isinstance(metrics, Sequence) else [metrics]
         self.values: dict[str, float] = {}
         self.heads: dict[str, np.ndarray] = {}
         self.alarms: tuple[Alarm, ...] = ()
         self._options = {**capture_options, "strict": strict}
         self._open: ExitStack | None = None
-        self._samples = 0
-        self._reading = False
+        self._step: int | None = None  # the captured step that is under way
 
     @contextmanager
     def watch(self, model: nn.Module, step: int) -> Iterator[None]:
@@ -101,43 +111,58 @@ class AttentionMonitor:
             raise
         self.end()
 
-    def begin(self, model: nn.Module, step: int) -> None:
-        """Start a step, for loops that are no ``with`` block."""
-        self.abandon()
-        self.values, self.alarms = {}, ()
+    def begin(self, model: nn.Module, step: int, *, compiled: bool = False) -> None:
+        """Start a step, or go on with one after :meth:`pause`; for loops that are no ``with`` block.
+
+        Args:
+            model: What the loop calls.
+            step: Number of the optimizer step.
+            compiled: Whether a wrapper around ``model``, which the loop does not hand over, is compiled.
+        """
+        if self._step != step or self._open is not None:
+            self.abandon()
+            self.values, self.alarms = {}, ()
         if step % self.every:
             return
-        self._reading = self._samples % self.health.every == 0
-        listening = [*self.metrics, self.health] if self._reading else self.metrics
-        self._samples += 1
-        if listening:
-            self._open = ExitStack()
-            self._open.enter_context(capture(model, metrics=listening, keep="none", **self._options))
+        with ExitStack() as opening:
+            if not self.run_compiled and (compiled or any(is_compiled(module) for module in model.modules())):
+                opening.enter_context(torch.compiler.set_stance("force_eager"))
+            opening.enter_context(capture(model, metrics=[*self.metrics, self.health], keep="none", **self._options))
+            self._step, self._open = step, opening.pop_all()
+
+    @property
+    def active(self) -> bool:
+        """Whether a captured step is under way."""
+        return self._step is not None
+
+    def pause(self) -> None:
+        """Take everything off the model in the middle of a step: between its micro-batches others may run the model."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened.close()
 
     def end(self) -> None:
         """End the step: read what was captured and act on alarms."""
-        if self._open is None:
-            return
-        opened, self._open = self._open, None
-        opened.close()
-        if not self._reading:
+        if self._step is None:
             return
         try:
+            self.pause()
             # Also where this process saw nothing: reading is a collective, and the others may have seen something.
             self._read()
         except EmptyMetricError:
             warnings.warn(
-                "AttentionMonitor: nothing of this step was captured. If the model is compiled or wrapped after it was handed over, watch "
-                "the object that is called; for a Trainer, compile the model yourself (model.compile()) instead of torch_compile=True.",
+                "AttentionMonitor: nothing of this step was captured. Watch the model whose forward runs: the one that was passed, or "
+                "one that wraps it. With run_compiled=True a compiled model may show no attention; leave it out.",
                 CaptureWarning,
                 stacklevel=2,
             )
         finally:
+            self._step = None
             self.health.reset()  # each sample speaks for itself; an average over the run would hide a collapse
 
     def abandon(self) -> None:
         """Leave a step that did not come to its end; nothing stays on the model."""
-        opened, self._open = self._open, None
+        opened, self._open, self._step = self._open, None, None
         if opened is not None:
             error = RuntimeError("abandoned")
             opened.__exit__(RuntimeError, error, None)  # as an exception: the capture must not complain of layers that never ran
@@ -164,3 +189,15 @@ def bounded_values(table: HealthTable, per: Per) -> dict[str, float]:
             reduced = seen.min() if name.startswith("min_") else seen.max() if name.startswith("max_") else seen.mean()
             values[f"attviz/{name}"] = float(reduced)
     return values
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Refuse a typo, and what the monitor decides itself, when it is made: at the first captured step it would be late."""
+    unknown = sorted(set(options) - set(_CAPTURE_OPTIONS))
+    if set(unknown) & {"keep", "metrics"}:
+        raise ArgumentError(f"AttentionMonitor: {', '.join(unknown)} is set by the monitor itself; give {', '.join(_CAPTURE_OPTIONS)}.")
+    if unknown:
+        raise ArgumentError(
+            f"AttentionMonitor: unknown option {', '.join(unknown)}. Options of attviz.capture that it passes on: "
+            f"{', '.join(_CAPTURE_OPTIONS)}."
+        )

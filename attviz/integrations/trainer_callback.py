@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
     """Log the health of attention while a ``transformers.Trainer`` trains, and raise the alarms.
 
-    ``Trainer(..., callbacks=[AttentionCallback(every=50)])``. The numbers of the last captured step go, whenever the trainer logs, to
+    ``Trainer(..., callbacks=[AttentionCallback(every=50)])``. Steps 50, 100, 150, ... are captured, counted as the trainer counts them, so
+    that with ``logging_steps=50`` every loss has its row. Each captured step is logged at once, whatever ``logging_steps`` is: to
     what ``report_to`` names (TensorBoard: beside the trainer's own event file; Weights & Biases: the run that is open), to ``log``,
     and into ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
+    ``Trainer(torch_compile=True)`` and ``model.compile()`` are captured too: see ``run_compiled`` of :class:`AttentionMonitor`.
 
     Args:
         every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.
@@ -29,7 +31,7 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         per: Keys for each ``"layer"`` or for the ``"model"``.
         heads: All heads of a quantity as one ``"histogram"`` or ``"image"`` (drawn: some 0.1 s each); None for neither.
         log: Also called with ``(values, step)``, for any other tracker.
-        **options: Of :class:`AttentionMonitor`: ``strict=``, ``layers=``, ``token_ids=``.
+        **options: Of :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
 
     Raises:
         ArgumentError: If an option is outside its choices.
@@ -54,7 +56,6 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self.heads, self.log = heads, log
         self._sinks: list[Sink] = []
         self._writer: Any = None
-        self._fresh: tuple[int, dict[str, float]] | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the trackers; those of the trainer were set up just before."""
@@ -75,16 +76,14 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Begin to capture, if it is this step's turn."""
-        self.monitor.begin(model, state.global_step)
+        # The trainer hands over the model without its wrappers; torch_compile= wraps it.
+        self.monitor.begin(model, state.global_step + 1, compiled=bool(getattr(args, "torch_compile", False)))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Read the step, act on alarms, and log if the trainer does."""
+        """Read the step, act on alarms, and log."""
         self.monitor.end()
-        if self.monitor.values:
-            self._fresh = (state.global_step, self.monitor.values)
-        if control.should_log and self._fresh is not None and state.is_world_process_zero:
-            step, values = self._fresh
-            self._fresh = None
+        values, step = self.monitor.values, state.global_step
+        if values and state.is_world_process_zero:
             state.log_history.append({**values, "step": step})
             emit(self._sinks, values, self.monitor.heads, step, self.heads)
 

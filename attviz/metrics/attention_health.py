@@ -25,11 +25,11 @@ class AttentionHealth(StreamingMetric):
     """Row entropy, largest logit, weight on the first token and mean diagonal, per layer and head, with alarms.
 
     The entropy of attention rows collapses, and logits explode, before many training runs diverge (Zhai et al., arXiv:2303.06296).
-    Rows cost as much as the attention itself, so read them now and then: ``every=50``. Needs ``attviz.capture(model, metrics=[health])``;
+    Rows cost as much as the attention itself, so read them now and then: ``every_forwards=50``. Needs ``attviz.capture(model, metrics=[health])``;
     a diagonal alone does not know its row.
 
     Args:
-        every: Read each N-th forward of the capture.
+        every_forwards: Read each N-th forward of the capture.
         min_entropy: Alarm below this mean row entropy, in nats; None for never.
         max_logit: Alarm above this logit; None for never. Runs that clip logits do so at 100 (arXiv:2507.20534).
         level: Compare the mean (the maximum, for logits) of each ``"layer"``, or each ``"head"``.
@@ -42,7 +42,7 @@ class AttentionHealth(StreamingMetric):
     def __init__(
         self,
         *,
-        every: int = 1,
+        every_forwards: int = 1,
         min_entropy: float | None = 0.1,
         max_logit: float | None = 100.0,
         level: Level = "layer",
@@ -50,14 +50,15 @@ class AttentionHealth(StreamingMetric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if type(every) is not int or every < 1:
-            raise ArgumentError(f"AttentionHealth: every={every!r} must be a whole number of at least 1.")
+        if type(every_forwards) is not int or every_forwards < 1:
+            raise ArgumentError(f"AttentionHealth: every_forwards={every_forwards!r} must be a whole number of at least 1.")
         check_policy(on_alarm, level)
-        self.every, self.min_entropy, self.max_logit, self.level, self.on_alarm = every, min_entropy, max_logit, level, on_alarm
+        self.every_forwards, self.min_entropy, self.max_logit = every_forwards, min_entropy, max_logit
+        self.level, self.on_alarm = level, on_alarm
 
     def update_call(self, call: AttentionCall, record: DiagonalRecord) -> None:
         """Take in one layer; ``attviz.capture`` calls this while the call's tensors are alive."""
-        if record.step % self.every == 0:
+        if record.step % self.every_forwards == 0:
             self.update(record, call)
 
     def update(self, record: DiagonalRecord, call: AttentionCall | None = None) -> None:  # type: ignore[override]

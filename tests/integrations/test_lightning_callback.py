@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from attviz.errors import AttentionAlarmError, MissingExtraError
-from attviz.metrics import AttentionHealth
+from attviz.metrics import AttentionHealth, HeadStatistics
 
 
 @pytest.fixture
@@ -24,7 +24,10 @@ def fit(tiny_model, tiny_data, tmp_path):
                 self.model = tiny_model
 
             def training_step(self, batch, _):
-                return self.model(**batch).loss
+                loss = self.model(**batch).loss
+                if not torch.compiler.is_compiling():  # Lightning's own log() cannot be traced
+                    self.log("loss", loss)
+                return loss
 
             def validation_step(self, batch, _):
                 self.model(**batch)
@@ -32,8 +35,9 @@ def fit(tiny_model, tiny_data, tmp_path):
             def configure_optimizers(self):
                 return torch.optim.SGD(self.parameters(), lr=0.1)
 
-        def run(*callbacks):
+        def run(*callbacks, compiled=False, **options):
             trainer = pl.Trainer(
+                **options,
                 max_steps=4,
                 accelerator="cpu",
                 logger=[TensorBoardLogger(tmp_path), CSVLogger(tmp_path)],
@@ -45,7 +49,8 @@ def fit(tiny_model, tiny_data, tmp_path):
                 val_check_interval=2,
             )
             loader = torch.utils.data.DataLoader(tiny_data, batch_size=2)
-            trainer.fit(Module(), loader, loader)
+            module = Module()
+            trainer.fit(torch.compile(module, backend="aot_eager_decomp_partition") if compiled else module, loader, loader)
             return trainer
 
         yield run
@@ -69,6 +74,32 @@ def test_numbers_go_to_every_logger_and_to_the_callback_metrics(fit, tmp_path, t
         rows = [row for row in csv.DictReader(file) if row.get("attviz/diagonal")]
     assert len(rows) == 2
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tiny_model.modules())
+
+
+def rows(trainer, column):
+    with open(f"{trainer.loggers[1].log_dir}/metrics.csv") as file:
+        return [int(row["step"]) for row in csv.DictReader(file) if row.get(column)]
+
+
+def test_rows_stand_at_the_steps_of_the_losses_and_hold_every_micro_batch(fit):
+    from attviz.integrations import LightningAttentionCallback
+
+    counted = HeadStatistics()
+    trainer = fit(LightningAttentionCallback(every=2, per="model", metrics=counted), accumulate_grad_batches=3)
+    assert rows(trainer, "attviz/diagonal") == [1, 3]
+    assert set(rows(trainer, "attviz/diagonal")) <= set(rows(trainer, "loss"))
+    # six batches an epoch: steps 2 and 4 are batches 4 to 6 of an epoch, and nothing of the validation in between
+    assert counted.compute().count[0, 0] == 2 * (3 * 7 + 3 * 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_module_with_dropout_is_captured(fit, tiny_model):
+    from attviz.integrations import LightningAttentionCallback
+
+    for layer in tiny_model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    trainer = fit(LightningAttentionCallback(every=2, per="model", strict=True), compiled=True)
+    assert rows(trainer, "attviz/diagonal") == [1, 3]
 
 
 def test_an_alarm_stops_the_run_if_so_chosen(fit, tiny_model):

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from attviz.errors import ArgumentError, AttentionAlarmError, CaptureWarning
+import attviz
+from attviz.errors import ArgumentError, AttentionAlarmError, CaptureError, CaptureWarning
 from attviz.integrations import AttentionMonitor
-from attviz.metrics import AttentionHealth, VocabularyStatistics
+from attviz.metrics import AttentionHealth, HeadStatistics, VocabularyStatistics
 
 QUANTITIES = ("row_entropy", "min_row_entropy", "max_logit", "first_token", "diagonal")
 
@@ -64,9 +65,66 @@ def test_further_metrics_are_fed_and_keep_what_they_saw(tiny_model, tiny_data):
     assert table.count[0, 0].sum() == real
 
 
-def test_health_has_its_own_every_among_captured_steps(tiny_model, tiny_data):
-    seen = train(tiny_model, tiny_data, AttentionMonitor(every=1, health=AttentionHealth(every=3), metrics=[VocabularyStatistics()]))
-    assert [bool(values) for values in seen] == [True, False, False, True, False]
+def test_there_is_one_clock():
+    with pytest.raises(ArgumentError, match="every_forwards=3 of AttentionHealth would be a second clock. Leave it out"):
+        AttentionMonitor(every=1, health=AttentionHealth(every_forwards=3))
+
+
+def test_a_step_in_several_batches_is_read_once_and_what_runs_between_them_is_not_seen(tiny_model, tiny_data):
+    monitor, counted = AttentionMonitor(every=1, metrics=[metric := HeadStatistics()]), []
+    batch = {key: torch.stack([text[key] for text in tiny_data[1:3:2]]) for key in tiny_data[0]}
+    for step, last in ((1, False), (1, True), (2, True)):
+        monitor.begin(tiny_model, step)
+        tiny_model(**batch)
+        monitor.end() if last else monitor.pause()
+        assert hooks(tiny_model) == 0
+        tiny_model(**batch)  # an evaluation
+        counted.append((int(metric.compute().count[0, 0]), bool(monitor.values)))
+    assert counted == [(10, False), (20, True), (30, True)]
+
+
+@pytest.mark.filterwarnings("ignore")  # of the compiler about itself
+@pytest.mark.parametrize("how", ["wrapped", "by its method", "a layer"])
+def test_a_compiled_model_with_dropout_is_captured(tiny_model, tiny_data, how):
+    """Its compiled code has no attention operator left: decomposed as inductor does, without its compiler."""
+    backend = "aot_eager_decomp_partition"
+    for layer in tiny_model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    called = tiny_model
+    if how == "wrapped":
+        called = torch.compile(tiny_model, backend=backend)
+    elif how == "by its method":
+        tiny_model.compile(backend=backend)
+    else:
+        tiny_model.model.layers[0].compile(backend=backend)
+    batch = {key: torch.stack([text[key] for text in tiny_data[:2]]) for key in tiny_data[0]}
+    monitor, compiled = AttentionMonitor(every=2, strict=True), torch._dynamo.utils.counters["stats"]
+    for step in range(4):
+        with monitor.watch(called, step):
+            called(**batch).loss.backward()
+        assert ("attviz/row_entropy/layer_01" in monitor.values) == (step % 2 == 0)
+        assert not any(math.isnan(value) for value in monitor.values.values())
+    assert compiled["unique_graphs"] > 0  # the steps between did run compiled
+    assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:capture. no self-attention")
+def test_the_compiled_code_can_be_kept(tiny_model, tiny_data):
+    tiny_model.compile(backend="aot_eager_decomp_partition")
+    for layer in tiny_model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    batch = {key: torch.stack([text[key] for text in tiny_data[:2]]) for key in tiny_data[0]}
+    with pytest.warns(CaptureWarning, match="nothing of this step was captured.*With run_compiled=True a compiled model may show no"):
+        with AttentionMonitor(every=1, run_compiled=True).watch(tiny_model, 0):
+            tiny_model(**batch)
+    with AttentionMonitor(every=1, strict=True).watch(tiny_model, 0):  # the cure of the message
+        tiny_model(**batch)
+    with pytest.raises(CaptureError, match="SDPA with dropout on a CPU") as missed, attviz.capture(tiny_model):
+        tiny_model(**batch)
+    assert 'with torch.compiler.set_stance("force_eager"): model(...)' in str(missed.value)
+    with torch.compiler.set_stance("force_eager"), attviz.capture(tiny_model) as cap:  # the cure of that one
+        tiny_model(**batch)
+    assert len(cap.records) == 2
 
 
 def test_an_alarm_can_end_the_run_and_leaves_the_model_clean(tiny_model, tiny_data):
@@ -91,7 +149,7 @@ def test_a_step_without_attention_warns_and_training_goes_on():
     with pytest.warns(CaptureWarning), monitor.watch(model, 0):
         model(torch.ones(1, 2))
     assert monitor.values == {}
-    with pytest.warns(CaptureWarning, match="nothing of this step was captured. If the model is compiled or wrapped"):
+    with pytest.warns(CaptureWarning, match="nothing of this step was captured. Watch the model whose forward runs"):
         with monitor.watch(model, 0):
             pass  # the model that runs is another one
     assert monitor.values == {}
@@ -102,5 +160,7 @@ def test_wrong_options_are_refused():
         AttentionMonitor(every=0)
     with pytest.raises(ArgumentError, match="per='head' is none of 'layer', 'model'"):
         AttentionMonitor(per="head")
-    with pytest.raises(ArgumentError, match="keep is its own business"):
+    with pytest.raises(ArgumentError, match="keep is set by the monitor itself"):
         AttentionMonitor(keep="all")
+    with pytest.raises(ArgumentError, match="unknown option evry"):
+        AttentionMonitor(evry=5)

@@ -13,17 +13,8 @@ from attviz.metrics import AttentionHealth, HeadStatistics
 def fit(model, data, callback, folder, report_to, **options):
     from transformers import Trainer, TrainingArguments
 
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=6,
-        per_device_train_batch_size=2,
-        logging_steps=2,
-        report_to=report_to,
-        save_strategy="no",
-        disable_tqdm=True,
-        use_cpu=True,
-        **options,
-    )
+    usual = {"max_steps": 6, "per_device_train_batch_size": 2, "logging_steps": 2, "save_strategy": "no", "disable_tqdm": True}
+    arguments = TrainingArguments(output_dir=str(folder), report_to=report_to, use_cpu=True, **(usual | options))
     trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=[callback])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -50,7 +41,7 @@ def test_numbers_and_heads_lie_beside_the_trainers_own_in_tensorboard(tiny_model
     found = events(tmp_path)
     assert "train/loss" in found.Tags()["scalars"]
     scalars = found.Scalars("attviz/row_entropy/layer_01")
-    assert [event.step for event in scalars] == [step for step, _ in logged] == [1, 3, 5]  # the captured ones
+    assert [event.step for event in scalars] == [step for step, _ in logged] == [2, 4, 6]  # where the losses stand
     assert scalars[0].value == pytest.approx(logged[0][1]["attviz/row_entropy/layer_01"])
     assert set(found.Tags()["histograms"]) == {
         f"attviz_heads/{n}" for n in ("row_entropy", "min_row_entropy", "max_logit", "first_token", "diagonal")
@@ -58,9 +49,29 @@ def test_numbers_and_heads_lie_beside_the_trainers_own_in_tensorboard(tiny_model
     ours = [tag for tag in found.Tags()["scalars"] if tag.startswith("attviz/")]
     assert len(ours) == 5 * 2 + 1
     history = [entry for entry in trainer.state.log_history if "attviz/max_logit/layer_00" in entry]
-    assert [entry["step"] for entry in history] == [1, 3, 5]
+    assert [entry["step"] for entry in history] == [2, 4, 6] == [entry["step"] for entry in trainer.state.log_history if "loss" in entry]
     seen = callback.monitor.metrics[0].compute()  # three captured steps of two texts, and nothing of the evaluation
     assert 3 * 2 * 7 <= seen.count[0, 0] <= 3 * 2 * 10
+
+
+def test_each_captured_step_is_a_row_however_seldom_the_trainer_logs(tiny_model, tiny_data, tmp_path):
+    logged = []
+    callback = AttentionCallback(every=2, per="model", log=lambda values, step: logged.append(step))
+    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "tensorboard", max_steps=7, logging_steps=500)
+    assert [entry["step"] for entry in trainer.state.log_history if "attviz/diagonal" in entry] == logged == [2, 4, 6]
+    assert [event.step for event in events(tmp_path).Scalars("attviz/diagonal")] == logged
+
+
+def test_torch_compile_of_the_trainer_is_captured_with_dropout(tiny_model, tiny_data, tmp_path):
+    for layer in tiny_model.model.layers:
+        layer.self_attn.attention_dropout = 0.1
+    logged = []
+    callback = AttentionCallback(every=2, per="model", strict=True, log=lambda values, step: logged.append((step, sorted(values)[1])))
+    options = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 4}
+    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "none", **options)
+    assert isinstance(trainer.model_wrapped, torch._dynamo.eval_frame.OptimizedModule)
+    assert logged == [(2, "attviz/diagonal"), (4, "attviz/diagonal")]
+    assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
 def test_head_maps_are_drawn_on_request(tiny_model, tiny_data, tmp_path):

@@ -99,7 +99,7 @@ def test_per_layer_pools_the_heads():
 
 
 def test_every_reads_each_nth_forward_only():
-    metric = AttentionHealth(every=3)
+    metric = AttentionHealth(every_forwards=3)
     call, record, *_ = make_call()
     for step in range(7):
         metric.update_call(call, DiagonalRecord("layer.0", 0, step, record.diagonal, None, record.query_mask))
@@ -192,7 +192,7 @@ def test_what_it_cannot_read_is_refused_by_name():
         metric.update_call(AttentionCall("op"), record)
     assert metric.update_count == 1
     for options, message in (
-        ({"every": 0}, "every=0 must be a whole number"),
+        ({"every_forwards": 0}, "every_forwards=0 must be a whole number"),
         ({"on_alarm": "shout"}, "on_alarm='shout' is none of 'warn', 'raise', 'ignore', or a function"),
         ({"level": "model"}, "level='model' is none of 'layer', 'head'"),
     ):

@@ -14,6 +14,7 @@ _NONE_EXPECTED = (
     "mixers have no attention matrix)"
 )
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
+_CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
 
 def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: int) -> str:
@@ -23,7 +24,7 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
     more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
     return (
         f"capture: {len(missed)} attention module{'s' * (len(missed) > 1)} of {type(model).__name__} ran, but no attention operator was "
-        f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_CURE}; to go on without these layers, "
+        f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_cure(layout)}; to go on without these layers, "
         "pass layers= with the others, or strict=False."
     )
 
@@ -35,16 +36,23 @@ def nothing_seen(model: nn.Module, layout: Layout) -> str:
         why = _reason(model, layout, "")
     return (
         f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
-        f"class names).\n  Why: {why}.\n  Cure: {_CURE}; or name the attention modules in layers=. A compiled "
+        f"class names).\n  Why: {why}.\n  Cure: {_cure(layout)}; or name the attention modules in layers=. A compiled "
         "flex_attention is found as a global, or an attribute, of the module that calls it."
     )
+
+
+def _cure(layout: Layout) -> str:
+    return f"{_CURE_COMPILED}; or {_CURE}" if layout.regions else _CURE
 
 
 def _reason(model: nn.Module, layout: Layout, name: str) -> str:
     module = layout.modules.get(name, model)
     implementation = str(getattr(getattr(module, "config", getattr(model, "config", None)), "_attn_implementation", "") or "")
     if layout.regions:
-        return "inside torch.compile an eager softmax or flex_attention is fused into another kernel and never passes the dispatcher"
+        return (
+            "inside torch.compile an eager softmax, SDPA with dropout on a CPU, or flex_attention is fused into another kernel and never "
+            "passes the dispatcher"
+        )
     if "flex" in implementation:
         return "flex_attention is a higher-order operator that passes no dispatcher, and it was called in a place that is not watched"
     if implementation not in ("", "sdpa", "eager"):
