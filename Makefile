@@ -15,12 +15,18 @@ test: install-test lint types frontend tests interpreter doctests
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
+# constraints.txt holds an exact version of everything, what builds the package included: `nox -s lock` writes it.
+PIP := $(BIN)/pip install --quiet -c constraints.txt
+BUILD := hatchling editables setuptools wheel
+
 install-demo: $(BIN)/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[demo]'
+	$(PIP) $(BUILD)
+	$(PIP) --no-build-isolation -e '.[demo]'
 
 install-test: $(BIN)/python
-	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
-	$(BIN)/pip install --quiet --no-deps vit-pytorch openai-whisper  # their dependencies would replace the CPU build of torch
+	$(PIP) $(BUILD)
+	$(PIP) --no-build-isolation -e '.[test]'
+	$(PIP) --no-build-isolation --no-deps vit-pytorch openai-whisper  # their dependencies would replace the CPU build of torch
 
 lint:
 	$(BIN)/ruff check .
