@@ -33,7 +33,8 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
     """Log the health of attention while a Lightning ``Trainer`` trains, and raise the alarms.
 
     ``Trainer(callbacks=[LightningAttentionCallback(every=50)])``. The numbers go to every logger of the trainer at each captured step,
-    under the number that Lightning gives the losses of that step (it counts from 0: the 50th step is 49), and into ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
+    under the number that Lightning gives the losses of that step (it counts from 0: the 50th step is 49), and into
+    ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
 
     Args:
         every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.

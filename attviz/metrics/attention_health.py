@@ -25,8 +25,8 @@ class AttentionHealth(StreamingMetric):
     """Row entropy, largest logit, weight on the first token and mean diagonal, per layer and head, with alarms.
 
     The entropy of attention rows collapses, and logits explode, before many training runs diverge (Zhai et al., arXiv:2303.06296).
-    Rows cost as much as the attention itself, so read them now and then: ``every_forwards=50``. Needs ``attviz.capture(model, metrics=[health])``;
-    a diagonal alone does not know its row.
+    Rows cost as much as the attention itself, so read them now and then: ``every_forwards=50``. Needs
+    ``attviz.capture(model, metrics=[health])``; a diagonal alone does not know its row.
 
     Args:
         every_forwards: Read each N-th forward of the capture.

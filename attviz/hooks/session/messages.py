@@ -24,8 +24,8 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
     more = f" and {len(missed) - _SHOWN} more" if len(missed) > _SHOWN else ""
     return (
         f"capture: {len(missed)} attention module{'s' * (len(missed) > 1)} of {type(model).__name__} ran, but no attention operator was "
-        f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_cure(layout)}; to go on without these layers, "
-        "pass layers= with the others, or strict=False."
+        f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_cure(layout)}; to go on without these "
+        "layers, pass layers= with the others, or strict=False."
     )
 
 
