@@ -28,7 +28,7 @@ class HeadTable(NamedTuple):
         std: Standard deviation over the tokens (``correction=1``); NaN for fewer than two.
         max: Largest value.
         min: Smallest value.
-        faults: NaN and infinite values met at real tokens: left out of the statistics, and a sign that something is wrong.
+        faults: Values met at real tokens that are NaN or outside [0, 1]: left out of the statistics, and a sign that something is wrong.
     """
 
     layers: tuple[str | None, ...]

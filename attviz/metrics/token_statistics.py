@@ -68,7 +68,7 @@ class TokenStatistics(StreamingMetric):
 
     @property
     def faults(self) -> Int[Tensor, "batch q_len"]:
-        """NaN and infinite values met at each real token of the current step; they are left out of its aggregates."""
+        """Values met at each real token of the current step that are NaN or outside [0, 1]; they are left out of its aggregates."""
         self._require_data()
         return self._state.sums["faults"]
 

@@ -269,7 +269,14 @@ class VocabularyStatistics(StreamingMetric):
 
     def _options(self) -> dict[str, Any]:
         subset = None if self.tokens is None else list(self.tokens)
-        return {**super()._options(), "by": self.by, "vocab_size": self.vocab_size, "tokens": subset, "max_tokens": self.max_tokens}
+        return {**super()._options(), "by": self.by, "tokens": subset, "max_tokens": self.max_tokens}
+
+    def _size(self) -> int | None:
+        return self.vocab_size
+
+    def _set_size(self, size: int | None) -> None:
+        self.vocab_size = size
+        self._rows.clear()
 
     def reset(self) -> None:
         """Forget everything seen; the memory is given back."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attviz.errors import MetricError
-from attviz.metrics import HeadStatistics
+from attviz.metrics import HeadStatistics, TokenStatistics
 from attviz.records import DiagonalRecord
 
 
@@ -120,3 +120,16 @@ def test_update_reads_no_value_so_it_never_waits_for_a_device(streams):
         fake = DiagonalRecord("a", 0, step, *(t.to("meta") for t in (record.diagonal, record.token_ids, record.query_mask)))
         metric.update(fake)
     assert metric._state.moments["diagonal/0"].mean.device.type == "meta"
+
+
+@pytest.mark.parametrize("value", [1e30, -0.1, 1.01, torch.inf])
+@pytest.mark.parametrize("metric", [HeadStatistics, TokenStatistics])
+def test_what_is_no_probability_is_refused_by_hand_and_a_fault_in_a_record(metric, value):
+    diagonal = torch.tensor([[[0.25, value, 0.75]]])
+    seen = metric()
+    with pytest.raises(MetricError, match="a diagonal holds probabilities, and this one reaches from"):
+        seen.update(diagonal)
+    seen.update(DiagonalRecord("a", 0, 0, diagonal))
+    faults = seen.compute().faults if metric is HeadStatistics else seen.faults
+    assert int(faults.sum()) == 1
+    assert float(seen.compute().mean.nan_to_num(0.5).sum()) == (0.5 if metric is HeadStatistics else 1.5)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attviz.errors import ArgumentError, MetricError
+from attviz.errors import ArgumentError, FormatError, MetricError
 from attviz.metrics import VocabularyStatistics
 from attviz.records import DiagonalRecord
 
@@ -186,3 +186,31 @@ def test_update_reads_no_value_so_it_never_waits_for_a_device(streams, by):
         fake = DiagonalRecord("a", 0, step, *(t.to("meta") for t in (record.diagonal, record.token_ids, record.query_mask)))
         metric.update(fake)
     assert metric._state.moments["tokens/model" if by == "model" else "tokens/0"].mean.device.type == "meta"
+
+
+def test_a_fresh_metric_takes_its_saved_state_and_the_size_of_the_vocabulary_with_it(streams, tmp_path):
+    records = streams.make_stream()
+    seen = streams.feed(VocabularyStatistics(VOCAB), records)
+    seen.save_state(tmp_path / "words.safetensors")
+    by_file, by_dict, by_merge = VocabularyStatistics(), VocabularyStatistics(), VocabularyStatistics()
+    by_file.load_state(tmp_path / "words.safetensors")
+    by_dict.load_state_dict(seen.state_dict())
+    by_merge.merge_state(seen)
+    for fresh in (by_file, by_dict, by_merge):
+        assert fresh.vocab_size == VOCAB
+        torch.testing.assert_close(fresh.compute().mean, seen.compute().mean, equal_nan=True)
+        streams.feed(fresh, records)  # and goes on
+        assert fresh.compute().count.sum() == 2 * seen.compute().count.sum()
+
+
+def test_a_state_of_another_vocabulary_or_a_damaged_one_teaches_nothing(streams, tmp_path):
+    seen = streams.feed(VocabularyStatistics(VOCAB), streams.make_stream())
+    seen.save_state(tmp_path / "words.safetensors")
+    with pytest.raises(MetricError, match=f"of size {VOCAB + 1}, and the other state of size {VOCAB}: these come from two models"):
+        VocabularyStatistics(VOCAB + 1).load_state(tmp_path / "words.safetensors")
+    raw = (tmp_path / "words.safetensors").read_bytes()
+    (tmp_path / "cut.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    fresh = VocabularyStatistics()
+    with pytest.raises(FormatError):
+        fresh.load_state(tmp_path / "cut.safetensors")
+    assert fresh.vocab_size is None

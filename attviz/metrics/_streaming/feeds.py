@@ -16,6 +16,9 @@ from attviz.records import DiagonalRecord
 Source = DiagonalRecord | Sequence[DiagonalRecord] | Tensor
 
 
+_HALF = 0.5 + 1e-6  # rounding of half types may lead past 1
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerDiagonal:
     """One layer of one step, with the tokens that count.
@@ -42,8 +45,8 @@ class LayerDiagonal:
         return self.diagonal.shape[1]
 
     def valid(self, excluded: Int[Tensor, " ids"] | None = None) -> Bool[Tensor, "batch num_heads q_len"]:
-        """Mark the values that enter a statistic: finite, of a real token, whose id is not among ``excluded``."""
-        valid = _finite(self.diagonal)
+        """Mark the values that enter a statistic: in [0, 1], of a real token, whose id is not among ``excluded``."""
+        valid = _sound(self.diagonal)
         if self.real is not None:
             valid = valid & self.real.unsqueeze(1)
         if excluded is not None and self.token_ids is not None:
@@ -51,17 +54,17 @@ class LayerDiagonal:
         return valid
 
     def faults(self) -> Int[Tensor, " num_heads"]:
-        """Count the NaN and infinite values at real tokens, per head."""
+        """Count the values at real tokens that are NaN or no probability, per head."""
         return self.broken().sum((0, 2))
 
     def broken(self) -> Bool[Tensor, "batch num_heads q_len"]:
-        """Mark the NaN and infinite values at real tokens."""
-        broken = ~_finite(self.diagonal)
+        """Mark the values at real tokens that are NaN or no probability."""
+        broken = ~_sound(self.diagonal)
         return broken if self.real is None else broken & self.real.unsqueeze(1)
 
 
-def _finite(values: Tensor) -> Tensor:
-    return values.abs() < torch.inf  # False for NaN; less than half the time of isfinite() on a CPU
+def _sound(values: Tensor) -> Tensor:
+    return (values - 0.5).abs() <= _HALF  # False for NaN; one comparison on the hot path
 
 
 def read_layers(
@@ -95,6 +98,12 @@ def read_layers(
 
 def _by_hand(layer: Tensor, caller: str, index: int, token_ids: Tensor | None, query_mask: Tensor | None) -> LayerDiagonal:
     _check_tokens(layer, caller, token_ids, query_mask)
+    if layer.device.type == "cpu" and bool(((layer < -1e-6) | (layer > 1 + 1e-6)).any()):  # elsewhere asking would wait: counted as faults
+        low, high = layer.nan_to_num(0.5).aminmax()
+        raise MetricError(
+            f"{caller}: a diagonal holds probabilities, and this one reaches from {low:.4g} to {high:.4g}. "
+            "Give cap.diagonal, or apply the softmax first. The state is unchanged."
+        )
     real = ~layer.isnan().all(1) if query_mask is None else query_mask
     return _where_float64_is(LayerDiagonal(index, None, None, layer.detach(), real, token_ids))
 

@@ -17,25 +17,27 @@ from attviz.metrics._streaming.moments import FIELDS, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
 
-FORMAT = 1
+FORMAT = 2
 MAX_LAYERS, MAX_HEADS, MAX_HEADER_CHARS = 10_000, 100_000, 4_000_000
 _KEY = "attviz.metric"
 _DTYPES = {torch.int64: "I64", torch.float64: "F64", torch.float32: "F32"}
 
 LayoutOf = Callable[[dict[int, LayerInfo]], Layout]
+Learn = Callable[[int | None], None]
 
 
-def header_of(state: State, identity: str, updates: int) -> str:
-    """The JSON that goes with the tensors of a state."""
-    return json.dumps({"format": FORMAT, "identity": identity, "updates": updates, "layers": json.loads(state.describe())})
+def header_of(state: State, identity: str, updates: int, size: int | None = None) -> str:
+    """The JSON that goes with the tensors of a state; ``size`` is what the metric has read off its model."""
+    layers = json.loads(state.describe())
+    return json.dumps({"format": FORMAT, "identity": identity, "updates": updates, "size": size, "layers": layers})
 
 
-def write_state(path: str | os.PathLike[str], state: State, identity: str, updates: int) -> None:
+def write_state(path: str | os.PathLike[str], state: State, identity: str, updates: int, size: int | None = None) -> None:
     """Write a safetensors file beside ``path`` and move it there: a process killed in between leaves the old file whole."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
-    header = header_of(state, identity, updates)
+    header = header_of(state, identity, updates, size)
     content = save(tensors, metadata={_KEY: header, "sha256": _digest(header, tensors)})
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -49,8 +51,14 @@ def write_state(path: str | os.PathLike[str], state: State, identity: str, updat
         draft.unlink(missing_ok=True)
 
 
-def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf) -> tuple[State, int]:
+def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf, learn: Learn) -> tuple[State, int]:
     """Read what :func:`write_state` wrote.
+
+    Args:
+        path: The file.
+        identity: Class and options of the metric that reads.
+        layout: Gives the tensors that belong to a table of layers.
+        learn: Called with the size that the header tells, before ``layout`` is.
 
     Returns:
         The state on the CPU, and the number of updates behind it.
@@ -68,7 +76,8 @@ def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf) ->
             metadata = file.metadata() or {}
             if _KEY not in metadata:
                 raise FormatError(f"{os.fspath(path)}: a safetensors file, but not the state of an attviz metric.")
-            layers, updates = parse_header(metadata[_KEY], identity, os.fspath(path))
+            layers, updates, size = parse_header(metadata[_KEY], identity, os.fspath(path))
+            learn(size)
             wanted = layout(layers).tensors()
             _check_names(set(file.keys()), set(wanted), os.fspath(path))
             for name, (dtype, shape) in wanted.items():  # from the file's table alone: no tensor is allocated for a false claim
@@ -84,25 +93,27 @@ def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf) ->
     return assemble(tensors, layers, layout, os.fspath(path)), updates
 
 
-def parse_header(text: str, identity: str, where: str) -> tuple[dict[int, LayerInfo], int]:
-    """Check the JSON of a state and give its layers and number of updates."""
+def parse_header(text: str, identity: str, where: str) -> tuple[dict[int, LayerInfo], int, int | None]:
+    """Check the JSON of a state and give its layers, number of updates, and size."""
     try:
         if len(text) > MAX_HEADER_CHARS:
             raise ValueError(f"{len(text)} characters, more than {MAX_HEADER_CHARS}")
         header = json.loads(text)
-        version, found, updates, table = (header[key] for key in ("format", "identity", "updates", "layers"))
+        version, found, updates, size, table = (header.get(key) for key in ("format", "identity", "updates", "size", "layers"))
         if version != FORMAT:
             raise FormatError(f"{where}: format {version!r}; this version of attviz reads format {FORMAT}.")
         if type(updates) is not int or updates < 0 or not isinstance(table, dict) or len(table) > MAX_LAYERS:
             raise ValueError("updates or layers out of bounds")
+        if size is not None and (type(size) is not int or not 0 < size < 2**31):
+            raise ValueError(f"a size of {size!r}")
         layers = dict(_layer(index, entry) for index, entry in table.items())
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"{where}: malformed header: {type(error).__name__}: {error}") from error
     if found != identity:
         raise MetricError(f"{where}: holds the state of {str(found)[:300]}, this metric is {identity}. Construct it with those options.")
-    return layers, updates
+    return layers, updates, size
 
 
 def _layer(index: str, entry: Any) -> tuple[int, LayerInfo]:

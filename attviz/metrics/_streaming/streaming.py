@@ -6,7 +6,8 @@ import functools
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
         """Write what this process has seen to a safetensors file; whole or not at all, also if the process is killed meanwhile."""
-        write_state(path, self._state, self._identity(), self._update_count)
+        write_state(path, self._state, self._identity(), self._update_count, self._size())
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Go on from a file of :meth:`save_state`, replacing what was seen so far.
@@ -87,13 +88,13 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
             FormatError: If the file is damaged, hostile or no saved state; this metric is then as it was.
             MetricError: If it belongs to another metric or to other options.
         """
-        state, updates = read_state(path, self._identity(), self._layout)
-        self._adopt(state, updates)
+        with self._learning():
+            self._adopt(*read_state(path, self._identity(), self._layout, self._learn))
 
     @property
     def metric_state(self) -> dict[str, Tensor]:
         """The state as named tensors; ``merge_state`` takes it."""
-        spec = header_of(self._state, self._identity(), self._update_count).encode()
+        spec = header_of(self._state, self._identity(), self._update_count, self._size()).encode()
         return {_SPEC: torch.tensor(list(spec), dtype=torch.uint8), **self._state.tensors()}
 
     # What a metric writes.
@@ -109,6 +110,13 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
     def _options(self) -> dict[str, Any]:
         """Arguments that two metrics must share to be merged."""
         return {"exclude_ids": list(self.exclude_ids)}
+
+    def _size(self) -> int | None:
+        """A size read off the first model, such as that of its vocabulary; no option: who does not know it takes it over."""
+        return None
+
+    def _set_size(self, size: int | None) -> None:
+        """Take over a size."""
 
     def _check(self, layers: list[LayerDiagonal]) -> None:
         """Refuse what does not fit, before anything moves."""
@@ -179,6 +187,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
             other = incoming_state._identity() if isinstance(incoming_state, StreamingMetric) else type(incoming_state).__name__
             if other != self._identity():
                 raise MetricError(f"{self._name}.merge_state: {other} does not merge into {self._identity()}.")
+            self._learn(incoming_state._size())
             # A clone: where only the other one has a layer its tensors would be shared, and a later update may write to them.
             updates, incoming_state = incoming_state._update_count, {"_state": incoming_state._state.map(torch.clone)}
         elif isinstance(incoming_state, Mapping):
@@ -191,7 +200,15 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
 
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] | None = None, process_group: Any = None) -> None:
         group = process_group or self.process_group
-        self._state = all_reduce_state(self._state, name=self._name, identity=self._identity(), layout=self._layout, group=group)
+        self._state = all_reduce_state(
+            self._state,
+            name=self._name,
+            identity=self._identity(),
+            size=self._size(),
+            learn=self._learn,
+            layout=self._layout,
+            group=group,
+        )
 
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = super()._wrap_compute(compute)
@@ -235,6 +252,26 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
         if not isinstance(spec, Tensor) or spec.dtype != torch.uint8 or not all(isinstance(value, Tensor) for value in tensors.values()):
             raise FormatError(f"{where}: not the state of an attviz metric: no tensor {_SPEC!r} of bytes, or something beside tensors.")
         header = bytes(spec.cpu().flatten().tolist()).decode("utf-8", errors="replace")
-        layers, updates = parse_header(header, self._identity(), where)
+        layers, updates, size = parse_header(header, self._identity(), where)
         named = {name: value.detach().clone() for name, value in tensors.items() if name != _SPEC}
-        return assemble(named, layers, self._layout, where), updates
+        with self._learning():
+            self._learn(size)
+            return assemble(named, layers, self._layout, where), updates
+
+    def _learn(self, size: int | None) -> None:
+        """Take over a size unless another is known."""
+        if size is None or size == self._size():
+            return
+        if self._size() is not None:
+            raise MetricError(f"{self._name}: of size {self._size()}, and the other state of size {size}: these come from two models.")
+        self._set_size(size)
+
+    @contextmanager
+    def _learning(self) -> Iterator[None]:
+        """Forget what was learned inside if that fails."""
+        before = self._size()
+        try:
+            yield
+        except Exception:
+            self._set_size(before)
+            raise

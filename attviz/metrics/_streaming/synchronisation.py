@@ -21,10 +21,18 @@ from attviz.metrics._streaming.states import LayerInfo, State
 
 BUCKET_CELLS = 4 * 2**20  # 32 MiB of float64 a buffer: bounds the extra memory of one reduction
 _HEADS_BYTES = 4
+_NO_SIZE = 2**40  # above every size
 
 
 def all_reduce_state(
-    state: State, *, name: str, identity: str, layout: Callable[[dict[int, LayerInfo]], Layout], group: Any = None
+    state: State,
+    *,
+    name: str,
+    identity: str,
+    size: int | None,
+    learn: Callable[[int | None], None],
+    layout: Callable[[dict[int, LayerInfo]], Layout],
+    group: Any = None,
 ) -> State:
     """Pool ``state`` over the processes of ``group``; every process gets the result, ``state`` itself is left alone.
 
@@ -32,6 +40,8 @@ def all_reduce_state(
         state: What this process saw; may be empty.
         name: The metric, for messages.
         identity: Class and options; must be the same on all processes.
+        size: What this process has read off its model, such as the size of the vocabulary; None where it has run none yet.
+        learn: Called with the size that the others know, before ``layout`` is.
         layout: Gives the tensors that belong to a table of layers.
         group: Process group; None is the world.
 
@@ -39,7 +49,8 @@ def all_reduce_state(
         MetricError: If the processes hold different metrics or models, or one of them died.
     """
     comm = _Communicator(name, group)
-    layers = _agree_on_layers(comm, state.layers, identity)
+    layers, size = _agree_on_layers(comm, state.layers, identity, size)
+    learn(size)
     if not layers:
         return state
     wanted = layout(layers)
@@ -79,26 +90,30 @@ class _Communicator:
         return self.reduce(tensor, dist.ReduceOp.SUM)
 
 
-def _agree_on_layers(comm: _Communicator, layers: dict[int, LayerInfo], identity: str) -> dict[int, LayerInfo]:
-    """Give every process the union of the layers seen anywhere; raise on all of them where two disagree."""
+def _agree_on_layers(
+    comm: _Communicator, layers: dict[int, LayerInfo], identity: str, size: int | None
+) -> tuple[dict[int, LayerInfo], int | None]:
+    """Give every process the union of the layers seen anywhere, and the size; raise on all of them where two disagree."""
     mark = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:7], "big")
     names = {index: (info.name or "").encode() for index, info in layers.items()}
     width = max((len(name) for name in names.values()), default=0)
-    header = torch.tensor([mark, -mark, max(layers, default=-1) + 1, width], dtype=torch.int64, device=comm.device)
-    highest, lowest, num_layers, width = comm.max(header).tolist()
-    if highest != -lowest:
+    sizes = [0, -_NO_SIZE] if size is None else [size, -size]
+    header = torch.tensor([mark, -mark, max(layers, default=-1) + 1, width, *sizes], dtype=torch.int64, device=comm.device)
+    highest, lowest, num_layers, width, largest, smallest = comm.max(header).tolist()
+    if highest != -lowest or (largest and largest != -smallest):
         raise MetricError(
-            f"{comm.name}: the processes hold metrics of different classes or options; on rank {comm.rank} it is {identity}. "
+            f"{comm.name}: the processes hold metrics of different classes, options or sizes; on rank {comm.rank} it is {identity}"
+            f"{'' if size is None else f' of size {size}'}. "
             "Construct it with the same arguments everywhere. The state is unchanged."
         )
     if num_layers == 0:
-        return {}
+        return {}, largest or None
     mine = torch.zeros(2, num_layers, _HEADS_BYTES + width, dtype=torch.uint8)
     for index, info in layers.items():
         _write(mine, index, slice(0, _HEADS_BYTES), info.num_heads.to_bytes(_HEADS_BYTES, "big"))
         if names[index]:
             _write(mine, index, slice(_HEADS_BYTES, None), names[index].ljust(width, b"\0"))
-    return _read_layers(comm, comm.max(mine.to(comm.device)).cpu(), layers)
+    return _read_layers(comm, comm.max(mine.to(comm.device)).cpu(), layers), largest or None
 
 
 def _write(buffer: Tensor, index: int, columns: slice, text: bytes) -> None:

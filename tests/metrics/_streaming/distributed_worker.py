@@ -77,9 +77,19 @@ def pool(rank, world, folder):
     assert bool(heads._state.layers) == (rank > 0), "a synchronised state was left behind"
     feed(heads, shard(rank, steps=1))  # what each rank sees stays its own and goes on
     assert int(heads.compute().count[0, 0]) == len(values(everything, 0, 0)) + sum(len(values(shard(r, 1), 0, 0)) for r in range(world))
+    check_a_rank_that_ran_no_model(rank, everything)
     check_local_reading(rank)
     check_groups(rank, world)
     check_disagreements(rank)
+
+
+def check_a_rank_that_ran_no_model(rank, everything):
+    """It does not know the size of the vocabulary; the others tell it."""
+    words = feed(VocabularyStatistics(VOCAB if rank else None, by="head"), shard(rank))
+    table = words.compute()
+    for token in range(VOCAB):
+        assert_cell(values(everything, 1, 2, token), table, (1, 2, token))
+    assert words.vocab_size == VOCAB
 
 
 def check_local_reading(rank):
@@ -111,7 +121,7 @@ def check_disagreements(rank):
     cases = (
         (feed(HeadStatistics(), [other_name]), "disagree about layer 0"),
         (feed(HeadStatistics(), [other_heads]), "disagree about layer 0"),
-        (feed(VocabularyStatistics(VOCAB + rank % 2), shard(rank, 1)), "different classes or options"),
+        (feed(VocabularyStatistics(VOCAB + rank % 2), shard(rank, 1)), "different classes, options or sizes"),
     )
     for metric, message in cases:
         before = metric._state

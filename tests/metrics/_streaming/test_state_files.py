@@ -111,7 +111,7 @@ def test_header_lengths_and_nested_json_from_an_enemy_are_refused(tmp_path):
     [
         (lambda text: "[" * 100_000, "malformed header: RecursionError"),
         (lambda text: "x" * 5_000_000, "malformed header: ValueError: 5000000 characters"),
-        (lambda text: json.dumps({**json.loads(text), "format": 99}), "format 99; this version of attviz reads format 1"),
+        (lambda text: json.dumps({**json.loads(text), "format": 99}), "format 99; this version of attviz reads format 2"),
         (lambda text: json.dumps({**json.loads(text), "updates": -1}), "malformed header"),
         (lambda text: json.dumps({**json.loads(text), "layers": {"0": [2**40, "a"]}}), "malformed header.*layer 0"),
         (lambda text: json.dumps({**json.loads(text), "layers": {"0": [True, "a"]}}), "malformed header.*layer 0"),
