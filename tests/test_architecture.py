@@ -13,6 +13,7 @@ FLOORS = {
     "records": 0,
     "spelling": 0,
     "statistics": 0,
+    "files": 1,
     "kernels": 1,
     "readings": 1,
     "metrics": 2,

@@ -11,6 +11,7 @@ import numpy as np
 
 from attviz.analysis.figure_source import FigureSource, ordinary, vectors
 from attviz.errors import ArgumentError
+from attviz.files import replacing
 from attviz.records import Analysis, Document
 from attviz.spelling import readable_labels
 
@@ -73,7 +74,8 @@ def _saved(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> Iter
         for suffix in formats:
             path = stem.with_name(f"{stem.name}.{suffix}")
             try:
-                figure.savefig(path, dpi=dpi)
+                with replacing(path) as file:
+                    figure.savefig(file, dpi=dpi, format=suffix)
             except ValueError as error:
                 raise ArgumentError(f"format {suffix!r} is not one that matplotlib writes: {error}") from error
             yield path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import ExitStack
@@ -15,11 +15,14 @@ from torch import nn
 
 from attviz.analysis.classes import class_names
 from attviz.analysis.encoding import Cutting, encode, length_limit
+from attviz.analysis.fingerprint import data_settings, run_settings
 from attviz.analysis.runner import TextRunner, run_signals
 from attviz.analysis.signals import is_processor
 from attviz.analysis.sources import sources_of
 from attviz.analysis.temporary import TemporaryFolder
 from attviz.errors import ArgumentError
+from attviz.files import check_output
+from attviz.hooks.session.recorder import as_metrics
 from attviz.io import ArchiveDocuments, load
 from attviz.io.partial import PartialArchive
 from attviz.records import Analysis, Document
@@ -48,13 +51,15 @@ def analyze(
     metrics: Any = None,
     precision: str = "float16",
     archive: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
     progress: bool = True,
 ) -> Analysis:
     """Run texts through a model and keep, per token, what every head of every layer gives to the token's own position.
 
     Texts are read as they are needed, batched by length, and their diagonals appended to an archive on disk, so that memory
     stays bounded for any number of them. With ``archive=`` a run that was stopped (Ctrl-C, a full disk, a crash) is taken up
-    again by the same call; without it the archive is a temporary one, read into memory at the end when it is small.
+    again by the same call, and gives the same file as one that was not; without it the archive is a temporary one, read into
+    memory at the end when it is small.
 
     Args:
         model: A transformers model, on the device where it shall run; it is put into eval mode for the run, and back.
@@ -70,34 +75,45 @@ def analyze(
         overlap: Tokens that neighbouring pieces of a split text share.
         delimiter: Divide each text at this string first; every piece becomes a document.
         layers: Names, patterns or indices of the layers to keep, as in :func:`attviz.capture`.
-        metrics: One or several streaming metrics, fed along the way. A resumed run feeds them only what is left to do.
+        metrics: One or several streaming metrics, fed along the way. Their states are saved with an archive, so that a resumed run
+            gives the same statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
-        archive: Where to keep the result; None keeps nothing on disk that outlives the analysis.
+        archive: Where to keep the result; None keeps nothing on disk that outlives the analysis. Beside it, ``archive + ".part"``
+            holds what was done of a run that was stopped; see ``docs/files.md``.
+        overwrite: Whether a file that is there under that name may be replaced, at the end.
         progress: Show a bar on stderr.
 
     Returns:
         The analysis: layers, documents in the order of the texts, class names, model name.
 
     Raises:
-        ArgumentError: If a parameter, a text or a label does not fit; a tokenizer that does not belong to the model among them.
+        ArgumentError: If a parameter, a text or a label does not fit; a tokenizer that does not belong to the model among them. If
+            the archive exists and ``overwrite`` is False, or a stopped run of it was not this very run (the difference is named).
         CaptureError: If the model's attention cannot be seen.
         FormatError: If another process writes to the archive.
     """
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
+    if archive is not None:
+        check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
+    metrics = as_metrics(metrics)
     known = class_names(model, label_names)
     sources = sources_of(texts, labels, names, known)
-    settings = {"model": _model_name(model), "weights": _fingerprint(model), "precision": precision}
+    settings = {"model": _model_name(model), "precision": precision, "batch_size": str(batch_size)}
     settings["layers"] = repr(None if layers is None else list(layers))
+    settings["metrics"] = repr([type(metric).__name__ for metric in metrics])
+    settings["label_names"] = json.dumps(None if known is None else list(known))
+    if archive is not None:  # nothing else can be taken up again
+        settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
     if is_processor(tokenizer):
-        work = partial(run_signals, model, tokenizer, sources, batch_size=batch_size, layers=layers, metrics=metrics)
+        work = partial(run_signals, model, tokenizer, sources, batch_size=batch_size, layers=layers, metrics=metrics or None)
     else:
         cutting = _cutting(model, tokenizer, max_length, long, overlap, delimiter)
         settings |= {name: repr(value) for name, value in asdict(cutting).items()}
-        runner = TextRunner(model, tokenizer, layers=layers, metrics=metrics)
+        runner = TextRunner(model, tokenizer, layers=layers, metrics=metrics or None)
         work = partial(runner.run, encode(sources, tokenizer, cutting), batch_size=batch_size)
     total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
-    return _kept(work, archive, settings, known, lambda: _bar(total, progress))
+    return _kept(work, archive, settings, known, overwrite, lambda: _bar(total, progress))
 
 
 def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
@@ -112,13 +128,14 @@ def _kept(
     archive: str | os.PathLike[str] | None,
     settings: dict[str, str],
     known: Sequence[str] | None,
+    overwrite: bool,
     bar: Callable[[], tqdm[Any]],
 ) -> Analysis:
     """Do the work into the archive asked for, or into a temporary one."""
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryFolder()) if archive is None else None
         path = Path(archive or "") if temporary is None else temporary.path / "run.attviz"
-        growing = stack.enter_context(PartialArchive(path, settings))
+        growing = stack.enter_context(PartialArchive(path, settings, resumable=temporary is None, overwrite=overwrite))
         work(growing, stack.enter_context(bar()))
         growing.finish(layers=growing.layers, label_names=known, model_name=settings["model"])
         return load(path) if temporary is None else _result(path, temporary)
@@ -140,12 +157,3 @@ def _bar(total: int | None, progress: bool) -> tqdm[Any]:
 
 def _model_name(model: nn.Module) -> str:
     return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
-
-
-def _fingerprint(model: nn.Module) -> str:
-    """A hash of a few values of every parameter, so that a run is not resumed with the same model trained further."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().flatten()[:16].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

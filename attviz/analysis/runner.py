@@ -15,9 +15,14 @@ from torch import Tensor, nn
 from attviz._capture import capture
 from attviz.analysis.classes import Outcome, outcomes
 from attviz.analysis.encoding import Encoded, Source, batches, padded
+from attviz.analysis.fingerprint import signal_hash
+from attviz.analysis.metric_states import MetricStates
+from attviz.analysis.resume import StoppedRun
 from attviz.analysis.signals import signal_documents
 from attviz.errors import ArgumentError
-from attviz.io.partial import PartialArchive, text_hash
+from attviz.hooks.session.recorder import as_metrics
+from attviz.io.partial import PartialArchive
+from attviz.io.stopped import Entry, text_hash
 from attviz.records import Document
 
 if TYPE_CHECKING:
@@ -30,35 +35,38 @@ class TextRunner:
     def __init__(self, model: nn.Module, tokenizer: Any, *, layers: Sequence[str | int] | None, metrics: Any) -> None:
         self.model = reading_part(model)
         self.tokenizer = tokenizer
-        self.capture = capture(self.model, layers=layers, metrics=metrics)
+        self.metrics = as_metrics(metrics)
+        self.capture = capture(self.model, layers=layers, metrics=self.metrics or None)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.vocabulary = _vocabulary_size(self.model)
 
     def run(self, encoded: Iterable[Encoded], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int) -> None:
-        """Feed every batch and append its documents."""
+        """Feed every batch that is left to do and append its documents; batches are the same whether a run was stopped or not."""
+        states = MetricStates(self.metrics, partial)
+        states.restore()
+        stopped, empty = StoppedRun(partial), list[Encoded]()
         pad = getattr(self.tokenizer, "pad_token_id", None) is not None
-        empty: list[Encoded] = []
-        waiting = batches(_with_tokens(to_do(encoded, partial, bar), empty), batch_size, pad=pad)
+        waiting = _left(batches(_with_tokens(encoded, empty), batch_size, pad=pad), stopped, bar)
         first = next(waiting, None)  # where nothing is left to do there is no forward, and a capture without one is an error
         if first is not None:
             with eval_mode(self.model), self.capture as cap, torch.no_grad():
                 for batch in chain([first], waiting):
                     self._batch(cap, batch, partial)
+                    states.batch_done()
                     bar.update(len(batch))
-        self._append_empty(empty, partial)
+        if empty and not stopped.has_done(*_entries(empty)):
+            self._append_empty(empty, partial)
         bar.update(len(empty))
+        stopped.finish()
 
     def _append_empty(self, empty: Sequence[Encoded], partial: PartialArchive) -> None:
         """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match."""
-        if not empty:
-            return
         if not partial.layers:
             raise ArgumentError(f"all {len(empty)} texts are without tokens: there is nothing to analyse.")
         nothing = np.zeros((len(partial.layers), partial.num_heads, 0), dtype=np.float32)
-        for one in empty:
-            source = one.source
-            document = Document(source.text, (), nothing, name=source.name, label=source.label)
-            partial.append([(one.number, document)], partial.layers)
+        sources = [one.source for one in empty]
+        documents = [Document(source.text, (), nothing, name=source.name, label=source.label) for source in sources]
+        partial.append([(one.number, document) for one, document in zip(empty, documents, strict=True)], partial.layers)
 
     def _batch(self, cap: Any, batch: list[Encoded], partial: PartialArchive) -> None:
         _check_ids(batch, self.vocabulary, self.tokenizer)
@@ -71,23 +79,28 @@ def run_signals(
     model: nn.Module, processor: Any, sources: Iterable[Source], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int, **options: Any
 ) -> None:
     """One pass of a vision or audio model; ``options`` go to :func:`attviz.capture`."""
-    done = partial.done
-    bar.update(len(done))
-    waiting: list[tuple[int, Source]] = []
+    states = MetricStates(as_metrics(options.get("metrics")), partial)
+    states.restore()
+    stopped, waiting = StoppedRun(partial), list[tuple[int, Source, str]]()
 
     def signals() -> Iterator[Any]:
         for number, source in enumerate(sources):
-            if number not in done:
-                waiting.append((number, source))
+            content = signal_hash(source.text)
+            if stopped.has_done([Entry(number, -1, -1, content, text_hash(source.name), source.label)], [source.name]):
+                bar.update(1)
+            else:
+                waiting.append((number, source, content))
                 yield source.text
 
     part = reading_part(model)
     with eval_mode(part):
         for layers, documents in signal_documents(part, processor, signals(), batch_size=batch_size, **options):
             batch, waiting[:] = waiting[: len(documents)], waiting[len(documents) :]
-            named = [(n, replace(doc, name=source.name, label=source.label)) for (n, source), doc in zip(batch, documents, strict=True)]
-            partial.append(named, layers)
+            named = [(n, replace(doc, name=source.name, label=source.label)) for (n, source, _), doc in zip(batch, documents, strict=True)]
+            partial.append(named, layers, [content for _, _, content in batch])
+            states.batch_done()
             bar.update(len(documents))
+    stopped.finish()
 
 
 @contextmanager
@@ -112,19 +125,20 @@ def reading_part(model: nn.Module) -> nn.Module:
     return model
 
 
-def to_do(encoded: Iterable[Encoded], partial: PartialArchive, bar: tqdm[Any]) -> Iterator[Encoded]:
-    """Leave out what a stopped run has already done, after a look whether it was the same text."""
-    done = partial.done
-    for one in encoded:
-        if one.number not in done:
-            yield one
-        elif done[one.number] != text_hash(one.source.text):
-            raise ArgumentError(
-                f"{partial.folder} holds a stopped run over other texts: document {one.source.name!r} has changed. "
-                "Run with the old data to resume, or remove the folder to begin anew."
-            )
+def _left(waiting: Iterable[list[Encoded]], stopped: StoppedRun, bar: tqdm[Any]) -> Iterator[list[Encoded]]:
+    """Leave out the batches that a stopped run has done."""
+    for batch in waiting:
+        if stopped.has_done(*_entries(batch)):
+            bar.update(len(batch))
         else:
-            bar.update(1)
+            yield batch
+
+
+def _entries(batch: Sequence[Encoded]) -> tuple[list[Entry], list[str]]:
+    entries = [
+        Entry(one.number, len(one.tokens), -1, text_hash(one.source.text), text_hash(one.source.name), one.source.label) for one in batch
+    ]
+    return entries, [one.source.name for one in batch]
 
 
 def _with_tokens(encoded: Iterable[Encoded], empty: list[Encoded]) -> Iterator[Encoded]:

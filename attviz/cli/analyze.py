@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there, at the end")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -55,16 +57,24 @@ def run(args: argparse.Namespace) -> int:
     from attviz.analysis.classes import class_names
     from attviz.analysis.models import load_model
     from attviz.analysis.reading import classes_of, read_texts
+    from attviz.files import check_output
 
+    stopped = os.path.lexists(f"{args.output}.part")
+    check_output(args.output, inputs=[args.data], overwrite=args.overwrite or stopped)
     table = read_texts(args.data, text_column=args.text_column, label_column=args.label_column)
     stop = args.limit if args.limit is not None else len(table.texts)
     model, tokenizer = load_model(args.model)
     model = _moved(model, args.device)
     asked = args.label_names.split(",") if args.label_names else None
     names = classes_of(table, asked, class_names(model, None))
-    options = _options(args) | {"label_names": names, "labels": None if table.labels is None else table.labels[:stop]}
+    options = _options(args) | {
+        "archive": args.output,
+        "overwrite": args.overwrite,
+        "label_names": names,
+        "labels": None if table.labels is None else table.labels[:stop],
+    }
     try:
-        analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], archive=args.output, **options)
+        analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], **options)
     except KeyboardInterrupt:
         print(f"\nwhat is done is kept beside {args.output}; the same command goes on from there", file=sys.stderr)
         raise

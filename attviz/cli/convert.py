@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from attviz.errors import ArgumentError
+from attviz.files import check_output, replacing_text
 from attviz.records import Analysis
 
 HELP = "to and from AttViz JSON, LaTeX, CSV, Parquet"
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="SOURCE", help=".attviz or .json")
     parser.add_argument("target", type=Path, metavar="TARGET", help=".attviz, .json, .csv, .parquet or .tex")
     parser.add_argument("--document", action="append", type=int, metavar="N", help="only this document; may be given several times")
+    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there (other files are replaced anyway)")
     parser.add_argument("--head", action="append", metavar="L.H", help="only this head, such as 3.7 (.json and .tex); several times")
 
 
@@ -34,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, choose, write."""
     if args.target.suffix not in _WRITERS:
         raise ArgumentError(f"{args.target}: the ending must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
+    check_output(args.target, inputs=[args.source], overwrite=args.overwrite or args.target.suffix != ".attviz")
     analysis = _chosen(read_analysis(args.source), args.document)
     _WRITERS[args.target.suffix](analysis, args.target, [head_of(text, analysis) for text in args.head or []] or None)
     print(args.target)
@@ -74,7 +77,7 @@ def _write_archive(analysis: Analysis, target: Path, heads: list[tuple[int, int]
     from attviz import io
 
     _refuse(heads, target)
-    io.save(analysis, target, precision="float32")
+    io.save(analysis, target, precision="float32", overwrite=True)  # asked before anything was read
 
 
 def _write_json(analysis: Analysis, target: Path, heads: list[tuple[int, int]] | None) -> None:
@@ -109,7 +112,8 @@ def write_latex(analysis: Analysis, target: Path, heads: list[tuple[int, int]] |
         if document.special is not None:
             row[document.special] = 0.0  # [CLS] and [SEP] would take the whole scale
         parts.append(to_latex(document.tokens, row))
-    target.write_text(LATEX_PREAMBLE + "\n\n\\bigskip\n".join(parts) + LATEX_END, encoding="utf-8")
+    with replacing_text(target) as file:
+        file.write(LATEX_PREAMBLE + "\n\n\\bigskip\n".join(parts) + LATEX_END)
 
 
 def _refuse(heads: list[tuple[int, int]] | None, target: Path) -> None:

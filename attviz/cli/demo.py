@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     args.output.mkdir(parents=True, exist_ok=True)
     written = [
-        io.save(analysis, args.output / "demo.attviz", precision="float32"),
+        io.save(analysis, args.output / "demo.attviz", precision="float32", overwrite=True),
         io.write_attviz_json(io.attviz_documents(analysis), args.output / "demo.json"),
         args.output / "demo.tex",
     ]

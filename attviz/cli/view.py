@@ -30,8 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the page; its path goes to stdout."""
+    from attviz.files import check_output
     from attviz.viewer import view
 
+    output = check_output(args.output or args.source.with_suffix(".html"), inputs=[args.source])
     source, title = _read(args.source)
     page = view(
         source,
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         documents=None if args.documents is None else slice(0, args.documents),
         precision=args.precision,
     )
-    path = page.save(args.output or args.source.with_suffix(".html"))
+    path = page.save(output)
     print(path, flush=True)
     print(f"{page!r}; open it in a browser, it asks no network for anything", file=sys.stderr)
     if args.open:

@@ -5,9 +5,11 @@ from attviz.io.attviz_documents import analysis_of, attviz_documents
 from attviz.io.attviz_json import parse_attviz, read_attviz_json, write_attviz_json
 from attviz.io.latex import escape_latex, to_latex
 from attviz.io.table import to_csv, to_pandas, to_parquet
+from attviz.io.verify import ArchiveReport, verify
 
 __all__ = [
     "ArchiveDocuments",
+    "ArchiveReport",
     "analysis_of",
     "attviz_documents",
     "escape_latex",
@@ -19,5 +21,6 @@ __all__ = [
     "to_latex",
     "to_pandas",
     "to_parquet",
+    "verify",
     "write_attviz_json",
 ]

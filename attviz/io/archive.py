@@ -9,8 +9,10 @@ Tokens of all documents stand in a row, so that the header stays small however m
     token_start   [num_documents + 1]                   int64: document n owns tokens token_start[n] : token_start[n + 1]
     details       [num_bytes]                           uint8: one JSON object per document (text, tokens, name, classes, grid)
     detail_start  [num_documents + 1]                   int64
+    checksums     [4 * (num_blocks + 1)]                uint8: see :mod:`attviz.io.stream`; archives of version 1 have none
 
 The metadata of the file carry ``format = "attviz"``, ``version``, ``layers``, ``label_names``, ``model_name`` and ``settings``.
+Opening an archive reads its header and its checksums, whatever it holds; a document is read, and verified, when it is indexed.
 """
 
 from __future__ import annotations
@@ -24,33 +26,42 @@ from typing import Any, overload
 import numpy as np
 
 from attviz.errors import FormatError
-from attviz.io.partial import PartialArchive
+from attviz.io.blocks import DAMAGED, BlockFile
+from attviz.io.details import MAX_BYTES, decode_details
+from attviz.io.partial import VERSION, PartialArchive
 from attviz.records import Analysis, Document
 
-VERSION = "1"
 _TENSORS = ("diagonal", "token_ids", "offsets", "special", "token_start", "details", "detail_start")
+_VERSIONS = ("1", VERSION)
+_BATCH = 64  # documents that go to the disk together
 
 
-def save(analysis: Analysis, path: str | os.PathLike[str], *, precision: str = "float16") -> Path:
-    """Write an analysis to one archive, document by document; the file appears only when it is whole.
+def save(analysis: Analysis, path: str | os.PathLike[str], *, precision: str = "float16", overwrite: bool = False) -> Path:
+    """Write an analysis to one archive, document by document; the file appears only when it is whole and on the disk.
 
     Args:
         analysis: What :func:`attviz.analyze` returned; anything with the same attributes will do.
-        path: Usually ``something.attviz``; an existing file is replaced at the end.
+        path: Usually ``something.attviz``.
         precision: ``"float16"`` or ``"float32"`` for the diagonals.
+        overwrite: Whether a file that is there may be replaced, at the end. A run of ``analyze`` that was stopped is left alone.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: If the precision is another.
+        ArgumentError: If the precision is another; if the file exists and ``overwrite`` is False, or it is a device or a folder.
         FormatError: If another process writes to the same archive.
-        OSError: If the disk is full or the folder cannot be written.
+        OSError: If the disk is full or the folder cannot be written; a file that was there is as it was.
     """
-    with PartialArchive(path, {"saved": "1", "precision": precision}, fresh=True) as partial:
+    with PartialArchive(path, {"precision": precision}, resumable=False, overwrite=overwrite) as growing:
+        batch: list[tuple[int, Document]] = []
         for number, document in enumerate(analysis.documents):
-            partial.append([(number, document)], analysis.layers)
-        partial.finish(layers=analysis.layers, label_names=analysis.label_names, model_name=analysis.model_name, settings=analysis.settings)
+            batch.append((number, document))
+            if len(batch) == _BATCH:
+                growing.append(batch, analysis.layers)
+                batch = []
+        growing.append(batch, analysis.layers)
+        growing.finish(layers=analysis.layers, label_names=analysis.label_names, model_name=analysis.model_name, settings=analysis.settings)
     return Path(path)
 
 
@@ -58,7 +69,7 @@ def load(path: str | os.PathLike[str]) -> Analysis:
     """Open an archive; its documents are read when they are asked for.
 
     Raises:
-        FormatError: If the file is no attviz archive, of a newer version, cut short or inconsistent.
+        FormatError: If the file is not an attviz archive, of a newer version, cut short, damaged or inconsistent.
         FileNotFoundError: If there is no such file.
     """
     documents = ArchiveDocuments(path)
@@ -83,15 +94,15 @@ class ArchiveDocuments(Sequence[Document]):
             owner: Kept alive as long as the documents are: the temporary folder that holds the file.
         """
         self.path, self._owner = Path(path), owner
-        self._file = _open(self.path)
-        self.metadata = _metadata(self._file, self.path)
+        if not self.path.exists() and not self.path.is_symlink():
+            raise FileNotFoundError(f"{path}: no such archive. `attviz analyze MODEL DATA -o {path}` makes one.")
+        self.file = BlockFile(self.path, what="an attviz archive")
+        self.metadata = _metadata(self.file)
         self.layers: tuple[str, ...] = tuple(self.metadata["layers"])
-        self._token_start = self._starts("token_start", "diagonal")
-        self._detail_start = self._starts("detail_start", "details")
         self._check()
 
     def __len__(self) -> int:
-        return len(self._token_start) - 1
+        return self.file.tensors["token_start"].shape[0] - 1
 
     @overload
     def __getitem__(self, index: int) -> Document: ...
@@ -110,92 +121,80 @@ class ArchiveDocuments(Sequence[Document]):
     def __reduce__(self) -> tuple[Callable[..., ArchiveDocuments], tuple[Path]]:
         return type(self), (self.path,)
 
-    def _starts(self, name: str, of: str) -> np.ndarray:
-        starts: np.ndarray = self._file.get_tensor(name)
-        length = self._file.get_slice(of).get_shape()[0]
-        if starts.ndim != 1 or starts.size < 1 or starts[0] != 0 or starts[-1] != length or (np.diff(starts) < 0).any():
-            raise FormatError(f"{self.path}: {name} must rise from 0 to {length}, the length of {of}. The file is damaged; make it anew.")
-        return starts
+    def tokens_of(self, number: int) -> tuple[int, int]:
+        """First and last + 1 of the tokens of a document, among those of all."""
+        return self._span("token_start", "diagonal", number)
 
     def _check(self) -> None:
-        shapes = {name: list(self._file.get_slice(name).get_shape()) for name in _TENSORS}
-        num_tokens = shapes["diagonal"][0]
-        wanted = {"token_ids": [num_tokens], "offsets": [num_tokens, 2], "special": [num_tokens], "detail_start": shapes["token_start"]}
+        shapes = {name: self.file.tensors[name].shape for name in _TENSORS}
+        num_tokens = shapes["diagonal"][0] if shapes["diagonal"] else 0
+        starts = shapes["token_start"]
+        wanted = {"token_ids": (num_tokens,), "offsets": (num_tokens, 2), "special": (num_tokens,), "detail_start": starts}
         for name, shape in wanted.items():
             if shapes[name] != shape:
-                raise FormatError(f"{self.path}: {name} must have shape {shape}, got {shapes[name]}. The file is damaged; make it anew.")
+                raise FormatError(f"{self.path}: {name} must have shape {list(shape)}, got {list(shapes[name])}. {DAMAGED}")
         if len(shapes["diagonal"]) != 3 or (num_tokens and shapes["diagonal"][1] != len(self.layers)):
             raise FormatError(
                 f"{self.path}: diagonal must be [num_tokens, num_layers, num_heads] for {len(self.layers)} layers, "
-                f"got {shapes['diagonal']}. The file is damaged; make it anew."
+                f"got {list(shapes['diagonal'])}. {DAMAGED}"
             )
+        for name, of in (("token_start", "diagonal"), ("detail_start", "details")):
+            if len(starts) != 1 or starts[0] < 1 or self._ends(name) != (0, shapes[of][0]):
+                raise FormatError(f"{self.path}: {name} must rise from 0 to {shapes[of][0]}, the length of {of}. {DAMAGED}")
 
-    def _rows(self, name: str, first: int, last: int) -> np.ndarray:
-        rows = self._file.get_slice(name)
-        if first == last:  # safetensors refuses an empty slice at the end
-            return np.zeros((0, *rows.get_shape()[1:]), dtype=np.int64)
-        part: np.ndarray = rows[first:last]
-        return part
+    def _ends(self, name: str) -> tuple[int, int]:
+        length = self.file.tensors[name].shape[0]
+        return int(self.file.rows(name, 0, 1)[0]), int(self.file.rows(name, length - 1, length)[0])
+
+    def _span(self, name: str, of: str, number: int) -> tuple[int, int]:
+        first, last = (int(value) for value in self.file.rows(name, number, number + 2))
+        if not 0 <= first <= last <= self.file.tensors[of].shape[0]:
+            raise FormatError(f"{self.path}: {name} must rise, and does not at document {number}. {DAMAGED}")
+        return first, last
 
     def _read(self, number: int) -> Document:
-        first, last = int(self._token_start[number]), int(self._token_start[number + 1])
-        begin, end = int(self._detail_start[number]), int(self._detail_start[number + 1])
-
-        details = _details(self._rows("details", begin, end).tobytes(), f"{self.path}: document {number}", last - first)
-        ids, offsets, special = (self._rows(name, first, last) for name in ("token_ids", "offsets", "special"))
+        where = f"{self.path}: document {number}"
+        first, last = self.tokens_of(number)
+        begin, end = self._span("detail_start", "details", number)
+        if end - begin > MAX_BYTES:
+            raise FormatError(f"{where}: its details take {end - begin} bytes, more than {MAX_BYTES}. {DAMAGED}")
+        details = decode_details(self.file.rows("details", begin, end).tobytes(), where, last - first)
+        ids, offsets, special = (self.file.rows(name, first, last) for name in ("token_ids", "offsets", "special"))
         return Document(
-            text=details["text"],
-            tokens=tuple(details["tokens"]),
-            diagonal=np.ascontiguousarray(self._rows("diagonal", first, last).transpose(1, 2, 0)),
+            **details,
+            diagonal=np.ascontiguousarray(self.file.rows("diagonal", first, last).transpose(1, 2, 0)),
             token_ids=None if (ids < 0).all() else ids,
             offsets=None if (offsets < 0).all() else offsets,
             special=None if (special > 1).all() else special.astype(bool),
-            name=details.get("name", ""),
-            label=details.get("label"),
-            prediction=details.get("prediction"),
-            probabilities=None if details.get("probabilities") is None else np.asarray(details["probabilities"], dtype=np.float32),
-            grid=None if details.get("grid") is None else (int(details["grid"][0]), int(details["grid"][1])),
         )
 
 
-def _open(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    if path.is_dir():
-        raise FormatError(f"{path}: is a folder, not an attviz archive. Name the .attviz file itself.")
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such archive. `attviz analyze MODEL DATA -o {path}` makes one.")
-    try:
-        return safe_open(path, framework="numpy")
-    except SafetensorError as error:
-        raise FormatError(f"{path}: not an attviz archive, or cut short ({error}). Make it anew with `attviz analyze`.") from error
-
-
-def _metadata(file: Any, path: Path) -> dict[str, Any]:
-    raw = file.metadata() or {}
+def _metadata(file: BlockFile) -> dict[str, Any]:
+    raw, path = file.metadata, file.path
     if raw.get("format") != "attviz":
         raise FormatError(f"{path}: a safetensors file, but not an attviz archive (its metadata have no format = 'attviz').")
-    if raw.get("version") != VERSION:
-        raise FormatError(f"{path}: archive version {raw.get('version')}, this attviz reads version {VERSION}. Update attviz.")
-    missing = sorted(set(_TENSORS) - set(file.keys()))
+    if raw.get("version") not in _VERSIONS:
+        version = str(raw.get("version"))[:20]
+        raise FormatError(f"{path}: archive version {version}, this attviz reads versions {' and '.join(_VERSIONS)}. Update attviz.")
+    missing = sorted(set(_TENSORS) - set(file.tensors)) + ([] if file.has_checksums or raw["version"] == "1" else ["checksums"])
     if missing:
-        raise FormatError(f"{path}: the archive lacks {', '.join(missing)}. Make it anew with `attviz analyze`.")
+        raise FormatError(f"{path}: the archive lacks {', '.join(missing)}. {DAMAGED}")
+    for name in _TENSORS:
+        kinds = ("F16", "F32") if name == "diagonal" else ("U8",) if name in ("special", "details") else ("I64",)
+        if file.tensors[name].kind not in kinds:
+            raise FormatError(f"{path}: {name} must hold {' or '.join(kinds)}, got {file.tensors[name].kind}. {DAMAGED}")
     try:
         metadata = {name: json.loads(raw[name]) for name in ("layers", "label_names", "model_name", "settings")}
-        if not all(isinstance(layer, str) for layer in metadata["layers"]):
-            raise TypeError("layers are not names")
+        _check_metadata(**metadata)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"{path}: the archive's metadata cannot be read ({type(error).__name__}: {error}).") from error
     return metadata
 
 
-def _details(raw: bytes, where: str, num_tokens: int) -> dict[str, Any]:
-    try:
-        details = json.loads(raw)
-        if not isinstance(details["text"], str) or not all(isinstance(token, str) for token in details["tokens"]):
-            raise TypeError("text and tokens must be strings")
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise FormatError(f"{where}: its details cannot be read ({type(error).__name__}: {error}).") from error
-    if len(details["tokens"]) != num_tokens:
-        raise FormatError(f"{where}: {len(details['tokens'])} tokens for a diagonal of {num_tokens}. The file is damaged; make it anew.")
-    return dict(details)
+def _check_metadata(layers: Any, label_names: Any, model_name: Any, settings: Any) -> None:
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise TypeError("layers are not names")
+    if label_names is not None and not (isinstance(label_names, list) and all(isinstance(name, str) for name in label_names)):
+        raise TypeError("label_names are not names")
+    if not isinstance(model_name, str) or not isinstance(settings, dict):
+        raise TypeError("model_name or settings")

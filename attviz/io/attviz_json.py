@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from attviz.errors import FormatError
+from attviz.files import replacing_text
 from attviz.records import AttvizDocument, AttvizSet, AttvizVector
 
 _NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
@@ -89,19 +90,15 @@ def write_attviz_json(documents: Iterable[AttvizDocument], path: str | os.PathLi
         FormatError: If a document breaks a rule of the format.
         OSError: If the file cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", encoding="ascii") as file:
-            for place, document in enumerate(documents):
-                plain = _plain(document)
-                _document(plain, f"[{place}]")  # what we write is what we would read
-                file.write(("[\n" if place == 0 else ",\n") + json.dumps(plain))
-            file.write("[]\n" if file.tell() == 0 else "\n]\n")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    before = "[\n"
+    with replacing_text(path) as file:
+        for place, document in enumerate(documents):
+            plain = _plain(document)
+            _document(plain, f"[{place}]")  # what we write is what we would read
+            file.write(before + json.dumps(plain))
+            before = ",\n"
+        file.write("[]\n" if before == "[\n" else "\n]\n")
+    return Path(path)
 
 
 def _ordered_keys(root: dict[str, Any]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,17 @@ _BYTES = np.dtype("u1")
 _INT64 = np.dtype("<i8")
 
 
-def joined(folder: Path, spans: Sequence[tuple[int, int, int]], shape: tuple[int, int], precision: np.dtype[Any]) -> list[StreamedTensor]:
+def joined(folder: Path, spans: np.ndarray, shape: tuple[int, int], precision: np.dtype[Any]) -> list[StreamedTensor]:
     """The tensors of an archive, read from the parts one document at a time.
 
     Args:
         folder: Where the ``.bin`` files are.
-        spans: (number in the data set, tokens, bytes of details) of each document, in the order of the files.
+        spans: [num_documents, 3]: number in the data set, tokens, bytes of details, in the order of the files.
         shape: (num_layers, num_heads).
         precision: Of the diagonals.
     """
-    order = np.argsort([number for number, _, _ in spans], kind="stable")
-    tokens = np.array([span[1] for span in spans], dtype=np.int64)
-    details = np.array([span[2] for span in spans], dtype=np.int64)
+    order = np.argsort(spans[:, 0], kind="stable")
+    tokens, details = spans[:, 1], spans[:, 2]
     total = int(tokens.sum())
     rows = partial(_ordered, order=order, lengths=tokens)
     return [

@@ -1,59 +1,47 @@
-"""An archive while it grows: batches are appended to plain files in ``NAME.part/``, and joined into one file at the end.
+"""An archive while it grows: batches are appended in ``NAME.part/`` and joined into one file at the end.
 
-A line of ``index.jsonl`` is written after the data of its document; whatever stands behind the last whole line is cut off
-when the run is taken up again. So a run may be stopped at any moment and loses no more than one batch. One process at a time
-holds the folder.
+A run may be stopped at any moment; the next one with the same settings goes on behind the last whole batch, one with others is refused.
+The folder appears with its mark (``run.json``) inside, in one rename, and goes in one rename; a folder without the mark is never touched.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from attviz.errors import ArgumentError, FormatError
+from attviz.files import Lock, check_output, discard_folder, new_folder, replacing, sweep, sync_folder
+from attviz.io.details import encode_details
 from attviz.io.join import joined
-from attviz.io.lock import FolderLock
+from attviz.io.journal import COLUMNS, FILES, Journal
+from attviz.io.stopped import Entry, check_same_run, check_sizes, encode_run, entries_of, shape_of
 from attviz.io.stream import write_safetensors
 from attviz.records import Document
 
-_COLUMNS = {"diagonal": 0, "token_ids": 8, "offsets": 16, "special": 1, "details": 0}  # bytes a token; 0: depends
+VERSION = "2"
 _PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
-def text_hash(text: str) -> str:
-    """A short name for a text, to see on resuming that the data set is still the same."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One line of the index: a document whose data are on the disk."""
-
-    number: int
-    num_tokens: int
-    num_bytes: int
-    text: str
-
-
 class PartialArchive:
-    """A growing archive: a context manager that holds ``NAME.part/`` while documents are appended."""
+    """A growing archive: a context manager that holds the output's lock while documents are appended."""
 
-    def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, str], *, fresh: bool = False) -> None:
-        """Name the archive; the folder is made, or taken up again, on entering.
+    def __init__(
+        self, path: str | os.PathLike[str], settings: Mapping[str, str], *, resumable: bool = True, overwrite: bool = False
+    ) -> None:
+        """Name the archive; nothing is touched before entering.
 
         Args:
             path: The archive that :meth:`finish` will write.
             settings: What the run was asked for; a run is resumed only with the same. ``"precision"`` is among them.
-            fresh: Begin anew even where a stopped run could be resumed.
+            resumable: Keep what was done in ``NAME.part/`` for the next run; else in a folder that goes with this one.
+            overwrite: Whether a finished archive of another run may be replaced.
 
         Raises:
             ArgumentError: If the precision is neither float16 nor float32.
@@ -64,192 +52,217 @@ class PartialArchive:
         self.path = Path(path)
         self.folder = self.path.with_name(self.path.name + ".part")
         self.settings = dict(settings)
-        self._dtype, self._fresh = _PRECISIONS[precision], fresh
-        self._entries: list[_Entry] = []
-        self._shape: tuple[list[str], int] | None = None
-        self._files: dict[str, IO[bytes]] = {}
+        self._dtype, self._resumable, self._overwrite = _PRECISIONS[precision], resumable, overwrite
+        self._lock = Lock(self.path)
+        self._journal: Journal | None = None
+        self._spans = array("q")  # number, tokens, bytes of details, of one document after the other
+        self._layers: tuple[str, ...] | None = None
+        self._num_heads = 0
 
     @property
-    def done(self) -> dict[int, str]:
-        """Number and text hash of each document that is on the disk."""
-        return {entry.number: entry.text for entry in self._entries}
+    def num_batches(self) -> int:
+        """Batches that are on the disk."""
+        return self._open.num_batches
+
+    @property
+    def num_documents(self) -> int:
+        """Documents that are on the disk."""
+        return len(self._spans) // 3
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers of the documents so far."""
-        return tuple(self._shape[0]) if self._shape else ()
+        return self._layers or ()
 
     @property
     def num_heads(self) -> int:
         """Heads of a layer; 0 before the first document."""
-        return self._shape[1] if self._shape else 0
+        return self._num_heads
+
+    def batches(self) -> Iterator[list[Entry]]:
+        """The documents of each batch that is on the disk, in the order in which they came."""
+        for line in self._open.lines():
+            if "sizes" in line:
+                yield entries_of(line, self.folder)
+
+    def notes(self) -> list[tuple[int, dict[str, Any]]]:
+        """What :meth:`note` wrote, each with the number of batches before it."""
+        found, count = [], 0
+        for line in self._open.lines():
+            count += "sizes" in line
+            if "note" in line:
+                found.append((count, dict(line["note"])))
+        return found
+
+    def note(self, content: Mapping[str, Any]) -> None:
+        """Keep a remark about everything appended so far; it is on the disk when this returns."""
+        self._check_held()
+        self._open.note({"note": dict(content)})
+
+    def cut_after(self, num_batches: int) -> None:
+        """Forget all batches but the first so many: they will be done again."""
+        self._check_held()
+        self._open.cut_after(num_batches)
+        self._read_journal()
 
     def __enter__(self) -> PartialArchive:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FolderLock(self.folder)
+        check_output(self.path)
+        self._lock.acquire()
         try:
+            sweep(self.path, FILES)
             self._begin()
         except BaseException:
-            self.__exit__(None, None, None)
+            self._leave()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        nothing_to_keep = bool(self._files) and not self._entries
-        self._close()
-        if nothing_to_keep:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._lock.release()
+        self._leave()
 
-    def append(self, documents: Sequence[tuple[int, Document]], layers: Sequence[str]) -> None:
-        """Put documents on the disk, with their place in the data set.
+    def append(self, documents: Sequence[tuple[int, Document]], layers: Sequence[str], contents: Sequence[str] | None = None) -> None:
+        """Put a batch on the disk: all of its documents or none.
+
+        Args:
+            documents: Each with its place in the data set.
+            layers: Their layers.
+            contents: A hash of each input, where inputs are not texts.
 
         Raises:
-            FormatError: If their layers or heads differ from those before them.
+            FormatError: If layers or heads differ from those before, or a document's tokens from its diagonal.
             OSError: If the disk is full; what was appended before is kept.
         """
+        self._check_held()
+        line: dict[str, Any] = {}
+        if self._layers is None and documents:
+            line["layers"] = list(layers)
+            line["num_heads"] = int(documents[0][1].diagonal.shape[1])
+        columns: dict[str, list[bytes]] = {name: [] for name in COLUMNS}
         entries = []
+        for place, (number, document) in enumerate(documents):
+            self._agree(document, layers, line.get("num_heads", self._num_heads))
+            for name, content in self._encoded(document).items():
+                columns[name].append(content)
+            entries.append(Entry.of(number, document, len(columns["details"][-1]), None if contents is None else contents[place]))
+        line["documents"] = [entry.plain() for entry in entries]
         try:
-            for number, document in documents:
-                self._agree(document, layers)
-                entries.append(self._write(number, document))
-            for file in self._files.values():
-                file.flush()
-            with (self.folder / "index.jsonl").open("a") as index:
-                index.writelines(json.dumps([entry.number, entry.num_tokens, entry.num_bytes, entry.text]) + "\n" for entry in entries)
+            self._open.append({name: b"".join(parts) for name, parts in columns.items()}, line)
         except OSError as error:
-            kept = f"{len(self._entries)} documents are kept in {self.folder}; free some space and run the same command again"
+            kept = f"{self.num_documents} documents are kept in {self.folder}; free some space and run the same command again"
             raise OSError(error.errno, f"{error.strerror}: {kept}", str(self.folder)) from error
-        self._entries += entries
+        self._count(line, entries)
 
     def finish(
         self, *, layers: Sequence[str], label_names: Sequence[str] | None, model_name: str, settings: Mapping[str, str] | None = None
     ) -> None:
-        """Join the parts, in the order of the data set, into the archive; then remove the folder."""
-        self._close()
+        """Join the parts, in the order of the data set, into the archive; then remove the folder.
+
+        Raises:
+            OSError: If the archive cannot be written; the parts are kept.
+        """
+        self._check_held()
+        self._open.sync()
         metadata = {
             "format": "attviz",
-            "version": "1",
+            "version": VERSION,
             "layers": json.dumps(list(layers)),
             "label_names": json.dumps(None if label_names is None else list(label_names)),
             "model_name": json.dumps(model_name),
             "settings": json.dumps(dict(self.settings if settings is None else settings)),
         }
-        shape = (len(self._shape[0]), self._shape[1]) if self._shape else (len(layers), 0)
-        spans = [(entry.number, entry.num_tokens, entry.num_bytes) for entry in self._entries]
-        write_safetensors(self.path, joined(self.folder, spans, shape, self._dtype), metadata)
-        self._entries.clear()
-        self._lock.release()
-        shutil.rmtree(self.folder)
+        spans = np.frombuffer(self._spans, dtype=np.int64).reshape(-1, 3)
+        tensors = joined(self.folder, spans, (len(self._layers or layers), self._num_heads), self._dtype)
+        note = "the parts are kept: run the same command again" if self._resumable else ""
+        with replacing(self.path, overwrite=self._overwrite, note=note) as file:
+            write_safetensors(file, tensors, metadata)
+        self._open.close()
+        self._journal = None
+        discard_folder(self.folder, self.path, FILES)
 
-    def _close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+    @property
+    def _open(self) -> Journal:
+        if self._journal is None:
+            raise FormatError(f"{self.path}: this growing archive is not open. Use it as a context manager, and finish it once.")
+        return self._journal
+
+    def _check_held(self) -> None:
+        if not self._lock.held:
+            raise FormatError(f"{self.path}: only the process that opened this archive writes to it; this one was forked, or has left it.")
+
+    def _leave(self) -> None:
+        """Close, remove what holds nothing, give the lock back: each even if the one before failed."""
+        journal, self._journal = self._journal, None
+        held = self._lock.held
+        try:
+            if journal is not None:
+                journal.close()
+                if held and (not self._resumable or journal.num_batches == 0):
+                    discard_folder(self.folder, self.path, FILES)
+        finally:
+            self._lock.release()
 
     def _begin(self) -> None:
-        run, index = self.folder / "run.json", self.folder / "index.jsonl"
-        if self._fresh or not run.exists():
-            for file in self.folder.glob("*.bin"):
-                file.unlink()
-            index.write_text("")
-            (self.folder / "shape.json").unlink(missing_ok=True)
-            run.write_text(json.dumps(self.settings))
-        before = _read_json(run)
-        if before != self.settings:
-            other = sorted(name for name in {*before, *self.settings} if before.get(name) != self.settings.get(name))
-            raise ArgumentError(
-                f"{self.folder} holds a stopped run with other settings ({', '.join(other)}): was "
-                f"{ {name: before.get(name) for name in other} }, now { {name: self.settings.get(name) for name in other} }. "
-                "Run with the old settings to resume, or remove the folder to begin anew."
-            )
-        if (self.folder / "shape.json").exists():
-            layers, num_heads = _read_json(self.folder / "shape.json")
-            self._shape = (layers, num_heads)
-        self._entries = self._trim(index)
-        self._files = {name: (self.folder / f"{name}.bin").open("ab") for name in _COLUMNS}
+        existing = self._resumable and os.path.lexists(self.folder)
+        if existing:
+            check_same_run(self.folder, self.settings)
+        if not existing or not self._is_published():
+            check_output(self.path, overwrite=self._overwrite)
+        else:
+            self._overwrite = True  # killed between writing the archive and removing its parts: the same bytes come again
+        if not existing:
+            self._make_folder()
+        self._journal = Journal(self.folder)
+        self._read_journal()
 
-    def _trim(self, index: Path) -> list[_Entry]:
-        """Entries whose data are whole; the files are cut to them."""
-        sizes = {name: path.stat().st_size if (path := self.folder / f"{name}.bin").exists() else 0 for name in _COLUMNS}
-        used = dict.fromkeys(_COLUMNS, 0)
-        entries: list[_Entry] = []
-        for line in index.read_text().splitlines():
-            try:
-                entry = _Entry(*json.loads(line))
-            except (ValueError, TypeError):
-                break
-            after = {name: used[name] + self._bytes(name, entry) for name in _COLUMNS}
-            if any(after[name] > sizes[name] for name in _COLUMNS):
-                break
-            entries.append(entry)
-            used = after
-        for name in _COLUMNS:
-            if sizes[name] > used[name]:
-                os.truncate(self.folder / f"{name}.bin", used[name])
-        index.write_text("".join(json.dumps([entry.number, entry.num_tokens, entry.num_bytes, entry.text]) + "\n" for entry in entries))
-        return entries
+    def _make_folder(self) -> None:
+        folder = new_folder(self.path)
+        if not self._resumable:
+            self.folder = folder
+            return
+        with replacing(folder / "run.json") as file:
+            file.write(encode_run(self.settings))
+        os.rename(folder, self.folder)
+        sync_folder(self.path.parent)
 
-    def _bytes(self, name: str, entry: _Entry) -> int:
-        if name == "details":
-            return entry.num_bytes
-        if name == "diagonal":
-            layers, num_heads = self._shape or ([], 0)
-            return entry.num_tokens * len(layers) * num_heads * self._dtype.itemsize
-        return entry.num_tokens * _COLUMNS[name]
+    def _is_published(self) -> bool:
+        """Whether the archive that stands there is the result of this very run."""
+        from attviz.io.archive import ArchiveDocuments
 
-    def _agree(self, document: Document, layers: Sequence[str]) -> None:
-        shape = (list(layers), int(document.diagonal.shape[1]))
-        if self._shape is None:
-            self._shape = shape
-            (self.folder / "shape.json").write_text(json.dumps(shape))
-        if shape != self._shape:
+        try:
+            return bool(ArchiveDocuments(self.path).metadata["settings"] == self.settings)
+        except (FormatError, OSError):
+            return False
+
+    def _read_journal(self) -> None:
+        self._spans, self._layers, self._num_heads = array("q"), None, 0
+        for line in self._open.lines():
+            if "sizes" in line:
+                entries = entries_of(line, self.folder)
+                self._count(line, entries)
+                check_sizes(line["sizes"], entries, (len(self.layers), self._num_heads, self._dtype.itemsize), self.folder)
+
+    def _count(self, line: Mapping[str, Any], entries: Sequence[Entry]) -> None:
+        if "layers" in line:
+            self._layers, self._num_heads = shape_of(line, self.folder)
+        for entry in entries:
+            self._spans.extend((entry.number, entry.num_tokens, entry.num_bytes))
+
+    def _agree(self, document: Document, layers: Sequence[str], num_heads: int) -> None:
+        known, shape = tuple(layers) if self._layers is None else self._layers, document.diagonal.shape
+        if tuple(layers) != known or shape[:2] != (len(known), num_heads):
             raise FormatError(
-                f"{self.path}: all documents must share layers and heads; the run has "
-                f"{len(self._shape[0])} layers of {self._shape[1]} heads, "
+                f"{self.path}: all documents must share layers and heads; the run has {len(known)} layers of {num_heads} heads, "
                 f"document {document.name!r} has {len(layers)} layers of {shape[1]} heads. Is it the same model?"
             )
+        if shape[2] != len(document.tokens):
+            raise FormatError(f"{self.path}: document {document.name!r} has {len(document.tokens)} tokens and a diagonal of {shape[2]}.")
 
-    def _write(self, number: int, document: Document) -> _Entry:
-        num_tokens = len(document.tokens)
-        if document.diagonal.shape[2] != num_tokens:
-            raise FormatError(
-                f"{self.path}: document {document.name!r} has {num_tokens} tokens and a diagonal of {document.diagonal.shape[2]}."
-            )
-        details = _details_of(document)
+    def _encoded(self, document: Document) -> dict[str, bytes]:
+        count = len(document.tokens)
         columns = {
-            "diagonal": document.diagonal.transpose(2, 0, 1).astype(self._dtype),
-            "token_ids": np.full(num_tokens, -1) if document.token_ids is None else document.token_ids,
-            "offsets": np.full((num_tokens, 2), -1) if document.offsets is None else document.offsets,
-            "special": np.full(num_tokens, 2) if document.special is None else document.special,
+            "diagonal": (document.diagonal.transpose(2, 0, 1), self._dtype),
+            "token_ids": (np.full(count, -1) if document.token_ids is None else document.token_ids, np.dtype("<i8")),
+            "offsets": (np.full((count, 2), -1) if document.offsets is None else document.offsets, np.dtype("<i8")),
+            "special": (np.full(count, 2) if document.special is None else document.special, np.dtype("u1")),
         }
-        for name, column in columns.items():
-            stored = np.ascontiguousarray(column, dtype=_dtype_of(name, self._dtype))
-            self._files[name].write(stored.tobytes())
-        self._files["details"].write(details)
-        return _Entry(number, num_tokens, len(details), text_hash(document.text))
-
-
-def _dtype_of(name: str, precision: np.dtype[Any]) -> np.dtype[Any]:
-    return precision if name == "diagonal" else np.dtype("u1") if name == "special" else np.dtype("<i8")
-
-
-def _details_of(document: Document) -> bytes:
-    probabilities = None if document.probabilities is None else [float(value) for value in document.probabilities]
-    details = {
-        "text": document.text,
-        "tokens": list(document.tokens),
-        "name": document.name,
-        "label": document.label,
-        "prediction": document.prediction,
-        "probabilities": probabilities,
-        "grid": document.grid,
-    }
-    return json.dumps(details).encode("ascii")
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise FormatError(f"{path}: damaged ({error}). Remove the folder {path.parent} to begin anew.") from error
+        encoded = {name: np.ascontiguousarray(values, dtype=dtype).tobytes() for name, (values, dtype) in columns.items()}
+        return encoded | {"details": encode_details(document)}

@@ -1,14 +1,19 @@
-"""A safetensors file written as a stream: the library's own writer wants every tensor in memory at once."""
+"""A safetensors file written as a stream, with checksums: the library's own writer wants every tensor in memory at once."""
 
 from __future__ import annotations
 
 import json
-import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
+import numpy as np
+
+from attviz.errors import FormatError
+
+BLOCK = 1 << 16  # bytes of the data that share a checksum
 _ITEM_BYTES = {"I64": 8, "F32": 4, "F16": 2, "U8": 1}
 
 
@@ -30,29 +35,59 @@ class StreamedTensor:
         return total
 
 
-def write_safetensors(path: Path, tensors: Sequence[StreamedTensor], metadata: Mapping[str, str]) -> None:
-    """Write the file beside its place and move it there when it is whole; pass wider dtypes first, so that all stay aligned.
+def write_safetensors(file: IO[bytes], tensors: Sequence[StreamedTensor], metadata: Mapping[str, str]) -> None:
+    """Write header, tensors, and behind them ``checksums``; pass wider dtypes first, so that all stay aligned.
 
-    Format: https://github.com/huggingface/safetensors (header length, JSON header, data).
+    ``checksums`` holds CRC-32 values as little-endian bytes: one for every :data:`BLOCK` bytes of the tensors before it (the last may be
+    shorter), then one of the header and of these. Format: https://github.com/huggingface/safetensors (header length, JSON header, data).
+
+    Raises:
+        FormatError: If a tensor's blocks are more or fewer than its shape says.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     begin = 0
     for tensor in tensors:
         header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": [begin, begin + tensor.num_bytes]}
         begin += tensor.num_bytes
+    num_bytes = 4 * (-(-begin // BLOCK) + 1)
+    header["checksums"] = {"dtype": "U8", "shape": [num_bytes], "data_offsets": [begin, begin + num_bytes]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(struct.pack("<Q", len(encoded)) + encoded)
-            for tensor in tensors:
-                written = sum(file.write(block) for block in tensor.blocks)
-                assert written == tensor.num_bytes, f"{tensor.name}: {written} bytes for {tensor.num_bytes}"
-        beside.replace(path)
-    except OSError as error:
-        raise OSError(
-            error.errno, f"{error.strerror}: the archive could not be written, its parts are kept; run the same command again", str(path)
-        ) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    encoded = struct.pack("<Q", len(encoded)) + encoded
+    file.write(encoded)
+    sums = _Checksums()
+    for tensor in tensors:
+        written = 0
+        for block in tensor.blocks:
+            sums.take(block)
+            written += file.write(block)
+        if written != tensor.num_bytes:
+            raise FormatError(f"{tensor.name}: {written} bytes where {tensor.num_bytes} were announced; the source changed meanwhile.")
+    own = sums.finished()
+    file.write(own + struct.pack("<I", zlib.crc32(own, zlib.crc32(encoded))))
+
+
+class _Checksums:
+    """CRC-32 of every BLOCK bytes of a stream that comes in pieces of any size."""
+
+    def __init__(self) -> None:
+        self._done: list[int] = []
+        self._open, self._filled = 0, 0
+
+    def take(self, piece: bytes) -> None:
+        view = memoryview(piece)
+        while view:
+            part = view[: BLOCK - self._filled]
+            self._open, self._filled = zlib.crc32(part, self._open), self._filled + len(part)
+            view = view[len(part) :]
+            if self._filled == BLOCK:
+                self._close()
+
+    def finished(self) -> bytes:
+        if self._filled:
+            self._close()
+        return np.array(self._done, dtype="<u4").tobytes()
+
+    def _close(self) -> None:
+        self._done.append(self._open)
+        self._open, self._filled = 0, 0

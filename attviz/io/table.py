@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attviz.errors import MissingExtraError
+from attviz.files import replacing, replacing_text
 from attviz.records import Analysis, Document
 
 if TYPE_CHECKING:
@@ -43,7 +44,8 @@ def to_parquet(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("Parquet needs pyarrow: pip install 'attviz[tables]'") from error
-    to_pandas(analysis).to_parquet(path, index=False)
+    with replacing(path) as file:
+        to_pandas(analysis).to_parquet(file, index=False)
     return Path(path)
 
 
@@ -55,20 +57,14 @@ def to_csv(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: If the file cannot be written.
     """
-    path = Path(path)
-    beside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file)
-            for place, document in enumerate(analysis.documents):
-                columns = _columns(place, document)
-                if place == 0:
-                    writer.writerow(columns)
-                writer.writerows(_rows(columns))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    with replacing_text(path, newline="", errors="backslashreplace") as file:
+        writer = csv.writer(file)
+        for place, document in enumerate(analysis.documents):
+            columns = _columns(place, document)
+            if place == 0:
+                writer.writerow(columns)
+            writer.writerows(_rows(columns))
+    return Path(path)
 
 
 def _columns(place: int, document: Document) -> dict[str, Any]:

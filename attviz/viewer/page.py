@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attviz.files import replacing_text
 from attviz.viewer.html import notebook_frame, page_parts
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Page:
         """Write the page as one HTML file (UTF-8).
 
         Args:
-            path: Where to; an existing file is replaced.
+            path: Where to; an existing file is replaced when the new one is whole.
 
         Returns:
             The path written.
@@ -44,10 +45,9 @@ class Page:
         Raises:
             OSError: If the file cannot be written.
         """
-        target = Path(path)
-        with target.open("w", encoding="utf-8", newline="\n") as file:
+        with replacing_text(path) as file:
             file.writelines(self._parts())
-        return target
+        return Path(path)
 
     def widget(self) -> Any:
         """The page as an ``anywidget`` whose ``selection`` Python can read; needs the ``widget`` extra.

@@ -153,21 +153,10 @@ def test_a_stopped_run_is_taken_up_by_the_same_call(classifier, tokenizer, texts
     resumed = quiet(classifier, tokenizer, texts, archive=path)
     handle.remove()
     assert len(forwards) == 2  # of three batches the first was done
-    for one, other in zip(resumed.documents, quiet(classifier, tokenizer, texts).documents, strict=True):
-        assert (one.text, one.tokens) == (other.text, other.tokens)
-        np.testing.assert_allclose(one.diagonal, other.diagonal, atol=1e-6)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["run.attviz"]
-
-
-def test_a_stopped_run_over_other_texts_is_not_mixed_with_these(classifier, tokenizer, tmp_path):
-    stop = StopsAt(classifier, 2)
-    with pytest.raises(KeyboardInterrupt):
-        quiet(classifier, tokenizer, ["match", "goal", "storm"], archive=tmp_path / "run")
-    stop.handle.remove()
-    with pytest.raises(ArgumentError, match="document '0' has changed"):
-        quiet(classifier, tokenizer, ["film", "goal", "storm"], archive=tmp_path / "run")
-    with pytest.raises(ArgumentError, match=r"other settings \(max_length\)"):
-        quiet(classifier, tokenizer, ["match", "goal", "storm"], archive=tmp_path / "run", max_length=9)
+    assert len(resumed.documents) == len(texts)
+    quiet(classifier, tokenizer, texts, archive=tmp_path / "whole.attviz")
+    assert path.read_bytes() == (tmp_path / "whole.attviz").read_bytes()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["run.attviz", "whole.attviz"]
 
 
 def test_an_archive_is_read_lazily_and_a_large_result_stays_on_disk(classifier, tokenizer, texts, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attviz.errors import FormatError, MetricError
+from attviz.files import replacing
 from attviz.metrics._streaming.moments import FIELDS, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
@@ -33,22 +34,14 @@ def header_of(state: State, identity: str, updates: int, size: int | None = None
 
 
 def write_state(path: str | os.PathLike[str], state: State, identity: str, updates: int, size: int | None = None) -> None:
-    """Write a safetensors file beside ``path`` and move it there: a process killed in between leaves the old file whole."""
+    """Write a safetensors file: whole, or the old one stays."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
     header = header_of(state, identity, updates, size)
     content = save(tensors, metadata={_KEY: header, "sha256": _digest(header, tensors)})
-    target = Path(path)
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf, learn: Learn) -> tuple[State, int]:

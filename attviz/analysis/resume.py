@@ -1,0 +1,60 @@
+"""A stopped run taken up again: its batches are walked in step with those of the new one, and every document must be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+from attviz.errors import ArgumentError
+from attviz.io.partial import PartialArchive
+from attviz.io.stopped import Entry
+
+_KINDS = {"number": "its place in the data set", "num_tokens": "its tokens", "text": "its text", "name": "its name", "label": "its label"}
+
+
+class StoppedRun:
+    """The documents that a stopped run has done; none for a new one."""
+
+    def __init__(self, partial: PartialArchive) -> None:
+        self._folder = partial.folder
+        self._left = partial.num_documents
+        self._entries = chain.from_iterable(partial.batches())
+
+    def has_done(self, inputs: Sequence[Entry], names: Sequence[str]) -> bool:
+        """Whether the next inputs are on the disk already, after a look whether they are the same.
+
+        Args:
+            inputs: What would go to the disk; sizes that are not known yet are -1.
+            names: Of the documents, for the message.
+
+        Raises:
+            ArgumentError: Naming the document that has changed, and what of it.
+        """
+        if not self._left:
+            return False
+        if self._left < len(inputs):
+            raise self._refusal(f"{len(inputs)} texts run together where {self._left} did")
+        self._left -= len(inputs)
+        for new, name in zip(inputs, names, strict=True):
+            self._compare(next(self._entries), new, name)
+        return True
+
+    def finish(self) -> None:
+        """Nothing more will come.
+
+        Raises:
+            ArgumentError: If the stopped run had done more.
+        """
+        if self._left:
+            raise self._refusal(f"the data set ends {self._left} documents before the end of what was done")
+
+    def _compare(self, old: Entry, new: Entry, name: str) -> None:
+        changed = [what for kind, what in _KINDS.items() if getattr(new, kind) not in (getattr(old, kind), -1)]
+        if changed:
+            raise self._refusal(f"document {name!r} has changed: {', '.join(changed)}")
+
+    def _refusal(self, difference: str) -> ArgumentError:
+        return ArgumentError(
+            f"{self._folder} holds a stopped run over other texts: {difference}. "
+            "Run with the old data to resume, or remove the folder to begin again."
+        )

@@ -1,0 +1,125 @@
+"""What stands at a path, and whether it may be read or replaced: asked before any work is done and before any memory is taken."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from attviz.errors import ArgumentError, FormatError
+
+_SPARSE_BYTES, _SPARSE_RATIO = 64 << 20, 64
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISCHR, "a character device"),
+    (stat.S_ISBLK, "a block device"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISLNK, "a symbolic link"),
+)
+
+
+def kind_of(mode: int) -> str | None:
+    """Name the kind of file; None for a regular one.
+
+    Example:
+        >>> kind_of(os.stat("/").st_mode), kind_of(os.stat(os.devnull).st_mode), kind_of(os.stat(__file__).st_mode)
+        ('a folder', 'a character device', None)
+    """
+    return next((name for is_kind, name in _KINDS if is_kind(mode)), None)
+
+
+def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes: int | None = None) -> os.stat_result:
+    """Refuse what cannot be read as a file of ordinary size; a link counts as what it points at.
+
+    Args:
+        path: The file to read.
+        what: What it should be, for the message.
+        max_bytes: Largest size accepted.
+
+    Raises:
+        FormatError: If it is a folder, a device, a FIFO or a socket, a dangling link, a sparse file, or too large.
+        FileNotFoundError: If there is nothing.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        if os.path.islink(path):
+            raise FormatError(f"{path}: a link to {os.readlink(path)}, which does not exist.") from None
+        raise FileNotFoundError(f"{path}: no such file.") from None
+    except OSError as error:  # a loop of links, a name that is too long
+        raise FormatError(f"{path}: cannot be opened: {error.strerror}.") from error
+    except ValueError as error:  # a NUL character in the name
+        raise FormatError(f"{path!r}: not a path: {error}.") from error
+    if (kind := kind_of(found.st_mode)) is not None:
+        raise FormatError(f"{path}: is {kind}, not {what}. Name a regular file.")
+    allocated = getattr(found, "st_blocks", None)
+    if allocated is not None and found.st_size > _SPARSE_BYTES and found.st_size > _SPARSE_RATIO * 512 * allocated:
+        raise FormatError(f"{path}: a sparse file ({found.st_size} bytes, of which {512 * allocated} are on the disk). It is not {what}.")
+    if max_bytes is not None and found.st_size > max_bytes:
+        raise FormatError(f"{path}: {found.st_size} bytes, more than max_bytes={max_bytes}. Split the file, or allow more.")
+    return found
+
+
+def open_regular(path: str | os.PathLike[str], what: str = "a file", flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file: without waiting for a FIFO's other end, and whatever took its place since it was looked at.
+
+    Raises:
+        FormatError: If it is not a regular file.
+        OSError: If it cannot be opened.
+    """
+    for name in ("O_CLOEXEC", "O_BINARY", "O_NONBLOCK", "O_NOCTTY"):
+        flags |= getattr(os, name, 0)
+    descriptor = os.open(path, flags, 0o666)
+    if (kind := kind_of(os.fstat(descriptor).st_mode)) is not None:
+        os.close(descriptor)
+        raise FormatError(f"{path}: is {kind}, not {what}. Name a regular file.")
+    return descriptor
+
+
+def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool = True) -> Path:
+    """Refuse an output that could not, or must not, be written; makes its folder.
+
+    Args:
+        path: The file to write.
+        inputs: What is read; none of these may be the output.
+        overwrite: Whether an existing regular file may be replaced.
+
+    Raises:
+        ArgumentError: If it is an input, a device or a folder, or exists and may not be replaced.
+        OSError: If its folder cannot be made or written to.
+    """
+    target = Path(path)
+    if target.name in ("", ".."):
+        raise ArgumentError(f"the output must name a file, got {str(path)!r}.")
+    for source in inputs:
+        if _same(source, target):
+            raise ArgumentError(f"{target}: the output is the input {source}, which would be lost. Choose another output.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _check_target(target, overwrite)
+    if not os.access(target.parent, os.W_OK | os.X_OK):
+        raise PermissionError(13, "the folder cannot be written to; choose another output", str(target.parent))
+    return target
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    try:
+        found = os.lstat(target)
+        if stat.S_ISLNK(found.st_mode):
+            found = os.stat(target)
+    except FileNotFoundError:
+        return  # a link to nothing is replaced; nothing behind it is made
+    except OSError as error:
+        raise ArgumentError(f"{target}: cannot be written: {error.strerror}.") from error
+    if (kind := kind_of(found.st_mode)) is not None:
+        raise ArgumentError(f"{target}: is {kind}, and attviz replaces regular files only. Choose another output.")
+    if not overwrite:
+        raise ArgumentError(f"{target}: already exists. Choose another output, or allow it to be replaced: --overwrite (overwrite=True).")
+
+
+def _same(one: str | os.PathLike[str], other: Path) -> bool:
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False
