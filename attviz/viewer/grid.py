@@ -43,12 +43,25 @@ def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Iterable[int
         >>> choose_grid(["encoder.0", "encoder.1"], 4, ["*.1"], [0, 3])
         Grid(layer_names=('encoder.0', 'encoder.1'), layers=(1,), heads=(0, 3))
     """
-    chosen = range(len(layer_names)) if layers is None else [i for one in layers for i in _matches(layer_names, one)]
+    chosen = range(len(layer_names)) if layers is None else choose_layers(layer_names, layers)
     wanted = range(num_heads) if heads is None else [_head(num_heads, head) for head in heads]
     grid = Grid(tuple(layer_names), tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(wanted)))
     if not grid.layers or not grid.heads:
         raise ArgumentError(f"view: nothing to show: {len(grid.layers)} layers and {len(grid.heads)} heads were chosen.")
     return grid
+
+
+def choose_layers(layer_names: Sequence[str], layers: Iterable[int | str]) -> list[int]:
+    """Indices of the layers that indices, names or patterns mean.
+
+    Raises:
+        UnknownLayerError: If one of them matches nothing.
+
+    Example:
+        >>> choose_layers(["encoder.0", "encoder.1"], ["*.1", -2])
+        [1, 0]
+    """
+    return list(dict.fromkeys(i for one in layers for i in _matches(layer_names, one)))
 
 
 def _matches(names: Sequence[str], wanted: int | str) -> list[int]:

@@ -46,6 +46,7 @@ class Payload:
     parts: dict[str, str] = field(default_factory=dict)
     extensions: list[str] = field(default_factory=list)
     size: int = 0
+    attached: int = 0
 
     def add(self, entry: Entry) -> None:
         """Keep one document.
@@ -59,32 +60,42 @@ class Payload:
         self.chunks.append(chunk)
         self._check_size()
 
-    def attach(self, extension: str, index: int, value: Any) -> None:
+    def attach(self, extension: str, index: int, value: Any, *, piece: int | None = None) -> None:
         """Keep what an extension (a second script, such as ``"pairs"``) reads for a document; the script comes with it.
 
         Args:
             extension: Its name: ``static/NAME.js`` is embedded, and the script finds the value by ``collection.part(NAME, index)``.
             index: Place of the document in the page, from 0.
             value: Plain JSON.
+            piece: Set where the script reads the document piece by piece, by ``collection.part("NAME-INDEX", piece)``.
 
         Raises:
             ArgumentError: If the page would pass ``max_bytes``; the message lists the ways to a smaller one.
         """
         part = script_json(value)
-        self.parts[f"{extension}-{index}"] = part
+        self.parts[f"{extension}-{index}" if piece is None else f"{extension}-{index}-{piece}"] = part
+        self.attached += len(part)
         if extension not in self.extensions:
             self.extensions.append(extension)
         self.size += len(part)
         self._check_size()
 
     def _check_size(self) -> None:
-        if self.size > self.max_bytes:
-            megabytes, limit = self.size / 2**20, self.max_bytes / 2**20
-            raise ArgumentError(
-                f"view: after {len(self.chunks)} documents the page holds {megabytes:.1f} MB, more than max_bytes={self.max_bytes} "
-                f"({limit:.1f} MB). Make it smaller: documents=slice(0, {len(self.chunks) // 2}), layers=[...], heads=[...], or "
-                'precision="u8" (half the size); or raise max_bytes.'
-            )
+        if self.size <= self.max_bytes:
+            return
+        count = len(self.chunks)
+        ways = [f"documents=slice(0, {count // 2})"] if count > 1 else []
+        ways += ["layers=[...]", "heads=[...]"]
+        if self.attached > self.size // 2:
+            megabytes = self.attached / 2**20
+            cures = f"shorter texts, or pairs=False (query and key take {megabytes:.1f} MB of it)"
+        else:
+            cures = 'or precision="u8" (half the size)'
+        raise ArgumentError(
+            f"view: after {count} document{'s' * (count != 1)} the page holds {self.size / 2**20:.1f} MB, more than "
+            f"max_bytes={self.max_bytes} ({self.max_bytes / 2**20:.1f} MB). "
+            f"Make it smaller: {', '.join(ways)}, {cures}; or raise max_bytes."
+        )
 
     def head(self) -> str:
         """JSON of the head."""

@@ -15,6 +15,8 @@ from attviz.viewer.codec import Precision, check_precision
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
 from attviz.viewer.page import Page
+from attviz.viewer.pairs import PairLayer
+from attviz.viewer.pairs_source import Pairs, attach_pairs, pairs_of
 from attviz.viewer.payload import MAX_BYTES, HeadMoments, Payload
 
 
@@ -29,6 +31,7 @@ def view(
     tokenizer: Any | None = None,
     images: Sequence[Any] | None = None,
     causal: bool | None = None,
+    pairs: bool | Sequence[Sequence[PairLayer]] | None = None,
     precision: str = "u16",
     max_bytes: int = MAX_BYTES,
 ) -> Page:
@@ -45,6 +48,8 @@ def view(
         tokenizer: For a capture: turns its ``token_ids`` into strings.
         images: For vision models: one picture (path, bytes, PIL image, array) or None a document.
         causal: Whether token ``i`` saw ``i + 1`` keys (for the *lift* scale). None reads it off the first token.
+        pairs: Whether the page also shows who looks at whom (head, model and neuron view, cross-attention). None shows it where the
+            source has query and key, True insists. Or the layers of each document, in the order of the documents.
         precision: ``"u16"``, ``"u8"`` (half the size, 2.8 % relative error) or ``"f32"`` (exact). AttViz documents are exact always.
         max_bytes: Refuse to make a larger page.
 
@@ -70,18 +75,20 @@ def view(
             "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
         )
     options = _Options(title, layers, heads, documents, images, causal, kept, max_bytes)
-    if hasattr(source, "documents") and hasattr(source, "layers"):
-        classes = getattr(source, "label_names", None)
-        return _grid_page(source.documents, tuple(source.layers), classes, getattr(source, "model_name", ""), options)
-    if hasattr(source, "diagonal") and hasattr(source, "layers"):
+    if hasattr(source, "layers") and hasattr(source, "diagonal"):  # first: a Capture has documents too
         captured = list(captured_documents(source, tokens, tokenizer))
-        return _grid_page(captured, tuple(source.layers), None, "", options)
+        return _grid_page(captured, tuple(source.layers), None, "", options, pairs_of(source, pairs, len(captured)))
+    if hasattr(source, "layers") and hasattr(source, "documents"):
+        classes, model = getattr(source, "label_names", None), getattr(source, "model_name", "")
+        pairs = pairs_of(source, pairs, len(source.documents))
+        return _grid_page(source.documents, tuple(source.layers), classes, model, options, pairs)
     if isinstance(source, Sequence) and len(source):
         if all(isinstance(one, AttvizDocument) for one in source):
+            pairs_of(source[0], True if pairs else None, len(source))
             return _attviz_page(source, options)
         if all(isinstance(one, Document) for one in source):
             names = tuple(f"layer {i}" for i in range(source[0].diagonal.shape[0]))
-            return _grid_page(source, names, None, "", options)
+            return _grid_page(source, names, None, "", options, pairs_of(source[0], pairs, len(source)))
     what = "an empty sequence" if isinstance(source, Sequence) and not len(source) else type(source).__name__
     raise ArgumentError(f"view: needs an Analysis, a Capture, Document or AttvizDocument records, got {what}.")
 
@@ -108,7 +115,12 @@ class _Options:
 
 
 def _grid_page(
-    documents: Sequence[Document], layers: tuple[str, ...], classes: Sequence[str] | None, model: str, options: _Options
+    documents: Sequence[Document],
+    layers: tuple[str, ...],
+    classes: Sequence[str] | None,
+    model: str,
+    options: _Options,
+    pairs: Pairs | None = None,
 ) -> Page:
     places = options.places(len(documents))
     if options.images is not None and len(options.images) != len(documents):
@@ -127,6 +139,8 @@ def _grid_page(
         known = (-1 if index is None else int(index) for index in (document.label, document.prediction))
         labels = max(labels, *known, len(entry.row.get("probabilities", ())) - 1)
         payload.add(entry)
+        if pairs is not None:
+            attach_pairs(payload, document, f"documents[{place}]", pairs[place], options.layers, grid.heads if options.heads else None)
     names = [str(name) for name in classes or ()]
     names += [f"class {i}" for i in range(len(names), labels + 1)]
     payload.fields = {"model": model, "grid": grid.as_json(), "overall": moments.as_json(), "classes": names}

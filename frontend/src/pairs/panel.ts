@@ -1,0 +1,41 @@
+/** What the pair views share: the card that holds them says what is chosen, and is told what is pointed at. */
+
+import type { Palette } from "../model/color";
+import type { PairsData } from "./data";
+import type { Layer } from "./layer";
+import type { Choice } from "./options";
+
+export interface Panel {
+  readonly data: PairsData;
+  readonly choice: Choice;
+  readonly palette: Palette;
+  /** The query that counts now: under the pointer, else pinned. */
+  readonly query: number | null;
+  /** The key under the pointer. */
+  readonly key: number | null;
+  point(query: number | null, key: number | null): void;
+  pin(query: number | null): void;
+  /** Shows the matrix of a head that is pointed at; null goes back to what is chosen. */
+  preview(layer: number | null, head: number): void;
+  /** The pictures of the model view are complete. */
+  filled(): void;
+  /** Opens the head view of one head. */
+  isolate(layer: number, head: number): void;
+  stepLayer(by: -1 | 1): void;
+  /** Writes the line below the views. */
+  tell(text: string): void;
+  /** Tells screen readers. */
+  say(text: string): void;
+}
+
+/** One of the views. */
+export interface Part {
+  readonly element: HTMLElement;
+  open(layer: Layer): void;
+  /** The size changed. */
+  resize(): void;
+  /** The choice, the palette or what is pointed at changed. */
+  update(): void;
+  /** Stops work that is on its way. */
+  close(): void;
+}
