@@ -21,6 +21,7 @@ from attviz.hooks.session.recorder import Metric, Recorder, as_metrics, shapes_b
 from attviz.hooks.session.sequences import join_steps, split_documents
 from attviz.hooks.tap.hub import listen
 from attviz.records import CapturedDocument, DiagonalRecord
+from attviz.tables import Tables
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -74,7 +75,7 @@ def capture(
     return Capture(model, metrics=metrics, keep=keep, layers=layers, every=every, strict=strict, token_ids=token_ids)
 
 
-class Capture:
+class Capture(Tables):
     """What :func:`capture` returns: the diagonals of the last forward, or of all."""
 
     def __init__(
@@ -251,10 +252,8 @@ class Capture:
             raise CaptureError(f"cap.sequence_diagonal: keep={self._recorder.keep!r} holds one step. Capture with keep='all'.")
         return join_steps(self._recorder.steps, beam_indices)
 
-    @property
-    def skipped(self) -> dict[str, str]:
-        """Modules that attend but have no diagonal, each with the reason."""
-        return dict(self._observer.skipped)
+    def _title(self) -> str:
+        return f"{type(self._model).__name__}, {self._state}"
 
     def _last(self) -> tuple[DiagonalRecord, ...]:
         self._observer.close_implicit()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -91,6 +92,20 @@ class CapturedDocument:
     token_ids: Int[Tensor, " tokens"] | None
     row: int
     places: Int[Tensor, " tokens"]
+
+
+class Captured(ABC):
+    """What a Capture shows to the rooms below it: files, figures and the page take any of its kind."""
+
+    @property
+    @abstractmethod
+    def layers(self) -> tuple[str, ...]:
+        """Attention modules in order of execution."""
+
+    @property
+    @abstractmethod
+    def documents(self) -> tuple[CapturedDocument, ...]:
+        """The texts of the last forward one by one, without padding."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,19 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attviz.analysis.figure_source import FigureSource, ordinary, vectors
 from attviz.errors import ArgumentError
 from attviz.files import replacing
+from attviz.plots._source import FigureSource, ordinary, vectors
 from attviz.records import Analysis, Document
-from attviz.spelling import readable_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_SEQUENCE_VECTORS = 24
-_MOST_SIMILAR_HEADS = 256
-_CLOUDS = 9
-_NULL_PERMUTATIONS = 5
 
 
 def write_figures(
@@ -155,71 +151,38 @@ def _image_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 def _head_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import head_map
 
-    total, count = np.zeros(()), 0
-    for document in source.analysis.documents:
-        kept = ordinary(document)
-        total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
-        count += int(kept.sum())
-    if count:
-        yield "head_map", head_map(total / count).figure  # type: ignore[misc]
+    if any(ordinary(document).any() for document in source.analysis.documents):
+        yield "head_map", head_map(source).figure  # type: ignore[misc]
 
 
 def _token_bars(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import token_bars
 
     if source.frequent.size and all(document.grid is None for document in source.analysis.documents[:1]):
-        mean, std, maximum = source.bars()
-        words = source.vocabulary
-        ax = token_bars(mean, tokens=words.tokens, std=std, maximum=maximum, count=words.count, min_count=source.min_count)
-        yield "token_bars", ax.figure  # type: ignore[misc]
+        yield "token_bars", token_bars(source, min_count=source.min_count).figure  # type: ignore[misc]
 
 
 def _word_clouds(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     """The heads with the largest mean diagonal."""
     from attviz.plots import word_clouds
 
-    words = source.vocabulary
-    if not source.frequent.size:
-        return
-    num_heads = words.mean.shape[2]
-    strength = (words.mean * words.count[:, None, None]).sum(axis=0).ravel()
-    heads = sorted(np.argsort(-strength, kind="stable")[:_CLOUDS].tolist())
-    labels = readable_labels(words.tokens)
-    weights = source.cloud_weights()
-    clouds = []
-    for head in heads:
-        cloud: dict[str, float] = {}
-        for place in source.frequent.tolist():
-            cloud[labels[place]] = cloud.get(labels[place], 0.0) + float(weights[place, head])
-        clouds.append(cloud)
-    grid = word_clouds(clouds, names=[f"layer {head // num_heads} head {head % num_heads}" for head in heads])
-    yield "word_clouds", grid[0].figure
+    if source.frequent.size:
+        yield "word_clouds", word_clouds(source)[0].figure
 
 
 def _head_similarity(source: FigureSource) -> Iterator[tuple[str, Figure]]:
-    """AUFUJI between heads (layers, where heads are too many), over the tokens that occur often enough."""
-    import torch
-
-    from attviz.metrics import fuji_matrix, fuji_null
+    """AUFUJI between heads, over the tokens that occur often enough."""
     from attviz.plots import head_similarity
 
-    mean = source.vocabulary.mean[source.frequent]
-    num_items, num_layers, num_heads = mean.shape
-    heads = num_layers * num_heads <= _MOST_SIMILAR_HEADS
-    scores = torch.from_numpy((mean.reshape(num_items, -1) if heads else mean.mean(axis=2)).T.copy())
-    if num_items < 2 or len(scores) < 2:
-        return
-    names = [f"{row // num_heads}.{row % num_heads}" if heads else str(row) for row in range(len(scores))]
-    null = fuji_null(scores, permutations=_NULL_PERMUTATIONS)
-    level = float(torch.nanmean(null.mean))
-    yield "head_similarity", head_similarity(fuji_matrix(scores).numpy(), names=names, null=level).figure  # type: ignore[misc]
+    if source.comparable():
+        yield "head_similarity", head_similarity(source).figure  # type: ignore[misc]
 
 
 def _distributions(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import distributions
 
     if source.token_values["mean"].size:
-        yield "distributions", distributions(source.token_values).figure  # type: ignore[misc]
+        yield "distributions", distributions(source).figure  # type: ignore[misc]
 
 
 def _quantiles(source: FigureSource) -> Iterator[tuple[str, Figure]]:

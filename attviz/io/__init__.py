@@ -24,3 +24,7 @@ __all__ = [
     "verify",
     "write_attviz_json",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

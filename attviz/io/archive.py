@@ -25,6 +25,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from attviz.documents import Diagonals, as_analysis
 from attviz.errors import FormatError
 from attviz.io.blocks import DAMAGED, BlockFile
 from attviz.io.details import MAX_BYTES, decode_details
@@ -36,11 +37,11 @@ _VERSIONS = ("1", VERSION)
 _BATCH = 64  # documents that go to the disk together
 
 
-def save(analysis: Analysis, path: str | os.PathLike[str], *, precision: str = "float16", overwrite: bool = False) -> Path:
+def save(analysis: Diagonals, path: str | os.PathLike[str], *, precision: str = "float16", overwrite: bool = False) -> Path:
     """Write an analysis to one archive, document by document; the file appears only when it is whole and on the disk.
 
     Args:
-        analysis: What :func:`attviz.analyze` returned; anything with the same attributes will do.
+        analysis: What :func:`attviz.analyze` returned; a Capture, or Documents. Anything with the attributes of an Analysis will do.
         path: Usually ``something.attviz``.
         precision: ``"float16"`` or ``"float32"`` for the diagonals.
         overwrite: Whether a file that is there may be replaced, at the end. A run of ``analyze`` that was stopped is left alone.
@@ -53,6 +54,7 @@ def save(analysis: Analysis, path: str | os.PathLike[str], *, precision: str = "
         FormatError: If another process writes to the same archive.
         OSError: If the disk is full or the folder cannot be written; a file that was there is as it was.
     """
+    analysis = as_analysis(analysis, "io.save")
     with PartialArchive(path, {"precision": precision}, resumable=False, overwrite=overwrite) as growing:
         batch: list[tuple[int, Document]] = []
         for number, document in enumerate(analysis.documents):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attviz.documents import Diagonals, as_analysis
 from attviz.errors import MissingExtraError
 from attviz.files import replacing, replacing_text
-from attviz.records import Analysis, Document
+from attviz.records import Document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,8 +21,10 @@ if TYPE_CHECKING:
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-def to_pandas(analysis: Analysis) -> pd.DataFrame:
+def to_pandas(analysis: Diagonals) -> pd.DataFrame:
     """A data frame with one row per token: where it stands, what it is, and one column per head (``L0H3``).
+
+    Takes an Analysis, a Capture or Documents; ``cap.to_pandas()`` is the same in long form, with one row per value.
 
     Raises:
         MissingExtraError: If pandas is not installed.
@@ -30,11 +33,12 @@ def to_pandas(analysis: Analysis) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise MissingExtraError("to_pandas needs pandas: pip install 'attviz[tables]'") from error
-    frames = [pd.DataFrame(_columns(place, document)) for place, document in enumerate(analysis.documents)]
+    documents = as_analysis(analysis, "io.to_pandas").documents
+    frames = [pd.DataFrame(_columns(place, document)) for place, document in enumerate(documents)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def to_parquet(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
+def to_parquet(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     """Write the rows of :func:`to_pandas` as Parquet.
 
     Raises:
@@ -49,7 +53,7 @@ def to_parquet(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
-def to_csv(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
+def to_csv(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     """Write the same rows as CSV, document by document.
 
     A cell that a spreadsheet would run as a formula (it begins with ``= + - @``) is given a leading apostrophe.
@@ -57,9 +61,10 @@ def to_csv(analysis: Analysis, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: If the file cannot be written.
     """
+    documents = as_analysis(analysis, "io.to_csv").documents
     with replacing_text(path, newline="", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        for place, document in enumerate(analysis.documents):
+        for place, document in enumerate(documents):
             columns = _columns(place, document)
             if place == 0:
                 writer.writerow(columns)

@@ -9,15 +9,18 @@ import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.plots._canvas import GREY, HUES, new_axes, token_ticks, vectors_by_token, width_for
+from attviz.plots._source import text_of
 from attviz.statistics import aggregate_row
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 
 def aggregates(
-    diagonal: Float[np.ndarray, "*vectors num_tokens"],
+    diagonal: Float[np.ndarray, "*vectors num_tokens"] | Drawable,
     *,
     tokens: Sequence[str] | None = None,
     kinds: Sequence[str] = ("mean", "std", "max", "min", "range", "entropy"),
@@ -30,7 +33,8 @@ def aggregates(
     magnitude, and their shapes are what one compares. An aggregate is never fed by another.
 
     Args:
-        diagonal: Probabilities, ``[num_layers, num_heads, num_tokens]`` or ``[num_vectors, num_tokens]``; NaN leaves a gap.
+        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+            ``[num_vectors, num_tokens]``; NaN leaves a gap.
         tokens: As the tokenizer spells them; without them, or beyond 140, the axis counts.
         kinds: From top to bottom; see :func:`attviz.plots.series` for the names.
         ax: Where to draw; None makes a figure that fits.
@@ -43,7 +47,8 @@ def aggregates(
         ShapeError: If tokens and diagonal differ in length.
         ArgumentError: If a value is no probability, or an aggregate is unknown, or none is asked for.
     """
-    values = vectors_by_token(diagonal, tokens, "plots.aggregates")
+    drawn, tokens = text_of(diagonal, tokens, "plots.aggregates")
+    values = vectors_by_token(drawn, tokens, "plots.aggregates")
     if not kinds:
         raise ArgumentError("plots.aggregates: kinds must name at least one aggregate.")
     ax = new_axes(ax, width_for(values.shape[1]), 0.9 + 0.55 * len(kinds))

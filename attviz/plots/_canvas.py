@@ -35,6 +35,11 @@ def vectors_by_token(diagonal: ArrayLike, tokens: Sequence[str] | None, who: str
     values = np.asarray(diagonal, dtype=np.float64)
     if values.ndim == 0 or values.size == 0:
         raise ShapeError(f"{who}: diagonal must be [num_layers, num_heads, num_tokens] and not empty, got shape {list(values.shape)}.")
+    if values.ndim > 3:
+        raise ShapeError(
+            f"{who}: shows one text, and a diagonal of shape {list(values.shape)} is a batch: its texts would be pooled as if they were "
+            "heads. Pass one text, cap.documents[0] or cap.diagonal[:, 0]."
+        )
     values = values.reshape(-1, values.shape[-1])
     if tokens is not None and len(tokens) != values.shape[1]:
         raise ShapeError(

@@ -9,17 +9,20 @@ import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.plots._canvas import HUES, PROBABILITY, new_axes, open_frame
+from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+
+    from attviz.plots._source import Drawable
 
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1.5, 2)))
 _MOST = 20_000  # a kernel density of more points costs time and shows the same curve
 
 
 def distributions(
-    values: Mapping[str, Float[np.ndarray, " num_values"]],
+    values: Mapping[str, Float[np.ndarray, " num_values"]] | Drawable,
     *,
     log: bool = True,
     floor: float = 1e-6,
@@ -30,7 +33,8 @@ def distributions(
     """Draw a density curve per named set of values, such as the mean, max and min of every token of a data set.
 
     Args:
-        values: Name -> values; NaN is left out. Of more than 20 000 values, that many quantiles stand for them.
+        values: Name -> values; NaN is left out; or a Capture, an Analysis or Documents: mean, max and min of every
+            token. Of more than 20 000 values, that many quantiles stand for them.
         log: Logarithmic axis; the density is then per factor of ten.
         floor: Where values below it, zero included, are counted on a logarithmic axis; how many is said in the legend.
         label: What is counted, with its unit.
@@ -45,12 +49,14 @@ def distributions(
     """
     import seaborn as sns
 
-    if not values:
+    source = source_of(values, "plots.distributions")
+    sets: Any = values if source is None else source.token_values
+    if not sets:
         raise ArgumentError("plots.distributions: values must hold at least one named array.")
     if log and not floor > 0:
         raise ArgumentError(f"plots.distributions: floor must be above 0 on a logarithmic axis, got {floor!r}.")
     ax = new_axes(ax, 6.4, 3.6)
-    for place, (name, given) in enumerate(values.items()):
+    for place, (name, given) in enumerate(sets.items()):
         sample, below = _sample(np.asarray(given, dtype=np.float64), floor if log else None, name)
         note = f" ({below:.1%} below {floor:.0e})" if below else ""
         style: dict[str, Any] = {

@@ -8,16 +8,19 @@ import numpy as np
 
 from attviz.errors import ShapeError
 from attviz.plots._canvas import PROBABILITY_ON_BAR, new_axes
+from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 _MOST_WRITTEN = 200  # cells with their number in them
 
 
 def head_map(
-    values: Float[np.ndarray, "num_layers num_heads"],
+    values: Float[np.ndarray, "num_layers num_heads"] | Drawable,
     *,
     label: str = f"mean {PROBABILITY_ON_BAR}",
     vmin: float | None = 0.0,
@@ -30,7 +33,7 @@ def head_map(
     """Draw one number of each head as a colour: layers down, heads across.
 
     Args:
-        values: Usually the mean diagonal of each head.
+        values: One number of each head; or a Capture, an Analysis or Documents: the mean diagonal of each head, special tokens left out.
         label: What the colour means, with its unit.
         vmin: Lower end of the colours.
         vmax: Upper end; None takes the largest value. Give 1 to compare models.
@@ -45,7 +48,8 @@ def head_map(
     Raises:
         ShapeError: If ``values`` is not a matrix with something in it.
     """
-    values = np.asarray(values, dtype=np.float64)
+    source = source_of(values, "plots.head_map")
+    values = np.asarray(values if source is None else source.head_means(), dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise ShapeError(f"plots.head_map: values must be [num_layers, num_heads] and not empty, got shape {list(values.shape)}.")
     num_layers, num_heads = values.shape

@@ -10,16 +10,19 @@ import numpy as np
 from attviz.errors import ShapeError
 from attviz.plots._canvas import INK, new_axes
 from attviz.plots._clustering import leaf_order
+from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 _MOST_NAMED = 48
 
 
 def head_similarity(
-    similarity: Float[np.ndarray, "num_heads num_heads"],
+    similarity: Float[np.ndarray, "num_heads num_heads"] | Drawable,
     *,
     names: Sequence[str] | None = None,
     null: float | None = None,
@@ -34,7 +37,8 @@ def head_similarity(
     """Draw the similarity of every pair of heads as the lower triangle of a heat map, like heads side by side.
 
     Args:
-        similarity: Symmetric matrix, such as :func:`attviz.metrics.fuji_matrix` gives, or its z-scores.
+        similarity: Symmetric matrix, such as :func:`attviz.metrics.fuji_matrix` gives, or its z-scores. Or a Capture, an
+            Analysis or Documents: AUFUJI of the mean diagonals of their tokens, and its null.
         names: One per head, such as ``"3.7"``; None counts them.
         null: What chance gives (mean of a permutation null): a line in the colour bar. The level of FUJI under chance is not 0.
         cluster: Order the heads by average linkage; False keeps the order given.
@@ -51,6 +55,9 @@ def head_similarity(
     Raises:
         ShapeError: If the matrix is not square, holds fewer than two heads, or the names do not fit.
     """
+    source = source_of(similarity, "plots.head_similarity")
+    if source is not None:
+        similarity, names, null = source.similarity(names, null)
     matrix = np.asarray(similarity, dtype=np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 2:
         raise ShapeError(

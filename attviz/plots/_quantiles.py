@@ -10,16 +10,19 @@ import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.plots._canvas import GREY, HUES, new_axes, open_frame
+from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 _POINTS = 400
 
 
 def quantiles(
-    values: Mapping[str, Float[np.ndarray, " num_values"]],
+    values: Mapping[str, Float[np.ndarray, " num_values"]] | Drawable,
     *,
     log: bool = True,
     ax: Axes | None = None,
@@ -30,7 +33,7 @@ def quantiles(
     Values are standardised (after the logarithm where ``log``), so that sets of any scale share the line.
 
     Args:
-        values: Name -> values; NaN, and zero where ``log``, are left out.
+        values: Name -> values; NaN, and zero where ``log``, are left out. Or a Capture, an Analysis or Documents.
         log: Take logarithms first: a straight line then means a log-normal distribution.
         ax: Where to draw.
         **plot_kwargs: For ``Axes.plot``.
@@ -41,11 +44,13 @@ def quantiles(
     Raises:
         ArgumentError: If a set has fewer than two different values.
     """
-    if not values:
+    source = source_of(values, "plots.quantiles")
+    sets: Any = values if source is None else source.token_values
+    if not sets:
         raise ArgumentError("plots.quantiles: values must hold at least one named array.")
     ax = new_axes(ax, 4.6, 4.2)
     reach = 0.0
-    for place, (name, given) in enumerate(values.items()):
+    for place, (name, given) in enumerate(sets.items()):
         expected, seen = _points(np.asarray(given, dtype=np.float64).ravel(), log, name)
         reach = max(reach, float(np.abs(expected).max()))
         hue = HUES[place % len(HUES)]

@@ -15,12 +15,15 @@ from matplotlib.patches import Rectangle
 from attviz.errors import ArgumentError, ShapeError
 from attviz.plots._canvas import HIGHLIGHT, HUES, INK, choice, vectors_by_token
 from attviz.plots._fonts import MONO, drawable, fallback_families
+from attviz.plots._source import text_of
 from attviz.spelling import display_width, readable_pieces, shorten
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
+
+    from attviz.plots._source import Drawable
 
 _SCALES = ("shared", "vector", "probability")
 _MOST_NAMED_VECTORS = 24
@@ -40,9 +43,9 @@ class _Cell:
 
 
 def sequence(
-    diagonal: Float[np.ndarray, "*vectors num_tokens"],
+    diagonal: Float[np.ndarray, "*vectors num_tokens"] | Drawable,
     *,
-    tokens: Sequence[str],
+    tokens: Sequence[str] | None = None,
     names: Sequence[str] | None = None,
     colors: Sequence[str] | None = None,
     tint: int | ArrayLike | None = None,
@@ -56,8 +59,9 @@ def sequence(
     """Write the tokens in lines, each with one stroke per vector below it: the stronger, the more opaque.
 
     Args:
-        diagonal: Probabilities, ``[num_layers, num_heads, num_tokens]`` or ``[num_vectors, num_tokens]``; NaN draws no stroke.
-        tokens: As the tokenizer spells them; the inside of a word is joined to its beginning.
+        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+            ``[num_vectors, num_tokens]``; NaN draws no stroke.
+        tokens: As the tokenizer spells them; None takes those of the source. The inside of a word is joined to its beginning.
         names: One per vector, written at the left of its strokes; None counts them.
         colors: One per vector; None takes eight hues in turn, or one per layer where there are layers and many heads.
         tint: A vector's index, or one value per token: colours the background of the text like a highlighter.
@@ -76,9 +80,12 @@ def sequence(
         ShapeError: If tokens, names, colours or tint do not fit the diagonal.
         ArgumentError: If a value is no probability, or ``scale``, ``columns`` or ``tint`` is not possible.
     """
-    values = vectors_by_token(diagonal, tokens, "plots.sequence")
+    drawn, tokens = text_of(diagonal, tokens, "plots.sequence")
+    if tokens is None:
+        raise ArgumentError("plots.sequence: writes the tokens, and an array has none. Pass tokens=[...], or a Document.")
+    values = vectors_by_token(drawn, tokens, "plots.sequence")
     strengths, legend = _strengths(values, choice(scale, _SCALES, "scale", "plots.sequence"))
-    labels, hues = _names_and_colors(np.shape(diagonal), names, colors)
+    labels, hues = _names_and_colors(np.shape(drawn), names, colors)
     cells = _layout(tokens[:max_tokens], _at_least(columns, 8, "columns"))
     pitch, band = _stroke_rows(values.shape[0])
     num_lines = cells[-1].line + 1

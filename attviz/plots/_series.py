@@ -10,6 +10,7 @@ from matplotlib import patheffects
 
 from attviz.errors import ArgumentError, ShapeError
 from attviz.plots._canvas import GREY, INK, RED, new_axes, open_frame, token_ticks, vectors_by_token, width_for
+from attviz.plots._source import text_of
 from attviz.statistics import aggregate_row
 
 if TYPE_CHECKING:
@@ -17,9 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from numpy.typing import ArrayLike
 
+    from attviz.plots._source import Drawable
+
 
 def series(
-    diagonal: Float[np.ndarray, "*vectors num_tokens"],
+    diagonal: Float[np.ndarray, "*vectors num_tokens"] | Drawable,
     *,
     tokens: Sequence[str] | None = None,
     aggregate: str | ArrayLike = "mean",
@@ -31,7 +34,8 @@ def series(
     """Draw one aggregate over the vectors as a line, its extremes as red dots and the other vectors as grey ones.
 
     Args:
-        diagonal: Probabilities, ``[num_layers, num_heads, num_tokens]`` or ``[num_vectors, num_tokens]``; NaN is a gap.
+        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+            ``[num_vectors, num_tokens]``; NaN is a gap.
         tokens: As the tokenizer spells them; without them, or beyond 140, the axis counts.
         aggregate: ``"mean"``, ``"std"``, ``"max"``, ``"min"``, ``"range"``, ``"entropy"``, ``"binned entropy"``,
             ``"shannon entropy"``, or one value per token.
@@ -47,7 +51,8 @@ def series(
         ShapeError: If the tokens, the diagonal and the aggregate differ in length.
         ArgumentError: If a value is no probability, or the aggregate or the floor is not possible.
     """
-    values = vectors_by_token(diagonal, tokens, "plots.series")
+    drawn, tokens = text_of(diagonal, tokens, "plots.series")
+    values = vectors_by_token(drawn, tokens, "plots.series")
     name, line = _line(values, aggregate)
     ax = new_axes(ax, width_for(values.shape[1]), 3.6)
     positions = np.arange(values.shape[1])

@@ -10,16 +10,19 @@ import numpy as np
 from attviz.errors import ArgumentError, ShapeError
 from attviz.plots._canvas import BLUE, INK, PROBABILITY, new_axes, open_frame, token_labels
 from attviz.plots._fonts import fallback_families
+from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 
 def token_bars(
-    mean: Float[np.ndarray, " num_tokens"],
+    mean: Float[np.ndarray, " num_tokens"] | Drawable,
     *,
-    tokens: Sequence[str],
+    tokens: Sequence[str] | None = None,
     std: Float[np.ndarray, " num_tokens"] | None = None,
     maximum: Float[np.ndarray, " num_tokens"] | None = None,
     count: Int[np.ndarray, " num_tokens"] | None = None,
@@ -31,7 +34,7 @@ def token_bars(
     """Draw the ``k`` tokens with the largest mean: bar = mean, line = mean ± std within [0, 1], pale bar = maximum.
 
     Args:
-        mean: Mean diagonal of each token of a vocabulary.
+        mean: Mean diagonal of each token of a vocabulary; or a Capture, an Analysis or Documents, which bring all but ``k``.
         tokens: As the tokenizer spells them; leave out the special ones before.
         std: Standard deviation of each.
         maximum: Largest diagonal of each.
@@ -48,6 +51,11 @@ def token_bars(
         ShapeError: If the arrays differ in length.
         ArgumentError: If no token is left, or ``min_count`` comes without counts.
     """
+    source = source_of(mean, "plots.token_bars")
+    if source is not None:
+        (mean, std, maximum), tokens, count = source.bars(), source.vocabulary.tokens, source.vocabulary.count
+    if tokens is None:
+        raise ArgumentError("plots.token_bars: names the bars after tokens, and an array has none. Pass tokens=[...], or an Analysis.")
     columns = {"mean": mean, "std": std, "maximum": maximum, "count": count}
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if values is not None}
     for name, values in arrays.items():

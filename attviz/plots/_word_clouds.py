@@ -11,14 +11,17 @@ import numpy as np
 from attviz.errors import ArgumentError
 from attviz.plots._canvas import HUES
 from attviz.plots._fonts import font_file
+from attviz.plots._source import source_of
 from attviz.spelling import shorten, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from attviz.plots._source import Drawable
+
 
 def word_clouds(
-    frequencies: Sequence[Mapping[str, float]],
+    frequencies: Sequence[Mapping[str, float]] | Drawable,
     *,
     names: Sequence[str] | None = None,
     max_words: int = 60,
@@ -34,7 +37,8 @@ def word_clouds(
     (the paper), its mean, or its sum.
 
     Args:
-        frequencies: For each head, token -> weight; tokens as a reader should see them, weights of at least 0.
+        frequencies: For each head, token -> weight; tokens as a reader should see them, weights of at least 0. Or a Capture, an Analysis
+            or Documents: the nine heads with the largest mean diagonal, weights as in the paper.
         names: A title for each.
         max_words: Tokens of a cloud at most, the heaviest first.
         columns: Clouds side by side; None chooses.
@@ -48,14 +52,19 @@ def word_clouds(
     Raises:
         ArgumentError: If there is no head, a weight is negative or not finite, or names or axes do not match.
     """
-    if not frequencies:
+    source = source_of(frequencies, "plots.word_clouds")
+    clouds: Any = frequencies
+    if source is not None:
+        clouds, found = source.clouds()
+        names = found if names is None else names
+    if not clouds:
         raise ArgumentError("plots.word_clouds: frequencies must hold at least one head.")
     for what, given in (("names", names), ("axes", axes)):
-        if given is not None and len(given) != len(frequencies):
-            raise ArgumentError(f"plots.word_clouds: {what} must be one per head, got {len(given)} for {len(frequencies)} heads.")
-    grid = np.asarray(_new_grid(len(frequencies), columns) if axes is None else axes, dtype=object)
-    font = font_file([word for cloud in frequencies for word in cloud])
-    for place, (ax, weights) in enumerate(zip(grid, frequencies, strict=True)):
+        if given is not None and len(given) != len(clouds):
+            raise ArgumentError(f"plots.word_clouds: {what} must be one per head, got {len(given)} for {len(clouds)} heads.")
+    grid = np.asarray(_new_grid(len(clouds), columns) if axes is None else axes, dtype=object)
+    font = font_file([word for cloud in clouds for word in cloud])
+    for place, (ax, weights) in enumerate(zip(grid, clouds, strict=True)):
         _draw(ax, _checked(weights, place), {"max_words": max_words, "random_state": random_state, "font_path": font} | cloud_kwargs)
         if names is not None:
             ax.set_title(names[place], fontsize=9, parse_math=False)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
 from attviz.records import AttvizDocument, Document
 from attviz.viewer.attviz_json import attviz_entry, class_names
-from attviz.viewer.captured import captured_documents
 from attviz.viewer.codec import Precision, check_precision
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
@@ -68,29 +68,20 @@ def view(
         True
     """
     kept = check_precision(precision)
-    if isinstance(source, (Document, AttvizDocument)):
+    if isinstance(source, AttvizDocument):
         source = (source,)
     if isinstance(source, (str, bytes)):
         raise ArgumentError(
             "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
         )
     options = _Options(title, layers, heads, documents, images, causal, kept, max_bytes)
-    if hasattr(source, "layers") and hasattr(source, "diagonal"):  # first: a Capture has documents too
-        captured = list(captured_documents(source, tokens, tokenizer))
-        return _grid_page(captured, tuple(source.layers), None, "", options, pairs_of(source, pairs, len(captured)))
-    if hasattr(source, "layers") and hasattr(source, "documents"):
-        classes, model = getattr(source, "label_names", None), getattr(source, "model_name", "")
-        pairs = pairs_of(source, pairs, len(source.documents))
-        return _grid_page(source.documents, tuple(source.layers), classes, model, options, pairs)
-    if isinstance(source, Sequence) and len(source):
-        if all(isinstance(one, AttvizDocument) for one in source):
-            pairs_of(source[0], True if pairs else None, len(source))
-            return _attviz_page(source, options)
-        if all(isinstance(one, Document) for one in source):
-            names = tuple(f"layer {i}" for i in range(source[0].diagonal.shape[0]))
-            return _grid_page(source, names, None, "", options, pairs_of(source[0], pairs, len(source)))
-    what = "an empty sequence" if isinstance(source, Sequence) and not len(source) else type(source).__name__
-    raise ArgumentError(f"view: needs an Analysis, a Capture, Document or AttvizDocument records, got {what}.")
+    if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
+        pairs_of(source[0], True if pairs else None, len(source))
+        return _attviz_page(source, options)
+    found = as_analysis(source, "view", tokens=tokens, tokenizer=tokenizer)
+    classes, model = getattr(found, "label_names", None), getattr(found, "model_name", "")
+    pairs = pairs_of(source, pairs, len(found.documents))
+    return _grid_page(found.documents, tuple(found.layers), classes, model, options, pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from attviz import io, plots
-from attviz.analysis.vocabulary import vocabulary
+from attviz.vocabulary import vocabulary
 
 QUOTED_TOKENS = 40
 DOCUMENT = 117  # politics

@@ -12,8 +12,8 @@ from agreement import Agreement, auc, mean_spearman, spearman
 from data import CLASSES, Split
 from occlusion import occlusion
 
-from attviz.analysis.vocabulary import vocabulary
 from attviz.records import Analysis, Document
+from attviz.vocabulary import vocabulary
 
 PAPER_ACCURACY = 0.96  # BERT-base, AttViz paper
 LEAST = 5  # occurrences of a token that is ranked

@@ -4,11 +4,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from attviz.analysis.figure_source import FigureSource
 from attviz.analysis.figures import FIGURES, write_figures
-from attviz.analysis.vocabulary import vocabulary
 from attviz.errors import ArgumentError
+from attviz.plots._source import FigureSource
 from attviz.records import Analysis, Document
+from attviz.vocabulary import vocabulary
 
 WORDS = "the old bridge over river bank was closed open late".split()
 

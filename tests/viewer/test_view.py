@@ -61,7 +61,7 @@ def test_attviz_documents_keep_their_scores():
 @pytest.mark.parametrize(
     ("source", "options", "error", "message"),
     [
-        ([], {}, ArgumentError, "needs an Analysis, a Capture, Document or AttvizDocument records, got an empty sequence"),
+        ([], {}, ArgumentError, "needs an Analysis, a Capture, or Documents, got an empty sequence"),
         (3, {}, ArgumentError, "got int"),
         ("run.attviz", {}, ArgumentError, r"a path is not read here; `attviz view FILE -o page.html` does"),
         (SimpleNamespace(documents=[], layers=("a",)), {}, ArgumentError, "documents=None keeps none of the 0 documents"),

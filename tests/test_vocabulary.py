@@ -4,8 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attviz.analysis.vocabulary import vocabulary
 from attviz.records import Analysis, Document
+from attviz.vocabulary import vocabulary
 
 
 def analysis(seed, lengths):
