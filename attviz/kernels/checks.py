@@ -103,3 +103,44 @@ def check_softcap(name: str, softcap: float) -> None:
     """Raise unless the cap is 0 (none) or positive."""
     if not softcap >= 0:
         raise ArgumentError(f"{name}: softcap is 0 (none) or positive, got {softcap}.")
+
+
+def resolve_index(name: str, index: Tensor | int | None, query: Tensor) -> tuple[int, Tensor | None]:
+    """How many keys after its own a query weighs, and the key slots ``[batch, heads or 1, q_len]`` where they are given one by one."""
+    if index is None or isinstance(index, int):
+        return index or 0, None
+    batch, num_heads, q_len, _ = query.shape
+    if index.is_floating_point() or index.dtype is torch.bool or index.device != query.device:
+        raise DtypeError(f"{name}: index holds key slots, an integer tensor on {query.device}, got {index.dtype} on {index.device}.")
+    if tuple(index.shape) == (batch, q_len):
+        index = index[:, None]
+    if tuple(index.shape) not in ((batch, 1, q_len), (batch, num_heads, q_len)):
+        raise ShapeError(
+            f"{name}: index must be [batch, q_len] = {(batch, q_len)} or [batch, num_heads, q_len] = {(batch, num_heads, q_len)}, "
+            f"got {tuple(index.shape)}."
+        )
+    return 0, index
+
+
+def check_packed(
+    name: str, query: Tensor, cu_q: Tensor | None, cu_k: Tensor | None, **unwanted: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Raise unless the packed texts are described soundly; return the bounds of queries and keys, None where nothing is packed."""
+    if cu_q is None:
+        if cu_k is not None:
+            raise ArgumentError(f"{name}: cu_seqlens_k was given without cu_seqlens_q.")
+        return None
+    given = [role for role, tensor in unwanted.items() if tensor is not None]
+    if given:
+        raise ArgumentError(f"{name}: {' and '.join(given)} have no meaning for packed texts; leave them out with cu_seqlens_q.")
+    if query.dim() == 4 and query.shape[0] != 1:
+        raise ShapeError(f"{name}: packed texts come as batch 1, [1, heads, total, head_dim], got batch={query.shape[0]}.")
+    cu_k = cu_q if cu_k is None else cu_k
+    for role, bounds in (("cu_seqlens_q", cu_q), ("cu_seqlens_k", cu_k)):
+        if bounds.dim() != 1 or bounds.dtype not in (torch.int32, torch.int64) or bounds.device != query.device:
+            raise DtypeError(f"{name}: {role} is a 1-D int32 or int64 tensor on {query.device}, got {bounds.dtype} {tuple(bounds.shape)}.")
+        if not bounds.is_contiguous():
+            raise ShapeError(f"{name}: {role} must be contiguous; pass {role}.contiguous().")
+    if cu_q.shape != cu_k.shape or cu_q.numel() == 0:
+        raise ShapeError(f"{name}: cu_seqlens_q and cu_seqlens_k hold one bound more than texts, got {cu_q.numel()} and {cu_k.numel()}.")
+    return cu_q, cu_k

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 
-from attviz.errors import ArgumentError, DtypeError, ShapeError
+from attviz.errors import ArgumentError, ShapeError
 from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import ScoreRules, row_sums
 from attviz.kernels.summary import RowSummary
-from attviz.kernels.twins import triton_serves
+from attviz.kernels.twins import triton_serves, twin
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
@@ -144,10 +144,9 @@ def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOption
     if alignment not in ("bottom_right", "top_left"):
         raise ArgumentError(f"{name}: causal_alignment is 'bottom_right' or 'top_left', got {alignment!r}.")
     kv_offset, cu_q, cu_k = options.get("kv_offset"), options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
-    if cu_q is None and cu_k is None:
+    cu_q, cu_k = checks.check_packed(name, query, cu_q, cu_k, bias=bias, key_mask=key_mask) or (None, None)
+    if cu_q is None:
         kv_offset = checks.resolve_kv_offset(name, kv_offset, query, key)
-    else:
-        cu_q, cu_k = _check_packed(name, query, bias, key_mask, cu_q, cu_k)
     left, right = options.get("window_size", (-1, -1))
     right = 0 if options.get("is_causal", False) else right
     scale = checks.resolve_scale(options.get("scale"), query)
@@ -156,27 +155,6 @@ def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOption
     with torch.no_grad():
         out: Tensor = _qk_op(query, key, *rules, cu_q, cu_k, longest, summary)
     return out
-
-
-def _check_packed(
-    name: str, query: Tensor, bias: Tensor | None, key_mask: Tensor | None, cu_q: Tensor | None, cu_k: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Raise unless the packed sequences are described soundly; return both boundaries."""
-    if cu_q is None:
-        raise ArgumentError(f"{name}: cu_seqlens_k was given without cu_seqlens_q.")
-    if bias is not None or key_mask is not None:
-        raise ArgumentError(f"{name}: bias and key_mask have no meaning for packed sequences; leave them out with cu_seqlens_q.")
-    if query.shape[0] != 1:
-        raise ShapeError(f"{name}: packed sequences come as batch 1, [1, heads, total, head_dim], got batch={query.shape[0]}.")
-    cu_k = cu_q if cu_k is None else cu_k
-    for role, boundaries in (("cu_seqlens_q", cu_q), ("cu_seqlens_k", cu_k)):
-        if boundaries.dim() != 1 or boundaries.dtype not in (torch.int32, torch.int64) or boundaries.device != query.device:
-            raise DtypeError(f"{name}: {role} is a 1-D int32 or int64 tensor on {query.device}, got {boundaries.dtype} {boundaries.shape}.")
-    if cu_q.shape != cu_k.shape or cu_q.numel() == 0:
-        raise ShapeError(
-            f"{name}: cu_seqlens_q and cu_seqlens_k hold one boundary more than sequences, got {cu_q.numel()}, {cu_k.numel()}."
-        )
-    return cu_q, cu_k
 
 
 def _in_torch(
@@ -244,8 +222,10 @@ def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
 
 @_qk_op.register_kernel("cuda")
 def _(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
-    if not triton_serves(query, query.shape[3], matrix=True):
-        return _in_torch(query, key, *rest)
-    from attviz.kernels.triton.qk import launch
+    def launch() -> Tensor:
+        from attviz.kernels.triton.qk import launch
 
-    return launch(query, key, *rest)
+        return launch(query, key, *rest)
+
+    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
+    return twin("diagonal_from_qk", kind, serves, launch, lambda: _in_torch(query, key, *rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -91,14 +92,31 @@ def diagonal_from_logsumexp_reference(
     kv_offset: int | None = None,
     softcap: float = 0.0,
     sinks: Tensor | None = None,
+    index: Tensor | int | None = None,
+    window_size: tuple[int, int] = (-1, -1),
+    cu_seqlens_q: Tensor | None = None,
+    cu_seqlens_k: Tensor | None = None,
 ) -> Tensor:
-    """Float64 oracle of ``diagonal_from_logsumexp`` for rows that see a key: the identity, off the whole score matrix."""
-    offset = key.shape[2] - query.shape[2] if kv_offset is None else kv_offset
+    """Float64 oracle of ``diagonal_from_logsumexp`` for rows that see a key: one query after another, off the whole score matrix."""
+    batch, num_heads, q_len = query.shape[:3]
     denominator = logsumexp.double()
     if sinks is not None:
         denominator = torch.logaddexp(denominator, sinks.double()[:, None])
     logits = dense_logits(query, key, scale=scale, bias=bias, softcap=softcap)
-    return torch.exp(logits - denominator[..., None]).diagonal(offset, dim1=-2, dim2=-1).clamp(0.0, 1.0)
+    edges_q = [0, q_len] if cu_seqlens_q is None else cu_seqlens_q.tolist()
+    edges_k = [0, key.shape[2]] if cu_seqlens_q is None else (cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k).tolist()
+    out = torch.full((batch, num_heads, q_len), float("nan"), dtype=torch.float64)
+    for start, end, low, high in zip(edges_q, edges_q[1:], edges_k, edges_k[1:], strict=False):
+        own = high - end if kv_offset is None else kv_offset
+        for b, h, i in itertools.product(range(batch), range(num_heads), range(start, end)):
+            slot = i + own + (index if isinstance(index, int) else 0)
+            if isinstance(index, torch.Tensor):
+                slot = int(index[b, i] if index.dim() == 2 else index[b, h, i])
+            if low <= slot < high:
+                before, after = window_size
+                hidden = (after >= 0 and slot - i - own > after) or (before >= 0 and i + own - slot > before)
+                out[b, h, i] = 0.0 if hidden else torch.exp(logits[b, h, i, slot] - denominator[b, h, i]).clamp(0.0, 1.0)
+    return out
 
 
 def diagonal_from_weights_reference(weights: Tensor, *, kv_offset: int | None = None) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 
 from attviz.errors import ArgumentError, DtypeError, ShapeError
 from attviz.kernels.checks import check_floating, check_mask
-from attviz.kernels.twins import triton_serves
+from attviz.kernels.twins import triton_serves, twin
 from attviz.statistics import pool
 
 if TYPE_CHECKING:
@@ -189,8 +189,10 @@ def merge_by_token_reference(
 
 @_merge_op.register_kernel("cuda")
 def _(count: Tensor, mean: Tensor, m2: Tensor, max: Tensor, min: Tensor, diagonal: Tensor, plan: Tensor) -> None:
-    if not triton_serves(diagonal):
-        return _in_torch(count, mean, m2, max, min, diagonal, plan)
-    from attviz.kernels.triton.tokens import launch
+    def launch() -> None:
+        from attviz.kernels.triton.tokens import launch
 
-    launch(count, mean, m2, max, min, diagonal, plan)
+        launch(count, mean, m2, max, min, diagonal, plan)
+
+    kind, serves = (diagonal.dtype, diagonal.shape[1]), triton_serves(diagonal)
+    twin("merge_by_token", kind, serves, launch, lambda: _in_torch(count, mean, m2, max, min, diagonal, plan))

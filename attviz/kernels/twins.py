@@ -1,15 +1,22 @@
-"""Which tensors the Triton twins serve; the torch implementation of each operator takes the rest."""
+"""Which tensors the Triton twins serve, and what happens when one fails: the torch implementation of each operator takes the rest."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import TYPE_CHECKING
+import warnings
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
+from attviz.errors import AttvizError, CaptureWarning
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
+
+Result = TypeVar("Result")
 
 MAX_HEAD_DIM = 256  # beyond, the tiles no longer fit the registers
 MAX_HEAD_DIM_SINGLE = 128  # the same where float32 tiles meet the matrix instruction
@@ -31,3 +38,52 @@ def triton_serves(tensor: Tensor, head_dim: int = 0, matrix: bool = False) -> bo
     """
     widest = MAX_HEAD_DIM_SINGLE if matrix and tensor.dtype is torch.float32 else MAX_HEAD_DIM
     return has_triton() and tensor.dtype is not torch.float64 and head_dim <= widest
+
+
+_failed: set[tuple[str, torch.dtype, int]] = set()
+_warned: set[tuple[str, str]] = set()
+
+
+def twin(operator: str, kind: tuple[torch.dtype, int], serves: bool, launch: Callable[[], Result], in_torch: Callable[[], Result]) -> Result:
+    """What the Triton twin gives; what torch gives where it does not serve, or where it could not be compiled or launched.
+
+    A failure (no C compiler on the machine, no room in shared memory, a driver that is too old) is warned of once for each operator and
+    cause, and not tried again for its kind.
+
+    Args:
+        operator: Its name, for the warning.
+        kind: Dtype and the size (of a head, or number of heads) for which a kernel is compiled anew.
+        serves: Whether the twin takes this input at all.
+        launch: The twin.
+        in_torch: The implementation in torch.
+    """
+    if not serves or (operator, *kind) in _failed:
+        return in_torch()
+    try:
+        return launch()
+    except (AttvizError, torch.OutOfMemoryError):
+        raise  # a fault of the arguments, or no memory for the result: torch would say the same
+    except Exception as error:
+        _failed.add((operator, *kind))
+        _warn(operator, error)
+    return in_torch()
+
+
+def _warn(operator: str, error: Exception) -> None:
+    cause = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    if (operator, cause) in _warned:
+        return
+    _warned.add((operator, cause))
+    warnings.warn(
+        f"attviz: the Triton kernel of {operator} could not be compiled or launched, so torch computes it (slower, and right). Cause: "
+        f"{cause}\n  Triton needs a C compiler (apt-get install gcc) and a driver that fits it; python -m torch.utils.collect_env "
+        "shows both. If they are there, please report this.",
+        CaptureWarning,
+        stacklevel=4,
+    )
+
+
+def forget_failures() -> None:
+    """Try every twin again, for instance after a C compiler was installed."""
+    _failed.clear()
+    _warned.clear()

@@ -9,7 +9,7 @@ import torch
 from attviz.errors import ShapeError
 from attviz.kernels.checks import check_floating
 from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
-from attviz.kernels.twins import triton_serves
+from attviz.kernels.twins import triton_serves, twin
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -67,10 +67,10 @@ def _run(name: str, weights: Tensor, kv_offset: int | None, extras: bool) -> tup
 def _in_torch(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal, weight on key 0 and aggregates; the last two are empty unless ``extras``."""
     q_len = weights.shape[2]
-    diagonal = weights.diagonal(kv_offset, dim1=-2, dim2=-1)[..., :q_len].float().clamp(0.0, 1.0)
+    diagonal = weights.diagonal(kv_offset, dim1=-2, dim2=-1)[..., :q_len].float().clamp(0.0, 1.0).contiguous()
     if not extras or q_len == 0:
         return diagonal, *empty_outputs(weights, weights.shape[:3], extras)[1:]
-    return diagonal, weights[..., 0].float().clamp(0.0, 1.0), head_aggregates(diagonal)
+    return diagonal, weights[..., 0].float().clamp(0.0, 1.0).contiguous(), head_aggregates(diagonal)
 
 
 _weights_op = torch.library.custom_op(
@@ -87,8 +87,10 @@ def _(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Te
 
 @_weights_op.register_kernel("cuda")
 def _(weights: Tensor, kv_offset: int, extras: bool) -> tuple[Tensor, Tensor, Tensor]:
-    if not triton_serves(weights):
-        return _in_torch(weights, kv_offset, extras)
-    from attviz.kernels.triton.weights import launch
+    def launch() -> tuple[Tensor, Tensor, Tensor]:
+        from attviz.kernels.triton.weights import launch
 
-    return launch(weights, kv_offset, extras)
+        return launch(weights, kv_offset, extras)
+
+    kind, serves = (weights.dtype, weights.shape[1]), triton_serves(weights)
+    return twin("diagonal_from_weights", kind, serves, launch, lambda: _in_torch(weights, kv_offset, extras))

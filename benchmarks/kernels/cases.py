@@ -13,7 +13,10 @@ from attviz.kernels.triton import logsumexp, qk, tokens, weights
 from benchmarks.kernels.compile import Report
 
 BATCH, Q_LEN, NUM_HEADS = 2, 4096, 32
-SHARED_LIMIT = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # bytes a program may ask for
+SHARED_LIMIT = {  # bytes a program may ask for
+    **{"sm_75": 65536, "sm_80": 166912, "sm_86": 101376, "sm_89": 101376, "sm_90": 232448, "sm_100": 232448, "sm_120": 101376},
+    **{"gfx90a": 65536, "gfx942": 65536, "gfx950": 163840, "gfx1100": 65536},
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ def logsumexp_case(label: str, dtype: torch.dtype, head_dim: int, *, extras: boo
     lse = meta(BATCH, NUM_HEADS, Q_LEN)
     cap = 30.0 if options else 0.0
     vector = head_dim % 8 == 0
-    return Case(f"logsumexp {label}", lambda: logsumexp.launch(query, key, lse, 0.1, bias, row_mask, 0, cap, sinks, extras), vector=vector)
+    no_index = (None, None, None, 0, -1, -1)
+    return Case(f"logsumexp {label}", lambda: logsumexp.launch(query, key, lse, 0.1, bias, row_mask, 0, cap, sinks, *no_index, extras), vector=vector)
 
 
 def qk_case(label: str, dtype: torch.dtype, head_dim: int, *, causal: bool = True, summary: bool = False, options: str = "") -> Case:

@@ -173,7 +173,7 @@ def test_packed_options_that_do_not_fit_are_named():
         diagonal_from_qk(query.expand(2, 2, 4, 8), query.expand(2, 2, 4, 8), cu_seqlens_q=edges)
     with pytest.raises(DtypeError, match="1-D int32 or int64"):
         diagonal_from_qk(query, query, cu_seqlens_q=edges.float())
-    with pytest.raises(ShapeError, match="one boundary more than sequences, got 2, 3"):
+    with pytest.raises(ShapeError, match="one bound more than texts, got 2 and 3"):
         diagonal_from_qk(query, query, cu_seqlens_q=edges, cu_seqlens_k=torch.tensor([0, 1, 4]))
 
 

@@ -69,6 +69,19 @@ def bias_strides(bias: Tensor | None) -> tuple[int, int, int, int]:
     return strides[0], strides[1], strides[2], strides[3]
 
 
+def row_strides(rows: Tensor | None) -> tuple[int, int, int]:
+    """Strides over (batch, head, query) of a tensor with three dimensions, 0 wherever it broadcasts."""
+    if rows is None:
+        return 0, 0, 0
+    strides = [0 if size == 1 else stride for size, stride in zip(rows.shape, rows.stride(), strict=True)]
+    return strides[0], strides[1], strides[2]
+
+
+def is_far(*tensors: Tensor) -> bool:
+    """Whether a step along the heads or along a head passes 2**31 elements, so that 32-bit offsets would overflow."""
+    return any(tensor.shape[d] * tensor.stride(d) >= 1 << 31 for tensor in tensors for d in (1, tensor.dim() - 1))
+
+
 def as_bytes(mask: Tensor | None) -> Tensor | None:
     """A bool tensor as uint8 without a copy: one-bit pointers are a rare path of the compiler."""
     return mask.view(torch.uint8) if mask is not None and mask.dtype is torch.bool else mask

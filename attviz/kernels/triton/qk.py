@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 from attviz.kernels.triton.device_functions import INFINITY, LOWEST, soft_cap
-from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, on_device, tuned
+from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, tuned
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
@@ -127,22 +127,24 @@ def store_rows(
     """Normalise: diagonal, then (summary) log-sum-exp, entropy, largest logit and weight on key 0. A row that saw nothing weighs 0."""
     alive = total != 0.0  # NaN is alive: it must show
     log_total = tl.log2(total)
-    shift, mass = log_total, tl.zeros_like(total) + 1.0
+    everything, shift, mass = top + log_total, log_total, tl.zeros_like(total) + 1.0
     if HAS_SINK:  # log2(1 + 2**d) with d = sink - logsumexp, without overflow
-        d = tl.where(alive, sink * LOG2E - (top + log_total), 0.0)
-        shift = log_total + tl.maximum(d, 0.0) + tl.log2(1.0 + tl.exp2(-tl.abs(d)))
+        d = tl.where(alive, sink * LOG2E - everything, 0.0)
+        tail = tl.log2(1.0 + tl.exp2(-tl.abs(d)))
+        shift = log_total + tl.maximum(d, 0.0) + tail
         mass = tl.exp2(log_total - shift)
+        everything = tl.where(d > 0, sink * LOG2E, everything) + tail  # not top + shift: beside finfo.min the sink would vanish
     share = mass / total  # not exp2(own - logsumexp): beside finfo.min the logarithm of the total would vanish
     weights = tl.exp2(own - top) * share
     tl.store(diagonal + out, tl.where(alive, tl.where(weights > 1.0, 1.0, weights), 0.0), mask=rows_ok)
     if SUMMARY:
         dead_lse = top * LN2
         if HAS_SINK:
-            dead_lse = top * 0.0 + sink
-            dead_lse = tl.where(alive, dead_lse, sink)
+            dead_lse = tl.zeros_like(top) + sink
         on_first = tl.exp2(first - top) * share
         entropy = mass * (shift - moment / total) * LN2
-        tl.store(diagonal + plane + out, tl.where(alive, (top + shift) * LN2, dead_lse), mask=rows_ok)
+        plane = plane.to(tl.int64)
+        tl.store(diagonal + plane + out, tl.where(alive, everything * LN2, dead_lse), mask=rows_ok)
         tl.store(diagonal + 2 * plane + out, tl.where(alive, entropy, 0.0), mask=rows_ok)
         tl.store(diagonal + 3 * plane + out, top * LN2, mask=rows_ok)
         tl.store(diagonal + 4 * plane + out, tl.where(alive, tl.where(on_first > 1.0, 1.0, on_first), 0.0), mask=rows_ok)
@@ -150,33 +152,33 @@ def store_rows(
 
 @triton.jit
 def locate(
-    query, key, out, cu_q, cu_k, sequence, rows_of_batch, q_len, kv_len, stride_qb, stride_qt, stride_kb, stride_kt
+    query, key, out, packed_out, cu_q, cu_k, sequence, q_len, kv_len, stride_qb, stride_qt, stride_kb, stride_kt
 ):  # fmt: skip
     """Move the pointers to a sequence: to its batch element, or where the boundaries of packed sequences say, with its lengths."""
     if cu_q is not None:
         first_q, first_k = tl.load(cu_q + sequence).to(tl.int64), tl.load(cu_k + sequence).to(tl.int64)
         q_len = (tl.load(cu_q + sequence + 1) - first_q).to(tl.int32)
         kv_len = (tl.load(cu_k + sequence + 1) - first_k).to(tl.int32)
-        return query + first_q * stride_qt, key + first_k * stride_kt, out + first_q, q_len, kv_len
+        return query + first_q * stride_qt, key + first_k * stride_kt, packed_out + first_q, q_len, kv_len
     else:
-        return query + sequence * stride_qb, key + sequence * stride_kb, out + sequence * rows_of_batch, q_len, kv_len
+        return query + sequence * stride_qb, key + sequence * stride_kb, out, q_len, kv_len
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_len", "kv_offset", "blocks"])
+@triton.jit(do_not_specialize=["q_len", "kv_len", "kv_offset", "blocks", "total_rows", "plane"])
 def qk_kernel(
     query, key, sinks, slopes, bias, key_mask, cu_q, cu_k, diagonal, scale, softcap, q_len, kv_len, kv_offset, left, right, blocks,
     num_heads, total_rows, plane, stride_qb, stride_qh, stride_qt, stride_qd, stride_kb, stride_kh, stride_kt, stride_kd,
     stride_sb, stride_sh, stride_bb, stride_bh, stride_bq, stride_bk, stride_mb, stride_mk,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_PAD: tl.constexpr, HAS_SOFTCAP: tl.constexpr, OWN_LAST: tl.constexpr,
     BOTTOM_RIGHT: tl.constexpr, SUMMARY: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
-    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
+    FAR: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program per (block of queries, sequence and head); the last blocks go first, for under a causal mask they are the longest."""
     block = blocks - 1 - tl.program_id(0) % blocks
     outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
     sequence, head = outer // num_heads, outer % num_heads
     query, key, out, q_len, kv_len = locate(
-        query + head * stride_qh, key + head // GROUP * stride_kh, head * total_rows, cu_q, cu_k, sequence, num_heads * total_rows,
+        query + head * stride_qh, key + head // GROUP * stride_kh, outer * total_rows, head * total_rows, cu_q, cu_k, sequence,
         q_len, kv_len, stride_qb, stride_qt, stride_kb, stride_kt,
     )  # fmt: skip
     if block * BLOCK_Q >= q_len:
@@ -193,6 +195,8 @@ def qk_kernel(
 
     rows = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
     dims = tl.arange(0, HEAD_PAD)
+    if FAR:
+        dims = dims.to(tl.int64)
     row_ok, dim_ok = rows < q_len, dims < HEAD_DIM
     row_pointers = query + rows.to(tl.int64)[:, None] * stride_qt + dims[None, :] * stride_qd
     q = tl.load(row_pointers, mask=row_ok[:, None] & dim_ok[None, :], other=0.0)
@@ -270,7 +274,7 @@ def launch(
             *slope_strides, *bias_strides(bias), *mask_strides,
             GROUP=num_heads // key.shape[1], HEAD_DIM=head_dim, HEAD_PAD=width, HAS_SOFTCAP=softcap > 0, OWN_LAST=kv_offset is None,
             BOTTOM_RIGHT=bottom_right, SUMMARY=summary, PRECISION=precision(arch, single), UPCAST=arch == "cpu",
-            enable_fp_fusion=True, **blocks,
+            FAR=is_far(query, key), enable_fp_fusion=True, **blocks,
         )  # fmt: skip
     return out
 

@@ -141,9 +141,23 @@ def launch(
     block_h = 32 if num_heads > 32 else triton.next_power_of_2(num_heads)
     blocks = {"CHUNK": SEGMENT_CHUNK, "BLOCK_H": block_h, "num_warps": 1, "enable_fp_fusion": True}
     # one warp: no race on the count it reads and writes
+    long = (*state, partial, pieces, slots, num_heads)
     with on_device(mean):
+        if n > SEGMENT_CHUNK:
+            _compile_first(str(mean.device), long, blocks)
         segment_kernel[(n,)](
             *state, diagonal, plan, partial, pieces, slots, n, q_len, vocab, num_heads, *diagonal.stride(), BLOCK=BLOCK_N, **blocks
         )
         if n > SEGMENT_CHUNK:
-            long_kernel[(slots,)](*state, partial, pieces, slots, num_heads, **blocks)
+            long_kernel[(slots,)](*long, **blocks)
+
+
+_compiled: set[tuple[str, int]] = set()
+
+
+def _compile_first(device: str, arguments: tuple[object, ...], blocks: dict[str, object]) -> None:
+    """Compile the second kernel before the first has changed the state: what fails then fails with the state as it was."""
+    kind = (device, int(blocks["BLOCK_H"]))  # type: ignore[call-overload]
+    if kind not in _compiled:
+        long_kernel.warmup(*arguments, grid=(1,), **blocks)
+        _compiled.add(kind)

@@ -18,7 +18,7 @@ def within_one(values):
     return tl.where(values > 1.0, 1.0, tl.where(values < 0.0, 0.0, values))
 
 
-@triton.jit(do_not_specialize=["q_len", "kv_offset"])
+@triton.jit(do_not_specialize=["q_len", "kv_offset", "num_batches"])
 def weights_kernel(
     weights, diagonal, first, aggregates, q_len, kv_offset, num_batches, stride_b, stride_h, stride_q, stride_k,
     NUM_HEADS: tl.constexpr, HEADS_PAD: tl.constexpr, EXTRAS: tl.constexpr, BLOCK_Q: tl.constexpr,

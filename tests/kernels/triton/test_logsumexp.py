@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from attviz.kernels import diagonal_from_logsumexp, summary_from_logsumexp
 from attviz.kernels import logsumexp as operator
-from attviz.kernels.references import dense_logits, summary_from_qk_reference
+from attviz.kernels.references import dense_logits, diagonal_from_logsumexp_reference, summary_from_qk_reference
 from attviz.kernels.summary import head_aggregates_reference
 from attviz.kernels.triton import logsumexp
 
@@ -123,5 +123,51 @@ def test_offsets_past_2_to_the_31_are_reached():
     assert query.storage_offset() > 2**31
     key = query.as_strided((1, 1, length, 16), (0, 0, length, 1), 0)  # its last rows are those of the query, 4.3e9 elements away
     query.copy_(torch.randn(1, 1, 24, 16))
-    diagonal = logsumexp.launch(query, key, torch.zeros(1, 1, 24), -0.01, None, None, length - 24, 0.0, None, False)[0]
+    diagonal = logsumexp.launch(query, key, torch.zeros(1, 1, 24), -0.01, None, None, length - 24, 0.0, None, None, None, None, 0, -1, -1, False)[0]
     torch.testing.assert_close(diagonal, torch.exp(-0.01 * query.float().square().sum(-1)))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    num_kv_heads=st.sampled_from([1, 2]),
+    extra=st.integers(0, 5),
+    kind=st.sampled_from(["shift", "all heads", "each head"]),
+    window=st.sampled_from([(-1, -1), (-1, 0), (1, 2)]),
+    cap=st.sampled_from([0.0, 2.0]),
+    biased=st.booleans(),
+)
+def test_any_index(num_kv_heads, extra, kind, window, cap, biased):
+    query, key = torch.randn(2, 4, 19, 16), torch.randn(2, num_kv_heads, 19 + extra, 16)
+    options = {"softcap": cap, "bias": torch.randn(4, 1, 19 + extra) if biased else None}
+    logsumexp = dense_logits(query, key, **options).logsumexp(-1).float()
+    shapes = {"all heads": (2, 19), "each head": (2, 4, 19)}
+    index = -3 if kind == "shift" else torch.randint(-1, 20 + extra, shapes[kind])
+    options |= {"index": index, "window_size": window}
+    actual = diagonal_from_logsumexp(query, key, logsumexp, **options)
+    expected = diagonal_from_logsumexp_reference(query, key, logsumexp, **options)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+@pytest.mark.parametrize("of_texts", [False, True])
+@pytest.mark.parametrize("edges", [[0, 25], [0, 7, 7, 20, 25], [0, 0, 1, 17, 18, 20, 25]])
+def test_packed_texts(edges, of_texts, dtype):
+    bounds = {"cu_seqlens_q": torch.tensor(edges, dtype=dtype), "cu_seqlens_k": torch.tensor(edges, dtype=dtype) * 2}
+    query, key = torch.randn(1, 4, 27, 16), torch.randn(1, 2, 53, 16)
+    logsumexp = torch.rand(len(edges) - 1, 4, 27) + 4
+    rows = torch.full((1, 4, 27), 0.0)
+    for text, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+        rows[0, :, start:end] = logsumexp[text, :, : end - start]
+    for index in (None, -2):
+        actual = diagonal_from_logsumexp(query, key, logsumexp if of_texts else rows, index=index, **bounds)
+        expected = diagonal_from_logsumexp_reference(query, key, rows, index=index, **bounds)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_heads_past_2_to_the_31_are_reached_by_the_summary():
+    length = 66000
+    storage = torch.empty(length, length, dtype=torch.float16)  # 8.7 GB that are never touched but at two places
+    query = storage.as_strided((1, 2, 3, 16), (0, 65000 * length, length, 1), 0)
+    query.copy_(torch.randn(1, 2, 3, 16))
+    rows = logsumexp.launch(query, query, torch.zeros(1, 2, 3), -0.01, None, None, 0, 0.0, None, None, None, None, 0, -1, -1, True)[0]
+    torch.testing.assert_close(rows, torch.exp(-0.01 * query.float().square().sum(-1)))

@@ -140,3 +140,12 @@ def test_blocks_of_the_committed_table(monkeypatch):
 
     monkeypatch.setattr(qk, "tuned", tuned)
     assert_summary(heads(1, 2, 130, 64), heads(1, 1, 150, 64), is_causal=True)
+
+
+def test_a_sink_is_the_logsumexp_of_a_row_masked_with_finfo_min():
+    query, key, bias = heads(1, 2, 20, 16), heads(1, 2, 20, 16), torch.zeros(20, 20)
+    bias[5] = torch.finfo(torch.float32).min
+    options = {"bias": bias, "sinks": torch.tensor([1.5, -4.0])}
+    actual, expected = summary_from_qk(query, key, **options), summary_from_qk_reference(query, key, **options)
+    for name in ("diagonal", "logsumexp", "row_entropy", "first_token"):
+        torch.testing.assert_close(getattr(actual, name).double(), getattr(expected, name), rtol=1e-5, atol=1e-5)
