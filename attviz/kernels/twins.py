@@ -40,11 +40,17 @@ def triton_serves(tensor: Tensor, head_dim: int = 0, matrix: bool = False) -> bo
     return has_triton() and tensor.dtype is not torch.float64 and head_dim <= widest
 
 
+class NoTile(Exception):
+    """No tile of a kernel fits an architecture's registers and shared memory, or it has no matrix instruction: torch serves."""
+
+
 _failed: set[tuple[str, torch.dtype, int]] = set()
 _warned: set[tuple[str, str]] = set()
 
 
-def twin(operator: str, kind: tuple[torch.dtype, int], serves: bool, launch: Callable[[], Result], in_torch: Callable[[], Result]) -> Result:
+def twin(
+    operator: str, kind: tuple[torch.dtype, int], serves: bool, launch: Callable[[], Result], in_torch: Callable[[], Result]
+) -> Result:
     """What the Triton twin gives; what torch gives where it does not serve, or where it could not be compiled or launched.
 
     A failure (no C compiler on the machine, no room in shared memory, a driver that is too old) is warned of once for each operator and
@@ -61,6 +67,8 @@ def twin(operator: str, kind: tuple[torch.dtype, int], serves: bool, launch: Cal
         return in_torch()
     try:
         return launch()
+    except NoTile:
+        return in_torch()
     except (AttvizError, torch.OutOfMemoryError):
         raise  # a fault of the arguments, or no memory for the result: torch would say the same
     except Exception as error:

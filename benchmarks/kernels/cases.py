@@ -42,69 +42,112 @@ class Case:
         return [f"{arch} {self.name} {kernel}: {fault}" for fault in found]
 
 
-def tensors(dtype: torch.dtype, head_dim: int, num_kv_heads: int, transposed: bool = True) -> tuple[Tensor, Tensor]:
-    """Query and key of a Llama-like layer on ``meta``; transposed as a projection leaves them."""
+def tensors(dtype: torch.dtype, head_dim: int, num_kv_heads: int = 8) -> tuple[Tensor, Tensor]:
+    """Query and key of a Llama-like layer on ``meta``, laid out as a projection leaves them."""
     shapes = ((BATCH, Q_LEN, NUM_HEADS, head_dim), (BATCH, Q_LEN, num_kv_heads, head_dim))
     query, key = (torch.empty(shape, dtype=dtype, device="meta").transpose(1, 2) for shape in shapes)
-    return (query, key) if transposed else (query.contiguous(), key.contiguous())
+    return query, key
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def logsumexp_case(label: str, dtype: torch.dtype, head_dim: int, *, extras: bool = False, options: bool = False) -> Case:
-    query, key = tensors(dtype, head_dim, 8)
-    bias = meta(BATCH, 1, Q_LEN, Q_LEN, dtype=dtype) if options else None
-    row_mask = meta(BATCH, 1, Q_LEN, dtype=torch.bool) if options else None
-    sinks = meta(NUM_HEADS, dtype=dtype) if options else None
-    lse = meta(BATCH, NUM_HEADS, Q_LEN)
-    cap = 30.0 if options else 0.0
-    vector = head_dim % 8 == 0
-    no_index = (None, None, None, 0, -1, -1)
-    return Case(f"logsumexp {label}", lambda: logsumexp.launch(query, key, lse, 0.1, bias, row_mask, 0, cap, sinks, *no_index, extras), vector=vector)
+def logsumexp_case(label: str, query: Tensor, key: Tensor, options: str = "", *, extras: bool = False, vector: bool = False) -> Case:
+    """``options``: some of bias, mask, sinks, softcap, index, each (head has its index), window, packed, texts (a row of each)."""
+    batch, heads, q_len, _ = query.shape
+    kv_len, dtype, edges = key.shape[2], query.dtype, meta(5, dtype=torch.int32)
+    lse = meta(*((4, heads, q_len) if "texts" in options else (batch, heads, q_len)))
+    at = meta(batch, heads if "each" in options else 1, q_len, dtype=torch.int64) if "index" in options else None
+    packed = (edges, edges) if "packed" in options else (None, None)
+    masks = (meta(batch, 1, q_len, kv_len, dtype=dtype) if "bias" in options else None, meta(batch, 1, q_len, dtype=torch.bool))
+    rules = (masks[0], masks[1] if "mask" in options else None, 0, 30.0 if "softcap" in options else 0.0)
+    sinks = meta(heads, dtype=dtype) if "sinks" in options else None
+    window = (1024, 0) if "window" in options else (-1, -1)
+    rest = (sinks, at, *packed, 0, *window, extras)
+    return Case(f"logsumexp {label}", lambda: logsumexp.launch(query, key, lse, 0.1, *rules, *rest), vector=vector)
 
 
-def qk_case(label: str, dtype: torch.dtype, head_dim: int, *, causal: bool = True, summary: bool = False, options: str = "") -> Case:
-    query, key = tensors(dtype, head_dim, 8)
-    bias = meta(BATCH, 1, Q_LEN, Q_LEN, dtype=dtype) if "bias" in options else None
-    mask = meta(BATCH, Q_LEN, dtype=torch.bool) if "padding" in options else None
-    sinks = meta(NUM_HEADS, dtype=dtype) if "sinks" in options else None
-    slopes = meta(NUM_HEADS) if "alibi" in options else None
+def qk_case(label: str, query: Tensor, key: Tensor, options: str = "", *, causal: bool = True, vector: bool = False) -> Case:
+    """``options``: some of summary, window, softcap, sinks, alibi, bias, padding, packed."""
+    batch, heads, q_len, _ = query.shape
+    bias = meta(batch, 1, q_len, key.shape[2], dtype=query.dtype) if "bias" in options else None
+    mask = meta(batch, key.shape[2], dtype=torch.bool) if "padding" in options else None
+    sinks = meta(heads, dtype=query.dtype) if "sinks" in options else None
+    slopes = meta(heads) if "alibi" in options else None
     edges = meta(5, dtype=torch.int32) if "packed" in options else None
     if edges is not None:
         query, key = query[:1], key[:1]
-    window = 1024 if "window" in options else -1
-    rules = (0.1, None, True, window, 0 if causal else -1, 30.0 if "softcap" in options else 0.0, sinks, slopes, bias, mask, edges, edges)
-    return Case(f"qk {label}", lambda: qk.launch(query, key, *rules, Q_LEN, summary), matrix=True, vector=head_dim % 8 == 0)
+    window = (1024 if "window" in options else -1, 0 if causal else -1)
+    rules = (0.1, None, True, *window, 30.0 if "softcap" in options else 0.0, sinks, slopes, bias, mask, edges, edges, q_len)
+    return Case(f"qk {label}", lambda: qk.launch(query, key, *rules, "summary" in options), matrix=True, vector=vector)
+
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+SIZES = [("bf16", d) for d in (16, 32, 64, 80, 128, 256)] + [("fp16", 64), ("fp32", 16), ("fp32", 32), ("fp32", 64), ("fp32", 128)]
+ODD_SIZES = ((1, 1, 1, 1, 16), (1, 8, 1, 33, 64), (3, 1, 1, 7, 40), (1, 4, 4, 1, 128), (2, 6, 2, 1, 1))
+ALL = "summary, window, softcap, sinks, alibi, padding"
+
+
+def variants(kernel: str, dtype: torch.dtype, head_dim: int) -> Iterator[Case]:
+    """The least and the most that is asked of a kernel at one size of a head: a tile that serves both serves what lies between."""
+    query, key = tensors(dtype, head_dim)
+    label = f"{next(name for name, known in DTYPES.items() if known is dtype)} d{head_dim}"
+    vector = head_dim % 8 == 0
+    if kernel == "logsumexp":
+        yield logsumexp_case(label, query, key, vector=vector)
+        yield logsumexp_case(f"{label}, bias, mask, sinks, softcap", query, key, "bias mask sinks softcap", vector=vector)
+        yield logsumexp_case(f"{label}, index of each head, window", query, key, "index each window", vector=vector)
+        yield logsumexp_case(f"{label}, packed", query[:1], key[:1], "packed", vector=vector)
+        yield logsumexp_case(f"{label}, aggregates, bias, mask, sinks", query, key, "bias mask sinks", extras=True)
+    elif kernel == "qk":
+        yield qk_case(f"{label} causal", query, key, vector=vector)
+        yield qk_case(f"{label} causal, {ALL}", query, key, ALL)
+    else:
+        yield qk_case(f"{label} causal, bias", query, key, "bias")
+        yield qk_case(f"{label} causal, bias, {ALL}", query, key, f"bias {ALL}")
+
+
+def odd_cases() -> Iterator[Case]:
+    """Sizes of 1, strides that are odd or 1 where they should not be, and offsets beyond 32 bits: each is another specialisation."""
+    for batch, heads, kv_heads, length, head_dim in ODD_SIZES:
+        label = f"batch {batch}, heads {heads} of {kv_heads}, length {length}, d{head_dim}"
+        query, key = meta(batch, heads, length, head_dim), meta(batch, kv_heads, length, head_dim)
+        for options in ("", "bias mask sinks", "index"):
+            yield logsumexp_case(f"fp32 {label}{', ' * bool(options)}{options}", query, key, options)
+        yield logsumexp_case(f"fp32 {label}, aggregates", query, key, extras=True)
+        yield Case(f"weights fp32 {label}", lambda shape=(batch, heads, length, length): weights.launch(meta(*shape), 0, True))
+        if head_dim > 1:
+            yield qk_case(f"fp32 {label}", query, key, "summary sinks")
+    last = [meta(head_dim, BATCH, 65, heads, dtype=torch.bfloat16).permute(1, 3, 2, 0) for head_dim, heads in ((64, 6), (64, 3))]
+    yield logsumexp_case("bf16 d64, heads last", *last)
+    yield qk_case("bf16 d64, heads last", *last)
+    far = [torch.empty_strided((1, heads, 9, 64), (0, 1 << 29, 64, 1), dtype=torch.float16, device="meta") for heads in (8, 4)]
+    yield logsumexp_case("fp16 d64, heads 2**29 elements apart", *far)
+    yield logsumexp_case("fp16 d64, heads 2**29 elements apart, aggregates", *far, extras=True)
+    yield qk_case("fp16 d64, heads 2**29 elements apart", *far)
+    query, key = tensors(torch.bfloat16, 128)
+    yield logsumexp_case("bf16 d128, packed, a row of each text", query[:1], key[:1], "packed texts")
 
 
 def cases() -> Iterator[Case]:
     """All of them; the order is that of ``docs/kernels.md``."""
-    half, bf16, single = torch.float16, torch.bfloat16, torch.float32
-    for head_dim in (16, 32, 64, 80, 128, 256):
-        yield logsumexp_case(f"bf16 d{head_dim}", bf16, head_dim)
-    for dtype, name in ((half, "fp16"), (single, "fp32")):
-        yield logsumexp_case(f"{name} d64", dtype, 64)
-        yield logsumexp_case(f"{name} d128", dtype, 128)
-    yield logsumexp_case("bf16 d128, bias, mask, sinks, softcap", bf16, 128, options=True)
-    yield logsumexp_case("bf16 d128, aggregates", bf16, 128, extras=True)
-    yield logsumexp_case("fp32 d64, aggregates, bias, mask, sinks, softcap", single, 64, extras=True, options=True)
-    for head_dim in (16, 32, 64, 80, 128, 256):
-        yield qk_case(f"bf16 d{head_dim} causal", bf16, head_dim)
-    yield qk_case("fp16 d64 full", half, 64, causal=False)
-    for head_dim in (64, 128):
-        yield qk_case(f"fp32 d{head_dim} causal", single, head_dim)
-    yield qk_case("bf16 d128 causal, summary", bf16, 128, summary=True)
-    for head_dim in (64, 128):
-        yield qk_case(f"fp32 d{head_dim} causal, summary", single, head_dim, summary=True)
-    for options in ("window", "softcap", "sinks", "alibi", "bias", "padding", "packed", "window softcap sinks bias padding"):
-        yield qk_case(f"bf16 d128 causal, {options.replace(' ', ', ')}", bf16, 128, options=options)
-    matrix = meta(BATCH, NUM_HEADS, Q_LEN, Q_LEN, dtype=half)
-    yield Case("weights fp16", lambda: weights.launch(matrix, 0, False))
-    yield Case("weights fp16, aggregates", lambda: weights.launch(matrix, 0, True))
-    state = [meta(50257, dtype=torch.float64), *(meta(50257, NUM_HEADS, dtype=torch.float64) for _ in range(2))]
-    state += [meta(50257, NUM_HEADS), meta(50257, NUM_HEADS)]
-    plan = meta(5, BATCH * Q_LEN, dtype=torch.int64)
-    assert plan.shape[1] > SEGMENT_CHUNK  # both kernels are launched
-    yield Case("tokens fp32", lambda: tokens.launch(*state, meta(BATCH, NUM_HEADS, Q_LEN), plan))
+    for kernel in ("logsumexp", "qk", "qk_bias"):
+        for name, head_dim in SIZES:
+            yield from variants(kernel, DTYPES[name], head_dim)
+    query, key = tensors(torch.bfloat16, 128)
+    yield qk_case("fp16 d64 full", *tensors(torch.float16, 64), causal=False)
+    for options in ("summary", "window", "softcap", "sinks", "alibi", "padding", "packed"):
+        yield qk_case(f"bf16 d128 causal, {options}", query, key, options)
+    for name, dtype in DTYPES.items():
+        matrix = meta(BATCH, NUM_HEADS, Q_LEN, Q_LEN, dtype=dtype)
+        yield Case(f"weights {name}", lambda matrix=matrix: weights.launch(matrix, 0, False))
+        yield Case(f"weights {name}, aggregates", lambda matrix=matrix: weights.launch(matrix, 0, True))
+    for heads in (1, NUM_HEADS):
+        state = [meta(50257, dtype=torch.float64), *(meta(50257, heads, dtype=torch.float64) for _ in range(2))]
+        state += [meta(50257, heads), meta(50257, heads)]
+        plan = meta(5, BATCH * Q_LEN, dtype=torch.int64)
+        assert plan.shape[1] > SEGMENT_CHUNK  # both kernels are launched
+        given = (*state, meta(BATCH, heads, Q_LEN), plan)
+        yield Case(f"tokens fp32, heads {heads}", lambda given=given: tokens.launch(*given))
+    yield from odd_cases()

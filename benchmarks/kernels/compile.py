@@ -20,6 +20,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from attviz.kernels.triton import tokens
+from attviz.kernels.twins import NoTile
+
 TARGETS = {
     **{f"sm_{number}": GPUTarget("cuda", number, 32) for number in (75, 80, 86, 89, 90, 100, 120)},
     **{name: GPUTarget("hip", name, 64) for name in ("gfx90a", "gfx942", "gfx950")},
@@ -65,13 +68,19 @@ class _NoDriver:
 
 
 @contextlib.contextmanager
-def recording(arch: str) -> Iterator[list[Recorded]]:
-    """Replace launches by records, and let the launch functions believe that they are on ``arch``."""
+def recording(arch: str, then: Callable[[Recorded], Any] = lambda recorded: None) -> Iterator[list[Recorded]]:
+    """Replace launches by records, and let the launch functions believe that they are on ``arch``.
+
+    Args:
+        arch: One of :data:`TARGETS`.
+        then: Makes of a record what is launched in the place of the kernel: an object with ``run``; None launches nothing.
+    """
     records: list[Recorded] = []
 
-    def record(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any, _warmup: bool) -> None:
+    def record(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any, _warmup: bool) -> Any:
         source = ASTSource(kernel, signature, constants, attributes)
         records.append(Recorded(kernel.__name__, source, dict(options.__dict__)))
+        return then(records[-1])
 
     homes = ("attviz.kernels.triton.logsumexp", "attviz.kernels.triton.qk")
     with contextlib.ExitStack() as stack:
@@ -79,12 +88,13 @@ def recording(arch: str) -> Iterator[list[Recorded]]:
         stack.enter_context(mock.patch.object(triton.runtime.jit.JITFunction, "_do_compile", record))
         for home in homes:
             stack.enter_context(mock.patch(f"{home}.architecture", return_value=arch))
+        stack.enter_context(mock.patch.object(tokens, "_compiled", set()))
         yield records
 
 
 def compile_launch(launch: Callable[[], object], arch: str) -> dict[str, Report]:
-    """Compile every kernel that ``launch`` starts, for ``arch``; reports by kernel name."""
-    with recording(arch) as records:
+    """Compile every kernel that ``launch`` starts, for ``arch``; reports by kernel name, none where torch serves."""
+    with recording(arch) as records, contextlib.suppress(NoTile):
         launch()
     reports = {}
     for recorded in records:
@@ -123,7 +133,7 @@ def _amd_report(compiled: Any) -> Report:
         registers=number("vgpr_count"),
         spilled_bytes=number("private_segment_fixed_size"),
         shared_bytes=compiled.metadata.shared,
-        matrix=len(re.findall(r"\bv_mfma_", assembly)),
-        vector_loads=len(re.findall(r"\b(?:global|buffer)_load_dwordx[24]", assembly)),
-        scalar_loads=len(re.findall(r"\b(?:global|buffer)_load_(?:dword|ushort|short_d16\w*|ubyte)\b", assembly)),
+        matrix=len(re.findall(r"\bv_(?:mfma|wmma)_", assembly)),
+        vector_loads=len(re.findall(r"\b(?:global|buffer)_load_(?:dwordx[234]|b64|b96|b128)\b", assembly)),
+        scalar_loads=len(re.findall(r"\b(?:global|buffer)_load_(?:dword|ushort|short_d16\w*|ubyte|b32|u16|u8|d16\w*)\b", assembly)),
     )

@@ -42,7 +42,7 @@ def versions() -> str:
 def committed_cells() -> dict[tuple[str, str, str], str]:
     """The page's cells by (case, kernel, architecture); empty where other versions than the installed ones wrote it."""
     page = PAGE.read_text()
-    if versions() not in page:
+    if versions() not in page or f"| {' | '.join(TARGETS)} |" not in page:
         return {}
     cells = {}
     for line in page.splitlines():

@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 
 from attviz.kernels.twins import MAX_HEAD_DIM_SINGLE
-from benchmarks.kernels.cases import logsumexp_case, qk_case
+from benchmarks.kernels.cases import variants
 from benchmarks.kernels.compile import TARGETS, compile_launch
 from benchmarks.kernels.kernel_rows import Shape
 from benchmarks.kernels.timing import time_calls
@@ -68,10 +68,7 @@ def using(kernel: str, blocks: Blocks) -> Iterator[None]:
 
 def fault(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> str:
     """Why these blocks are not worth a try on ``arch``; empty if they are. Triton's cache keeps the binary for the launch on the GPU."""
-    if kernel == "logsumexp":
-        case = logsumexp_case("tune", dtype, head_dim)
-    else:
-        case = qk_case("tune", dtype, head_dim, options="bias" if kernel == "qk_bias" else "")
+    case = next(variants(kernel, dtype, head_dim))
     try:
         with using(kernel, blocks):
             reports = compile_launch(case.launch, arch)

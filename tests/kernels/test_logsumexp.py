@@ -138,7 +138,7 @@ def test_errors_name_the_sizes():
 @pytest.mark.parametrize("extras", [False, True])
 def test_operator_passes_opcheck(extras):
     query, key, mask = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.ones(2, 1, 5, dtype=torch.bool)
-    arguments = (query, key, torch.zeros(2, 4, 5), 0.3, torch.randn(5, 7), mask, 2, 1.5, torch.zeros(4), None, None, None, 0, -1, -1, extras)
+    arguments = (query, key, torch.zeros(2, 4, 5), 0.3, torch.randn(5, 7), mask, 2, 1.5, torch.zeros(4), *(None,) * 3, 0, -1, -1, extras)
     torch.library.opcheck(torch.ops.attviz.diagonal_from_logsumexp.default, arguments)
 
 

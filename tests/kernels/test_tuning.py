@@ -56,7 +56,7 @@ def test_candidates_that_spill_or_do_not_compile_are_left_out():
     assert "Error" in fault("sm_90", "logsumexp", torch.bfloat16, 64, {"BLOCK_Q": 33, "num_warps": 4})  # no power of two
     with ThreadPoolExecutor(1) as pool:
         assert worth_a_try(pool, "sm_90", "logsumexp", torch.float32, 256, [wide]) == []
-        assert worth_a_try(pool, "sm_75", "logsumexp", torch.float32, 256, [wide]) == [wide]  # not among the compiled ones: try all
+        assert worth_a_try(pool, "sm_70", "logsumexp", torch.float32, 256, [wide]) == [wide]  # not among the compiled ones: try all
 
 
 def test_without_a_gpu_the_script_says_so_and_writes_nothing(capsys):

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import triton
 
+from attviz.kernels.twins import NoTile
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,23 +38,40 @@ def architecture(device_index: int | None) -> str:
 
 
 @functools.cache
-def _table() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
-    rows: Mapping[str, Mapping[str, Mapping[str, int]]] = json.loads(TABLE.read_text())["kernels"]
+def _table() -> Mapping[str, Mapping[str, Mapping[str, int] | None]]:
+    rows: Mapping[str, Mapping[str, Mapping[str, int] | None]] = json.loads(TABLE.read_text())["kernels"]
     return rows
 
 
+# Architectures without rows of their own that are built like one with rows: the same registers and shared memory of a multiprocessor.
+_ALIKE = {
+    **{"sm_87": "sm_80", "sm_103": "sm_100", "sm_110": "sm_100", "sm_121": "sm_120"},
+    **{"gfx940": "gfx942", "gfx941": "gfx942", "gfx908": "gfx90a"},
+    **dict.fromkeys(("gfx1101", "gfx1102", "gfx1103", "gfx1150", "gfx1151", "gfx1200", "gfx1201"), "gfx1100"),
+}
+
+
 def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> dict[str, Any]:
-    """Block sizes, warps and stages from the committed table: the row of this architecture, or else the default row.
+    """Block sizes, warps and stages from the committed table: the row of this architecture, or of one alike, or else the default row.
 
     Args:
         kernel: ``"logsumexp"``, ``"qk"``, or ``"qk_bias"`` (a tile of bias takes registers, so the tiles are smaller).
         arch: As :func:`architecture` names it.
         head_pad: ``head_dim`` rounded up to a power of two.
         single: The inputs are float32, whose tiles take twice the room.
+
+    Raises:
+        NoTile: Where the table says that torch serves this architecture better.
     """
     rows = _table()[kernel]
     size = f"{'float32' if single else 'half'}/{head_pad}"
-    return dict(rows.get(f"{arch}/{size}") or rows[f"default/{size}"])
+    for known in (arch, _ALIKE.get(arch, arch), "default"):
+        if f"{known}/{size}" in rows:
+            row = rows[f"{known}/{size}"]
+            if row is None:
+                raise NoTile(f"{kernel} {known}/{size}")
+            return dict(row)
+    raise KeyError(f"{kernel} default/{size}")
 
 
 def head_pad(head_dim: int) -> int:

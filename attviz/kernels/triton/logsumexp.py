@@ -137,7 +137,7 @@ def summary_kernel(
     if row_mask is not None:
         row_mask += batch * stride_mb
     for number in range(NUM_HEADS):
-        head = number.to(tl.int64) if FAR else number
+        head = tl.cast(number, tl.int64) if FAR else number
         keys = key + batch * stride_kb + (head // GROUP) * stride_kh + dims * stride_kd
         k = tl.load(keys[None, :] + (rows + kv_offset)[:, None] * stride_kt, mask=tile_ok, other=0.0).to(tl.float32)
         k_first = tl.load(keys, mask=dim_ok, other=0.0).to(tl.float32)

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-COMPILED_ONLY = "test_compile.py"
+COMPILED_ONLY = ("test_compile.py", "test_ptx.py")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Collect what this process can run, and nothing else: nothing is skipped."""
     if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    return True if (collection_path.name == COMPILED_ONLY) == INTERPRETED else None
+    return True if (collection_path.name in COMPILED_ONLY) == INTERPRETED else None
 
 
 @pytest.fixture

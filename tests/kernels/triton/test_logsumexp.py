@@ -1,5 +1,6 @@
 """The Triton twin of diagonal_from_logsumexp in the CPU interpreter, against float64."""
 
+import itertools
 import math
 
 import pytest
@@ -123,7 +124,7 @@ def test_offsets_past_2_to_the_31_are_reached():
     assert query.storage_offset() > 2**31
     key = query.as_strided((1, 1, length, 16), (0, 0, length, 1), 0)  # its last rows are those of the query, 4.3e9 elements away
     query.copy_(torch.randn(1, 1, 24, 16))
-    diagonal = logsumexp.launch(query, key, torch.zeros(1, 1, 24), -0.01, None, None, length - 24, 0.0, None, None, None, None, 0, -1, -1, False)[0]
+    diagonal = logsumexp.launch(query, key, torch.zeros(1, 1, 24), -0.01, None, None, length - 24, 0.0, *(None,) * 4, 0, -1, -1, False)[0]
     torch.testing.assert_close(diagonal, torch.exp(-0.01 * query.float().square().sum(-1)))
 
 
@@ -156,7 +157,7 @@ def test_packed_texts(edges, of_texts, dtype):
     query, key = torch.randn(1, 4, 27, 16), torch.randn(1, 2, 53, 16)
     logsumexp = torch.rand(len(edges) - 1, 4, 27) + 4
     rows = torch.full((1, 4, 27), 0.0)
-    for text, (start, end) in enumerate(zip(edges, edges[1:], strict=False)):
+    for text, (start, end) in enumerate(itertools.pairwise(edges)):
         rows[0, :, start:end] = logsumexp[text, :, : end - start]
     for index in (None, -2):
         actual = diagonal_from_logsumexp(query, key, logsumexp if of_texts else rows, index=index, **bounds)
@@ -169,5 +170,5 @@ def test_heads_past_2_to_the_31_are_reached_by_the_summary():
     storage = torch.empty(length, length, dtype=torch.float16)  # 8.7 GB that are never touched but at two places
     query = storage.as_strided((1, 2, 3, 16), (0, 65000 * length, length, 1), 0)
     query.copy_(torch.randn(1, 2, 3, 16))
-    rows = logsumexp.launch(query, query, torch.zeros(1, 2, 3), -0.01, None, None, 0, 0.0, None, None, None, None, 0, -1, -1, True)[0]
+    rows = logsumexp.launch(query, query, torch.zeros(1, 2, 3), -0.01, None, None, 0, 0.0, *(None,) * 4, 0, -1, -1, True)[0]
     torch.testing.assert_close(rows, torch.exp(-0.01 * query.float().square().sum(-1)))

@@ -1,0 +1,90 @@
+"""Choose tiles without a GPU: for each architecture the largest that compile without a spill into its registers and shared memory.
+
+python -m benchmarks.kernels.tiles            # all architectures; rows that are clean stay as they are
+python -m benchmarks.kernels.tiles gfx1100    # one of them
+
+What was measured on a GPU (``measured`` in the table) is left alone. Where no candidate is clean, or the compiler has no matrix instruction
+for an architecture, the row becomes null, and torch serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from attviz.kernels.triton.launch import TABLE, tuned
+from attviz.kernels.twins import MAX_HEAD_DIM_SINGLE, NoTile
+from benchmarks.kernels.cases import variants
+from benchmarks.kernels.compile import TARGETS, compile_launch
+from benchmarks.kernels.tune import Blocks, layout, using
+
+# (queries, keys, warps, stages) from the largest down
+QK = (
+    *((128, 64, 8, 3), (128, 64, 8, 2), (128, 32, 8, 2), (128, 32, 8, 1), (64, 64, 8, 2), (64, 64, 4, 2), (64, 32, 8, 2), (64, 32, 4, 2)),
+    *((64, 32, 4, 1), (64, 16, 8, 1), (64, 16, 4, 1), (32, 32, 4, 1), (32, 16, 4, 1), (32, 16, 2, 1), (16, 16, 1, 1)),
+)
+LOGSUMEXP = ((128, 4), (64, 4), (32, 4), (16, 4), (16, 8))
+
+
+def candidates(kernel: str) -> Iterator[Blocks]:
+    """Tiles from the largest down."""
+    if kernel == "logsumexp":
+        yield from ({"BLOCK_Q": rows, "num_warps": warps} for rows, warps in LOGSUMEXP)
+    else:
+        yield from ({"BLOCK_Q": q, "BLOCK_K": k, "num_warps": warps, "num_stages": stages} for q, k, warps, stages in QK)
+
+
+def faults(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> list[str]:
+    """What is wrong with these blocks, in the first of the variants that has a fault."""
+    for case in variants(kernel, dtype, head_dim):
+        try:
+            with using(kernel, blocks):
+                reports = compile_launch(case.launch, arch)
+        except Exception as error:  # blocks that the compiler does not take
+            return [f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"]
+        if found := [fault for name, report in reports.items() for fault in case.faults(name, report, arch)]:
+            return found
+    return []
+
+
+def choose(arch: str, kernel: str, dtype: torch.dtype, head_dim: int) -> Blocks | None:
+    """The tile of the table where it is clean, else the largest candidate that is; None where there is none."""
+    try:
+        present = [tuned(kernel, arch, head_dim, dtype is torch.float32)]
+    except NoTile:
+        present = []
+    for blocks in (*present, *candidates(kernel)):
+        found = faults(arch, kernel, dtype, head_dim, blocks)
+        if not found:
+            return blocks
+        print(f"  {blocks}: {'; '.join(found)}", flush=True)
+        if any("no matrix instruction" in fault for fault in found):
+            return None  # no size of tile brings one
+    return None
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("archs", nargs="*", help=f"some of {', '.join(TARGETS)}; default all")
+    table = json.loads(TABLE.read_text())
+    for arch in parser.parse_args(argv).archs or TARGETS:
+        for kernel, rows in table["kernels"].items():
+            for dtype, widths in ((torch.bfloat16, (16, 32, 64, 128, 256)), (torch.float32, (16, 32, 64, 128, 256))):
+                for head_dim in widths:
+                    if arch in table["measured"] or (kernel != "logsumexp" and dtype is torch.float32 and head_dim > MAX_HEAD_DIM_SINGLE):
+                        continue
+                    size = f"{'float32' if dtype is torch.float32 else 'half'}/{head_dim}"
+                    chosen = choose(arch, kernel, dtype, head_dim)
+                    if chosen != rows.get(f"{arch}/{size}", rows[f"default/{size}"]):
+                        rows[f"{arch}/{size}"] = chosen
+                    print(f"{kernel} {arch}/{size}: {chosen or 'torch'}", flush=True)
+                    TABLE.write_text(layout(table))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
