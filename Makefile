@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test install-demo install-test lint types tests interpreter doctests frontend benchmark clean
+.PHONY: demo test dist install-demo install-test lint types tests interpreter doctests frontend benchmark clean
 
 demo: install-demo
 	$(BIN)/attviz demo -o attviz-demo
@@ -49,6 +49,13 @@ doctests:
 frontend:
 	npm --prefix frontend ci --no-audit --no-fund --loglevel=error
 	npm --prefix frontend run check
+
+# Wheel and sdist, checked as the package index checks them, and the quick start run from the wheel (tests/test_package.py).
+dist: install-test
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python -m check_wheel_contents dist/*.whl
 
 benchmark: install-test
 	$(BIN)/python -m benchmarks.capture

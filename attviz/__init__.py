@@ -14,9 +14,9 @@ import importlib
 from typing import Any
 
 from attviz._capture import Capture, capture
+from attviz._version import __version__
 
-__all__ = ["Analysis", "Capture", "Page", "analyze", "capture", "view"]
-__version__ = "0.1.0"
+__all__ = ["Analysis", "Capture", "Page", "__version__", "analyze", "capture", "view"]
 
 _HOMES = {
     "Analysis": "attviz.analysis",

@@ -12,7 +12,7 @@ from types import ModuleType
 import attviz
 from attviz.errors import AttvizError
 
-COMMANDS = ("demo", "analyze", "plot", "view", "convert", "bench")
+COMMANDS = ("demo", "analyze", "plot", "view", "convert", "bench", "info", "completion")
 
 _EPILOG = """\
 the usual way:
@@ -28,7 +28,7 @@ Results go to stdout, progress and messages to stderr.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; a mistake of the user is one line on stderr and code 2, a fault of ours keeps its traceback."""
-    parser, commands = _parser()
+    parser, commands = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:
         parser.print_help()
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+def build_parser() -> tuple[argparse.ArgumentParser, dict[str, ModuleType]]:
+    """Return the parser of the whole command, and the module of each subcommand."""
     parser = argparse.ArgumentParser(
         prog="attviz",
         description="See how much attention each token of a text gives to its own position, in every layer and head of a transformer.",

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import attviz
 from attviz import io
 from attviz.cli import COMMANDS, main
 from attviz.cli.table import token_rows, token_table
@@ -277,8 +279,26 @@ def test_ctrl_c_ends_with_130_and_a_fault_of_ours_keeps_its_traceback(monkeypatc
 
 
 def test_help_needs_neither_transformers_nor_matplotlib():
-    code = (
-        "import sys, attviz.cli as c; c._parser(); print([m for m in ('transformers', 'matplotlib', 'torchmetrics') if m in sys.modules])"
-    )
+    heavy = ("transformers", "matplotlib", "torchmetrics")
+    code = f"import sys, attviz.cli as c; c.build_parser(); print([m for m in {heavy} if m in sys.modules])"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_info_names_versions_devices_and_what_is_tapped(capsys):
+    code, out, err = call(capsys, "info", "--json")
+    report = json.loads(out)
+    assert (code, err) == (0, "")
+    assert report["versions"]["attviz"] == attviz.__version__
+    assert report["devices"]["cpu"]
+    assert report["operators tapped"]["aten::_softmax"] == ["CPU"]
+    assert report["operators tapped"]["aten::_scaled_dot_product_flash_attention"] == (
+        ["CUDA"] if torch.cuda.is_available() else ["not in this build"]
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_subcommand(capsys, shell):
+    code, out, _ = call(capsys, "completion", shell)
+    assert code == 0
+    assert all(command in out for command in COMMANDS)

@@ -96,6 +96,18 @@ def _uninstall() -> None:
         _installed.popitem()[1]._destroy()
 
 
+def keys_present(operator: Operator) -> list[str]:
+    """Return the dispatch keys a capture would override for this operator in this process (for ``attviz info``)."""
+    found = []
+    for key in operator.keys:
+        try:
+            if _device_present(key) and get_kernel(operator.name, key) is not None:
+                found.append(key)
+        except RuntimeError:  # this build has no such kernel
+            continue
+    return found
+
+
 def _device_present(key: str) -> bool:
     if key == "CUDA":
         return torch.cuda.is_available()
