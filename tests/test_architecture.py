@@ -9,6 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "attviz"
 FLOORS = {
+    "_version": 0,
     "errors": 0,
     "records": 0,
     "spelling": 0,
