@@ -24,7 +24,7 @@ _HOMES = {
     "analyze": "attviz.analysis",
     "view": "attviz.viewer",
 }
-_PACKAGES = ("hooks", "integrations", "io", "kernels", "metrics", "plots", "viewer")
+_PACKAGES = ("calls", "hooks", "integrations", "io", "kernels", "metrics", "plots", "readings", "viewer")
 
 
 def __getattr__(name: str) -> Any:

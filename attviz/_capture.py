@@ -1,26 +1,23 @@
-"""``with attviz.capture(model) as cap:`` joins hooks, kernels and metrics; the only file that knows all three."""
+"""``with attviz.capture(model) as cap:``: the arguments, and reading what was recorded."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError
-from attviz.hooks.scope.hooks import Scope
-from attviz.hooks.scope.model_map import read_layout
-from attviz.hooks.scope.selection import Selection
-from attviz.hooks.scope.tokens import TokenSource
-from attviz.hooks.session.messages import explain, nothing_seen
-from attviz.hooks.session.observer import Observer
+from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
+from attviz.hooks.scope.tokens import TokenSource, takes_ids
+from attviz.hooks.session.asked import asked_readings, stacked_reading
 from attviz.hooks.session.recorder import Metric, Recorder, as_metrics, shapes_by_layer
 from attviz.hooks.session.sequences import join_steps, split_documents
-from attviz.hooks.tap.hub import listen
-from attviz.records import CapturedDocument, DiagonalRecord
+from attviz.hooks.session.session import Session
+from attviz.readings import Reading
+from attviz.readings.keys import special_ids
+from attviz.records import CapturedDocument, CrossRecord, DiagonalRecord
 from attviz.tables import Tables
 
 if TYPE_CHECKING:
@@ -38,6 +35,8 @@ def capture(
     every: int = 1,
     strict: bool = True,
     token_ids: TokenSource | None = None,
+    read: Reading | Iterable[Reading] | None = None,
+    cross: bool = False,
 ) -> Capture:
     """Record the self-attention diagonal of every layer and head while ``model`` runs, without its attention matrix.
 
@@ -54,6 +53,9 @@ def capture(
         strict: Raise :class:`CaptureError` at the end if a layer ran unseen; False warns instead.
         token_ids: For models whose forward has no ``input_ids``: the ids ``[batch, q_len]``, the name of the parameter that holds them,
             or a function of ``(args, kwargs)``.
+        read: One or several :mod:`attviz.readings`: other statistics of the attention rows, read beside the diagonal into
+            ``record.readings`` and :meth:`Capture.reading`.
+        cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must hold a reading that needs none.
 
     Returns:
         The :class:`Capture`, to be entered once.
@@ -72,7 +74,9 @@ def capture(
         tensor([[[[0.2500, 0.2500, 0.2500, 0.2500],
                   [0.2500, 0.2500, 0.2500, 0.2500]]]])
     """
-    return Capture(model, metrics=metrics, keep=keep, layers=layers, every=every, strict=strict, token_ids=token_ids)
+    return Capture(
+        model, metrics=metrics, keep=keep, layers=layers, every=every, strict=strict, token_ids=token_ids, read=read, cross=cross
+    )
 
 
 class Capture(Tables):
@@ -88,92 +92,30 @@ class Capture(Tables):
         every: int = 1,
         strict: bool = True,
         token_ids: TokenSource | None = None,
+        read: Reading | Iterable[Reading] | None = None,
+        cross: bool = False,
     ) -> None:
         _check(model, keep, every)
         fed = as_metrics(metrics)
+        asked = asked_readings(read, fed, cross)
+        for reading in asked:
+            reading.check(model, takes_ids(model, token_ids))
         for metric in fed:
             if hasattr(metric, "prepare"):
                 metric.prepare(model)
         if keep == "none" and not fed:
             raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")
-        self._model, self._every, self._strict = model, every, strict
-        self._layout = read_layout(model)
-        self._selection = Selection(layers, self._layout)
-        self._recorder = Recorder(fed, keep)
-        self._observer = Observer(self._layout, self._selection, self._recorder)
-        self._scope = Scope(self._layout, self._observer, token_ids, self._before_forward, self._after_forward)
-        self._stop_listening: Callable[[], None] = lambda: None
-        self._state: Literal["new", "open", "closed"] = "new"
-
-    # ---- life
+        self._recorder = Recorder(fed, keep, asked, cross, special_ids(model))
+        self._model = model
+        self._session = Session(model, self._recorder, layers=layers, every=every, strict=strict, token_ids=token_ids)
+        self._observer = self._session.observer
 
     def __enter__(self) -> Capture:
-        if self._state != "new":
-            raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
-        self._state = "open"
-        try:
-            self._scope.attach_containers()
-            self._arm()
-        except BaseException:
-            self._detach()
-            raise
+        self._session.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._observer.close_implicit()
-        self._detach()
-        if kind is None:
-            self._complain()
-
-    def _arm(self) -> None:
-        self._observer.paused = False
-        self._scope.attach_layers()
-        self._stop_listening = listen(self._observer, self._layout)
-
-    def _disarm(self) -> None:
-        self._observer.paused = True
-        self._scope.detach_layers()
-        self._stop_listening()
-
-    def _detach(self) -> None:
-        self._state = "closed"
-        self._disarm()
-        self._scope.detach()
-
-    def _before_forward(self) -> None:
-        """Called by the hook of a container, before the observer hears of it."""
-        if not self._observer.idle:
-            return
-        sampled = self._recorder.forwards % self._every == 0
-        if sampled and self._observer.paused:
-            self._arm()
-        elif not sampled:
-            self._recorder.forwards += 1
-
-    def _after_forward(self) -> None:
-        """Called when a recorded forward has ended: owners that nobody expected get hooks, the next sample may be far."""
-        if self._every > 1:
-            self._disarm()
-        else:
-            self._scope.attach_layers()
-        self._scope.release_containers()
-
-    def _complain(self) -> None:
-        observer = self._observer
-        if observer.faults:
-            raise observer.faults[0]
-        missed = {name: why for name, why in observer.missed.items() if name in self._selection and name not in observer.skipped}
-        if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
-            self._raise_or_warn(nothing_seen(self._model, self._layout))
-        elif not self._recorder.forwards and observer.foreign:
-            self._raise_or_warn(f"{self._why_empty()} {observer.foreign} attention operators ran outside it.")
-        elif missed:
-            self._raise_or_warn(explain(self._model, self._layout, missed, len(observer.owners)))
-
-    def _raise_or_warn(self, message: str) -> None:
-        if self._strict:
-            raise CaptureError(message)
-        warnings.warn(message, CaptureWarning, stacklevel=4)
+        self._session.leave(complain=kind is None)
 
     # ---- what was recorded
 
@@ -188,13 +130,36 @@ class Capture(Tables):
         return tuple(step.records() for step in self._recorder.steps)
 
     @property
+    def cross_records(self) -> tuple[CrossRecord, ...]:
+        """Records of cross-attention in the last forward, in order of execution (``cross=True``)."""
+        self._last()
+        return self._recorder.steps[-1].cross_records()
+
+    def reading(self, name: str, *, cross: bool = False) -> Tensor:
+        """What a reading found in the last forward in which it was due, all layers in one tensor.
+
+        Args:
+            name: Of the reading, such as ``"previous"``, ``"row_entropy"`` or ``"top_keys(5).index"``.
+            cross: Of the layers of cross-attention.
+
+        Returns:
+            ``[num_layers, ...]``, NaN where the query is padding.
+
+        Raises:
+            CaptureError: If there is no such reading, or a layer could not give it; the message says why.
+            RaggedLayersError: If the layers differ in shape.
+        """
+        self._observer.close_implicit()
+        return stacked_reading(self._recorder, name, cross, self._session.why_empty)
+
+    @property
     def layers(self) -> tuple[str, ...]:
         """Attention modules in order of execution; before the first forward those that are expected.
 
         A call that a whole-model compile left without a name appears as ``"call:<index>"``.
         """
         if not self._recorder.steps:
-            return tuple(name for name in self._layout.expected if name in self._selection)
+            return tuple(name for name in self._session.layout.expected if name in self._session.selection)
         return tuple(f"call:{record.layer_index}" if record.layer is None else record.layer for record in self._last())
 
     @property
@@ -253,25 +218,13 @@ class Capture(Tables):
         return join_steps(self._recorder.steps, beam_indices)
 
     def _title(self) -> str:
-        return f"{type(self._model).__name__}, {self._state}"
+        return f"{type(self._model).__name__}, {self._session.state}"
 
     def _last(self) -> tuple[DiagonalRecord, ...]:
         self._observer.close_implicit()
         if not self._recorder.steps:
-            raise CaptureError(self._why_empty())
+            raise CaptureError(self._session.why_empty())
         return self._recorder.steps[-1].records()
-
-    def _why_empty(self) -> str:
-        if self._state == "new":
-            return "capture: nothing was recorded yet. Run the model inside `with attviz.capture(model) as cap:`."
-        if self._recorder.keep == "none":
-            return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
-        if self._recorder.forwards > self._recorder.recorded:
-            return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
-        return (
-            f"capture: no forward of {type(self._model).__name__} was seen. Run the model that was passed to attviz.capture inside the "
-            "context; if a function around it is compiled, compile the model instead."
-        )
 
     def _common(self, what: str, found: list[Tensor | None]) -> Tensor | None:
         tensors = [tensor for tensor in found if tensor is not None]

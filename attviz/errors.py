@@ -3,7 +3,8 @@
     AttvizError
     ├── CaptureError            a capture that cannot be trusted or was misused
     │   ├── UnknownLayerError   a layer name, pattern or index that the model does not have
-    │   └── RaggedLayersError   layers of different shapes read as one tensor
+    │   ├── RaggedLayersError   layers of different shapes read as one tensor
+    │   └── ReadingError        a reading that the attention of a layer cannot give
     ├── ShapeError              (also ValueError) a tensor whose shape breaks a rule
     ├── DtypeError              (also TypeError) a tensor whose dtype or device breaks a rule
     ├── ArgumentError           (also ValueError) a parameter outside its choices
@@ -34,6 +35,10 @@ class UnknownLayerError(CaptureError, KeyError):
 
 class RaggedLayersError(CaptureError):
     """Layers whose diagonals differ in shape were asked for as one tensor."""
+
+
+class ReadingError(CaptureError):
+    """A reading that an attention call cannot give; the message says why."""
 
 
 class CaptureWarning(UserWarning):

@@ -1,55 +1,19 @@
 """What travels through the house: frozen records without behaviour.
 
-``nn.Module -> AttentionCall -> DiagonalRecord -> metric state -> NumPy -> Axes / page / file``.
+``nn.Module -> AttentionCall -> DiagonalRecord (readings) -> metric state -> NumPy -> Axes / page / file``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
-
-
-class AttentionCall(NamedTuple):  # a tuple: it is built on the hot path, where a frozen dataclass costs 1 us more
-    """One attention as its operator saw it: either query, key and log-sum-exp, or the weights the model made itself.
-
-    A call lives only while its operator runs: whoever is handed one reads it at once and keeps no tensor of it.
-
-    Attributes:
-        operator: Dispatcher name, such as ``"aten::_scaled_dot_product_flash_attention_for_cpu"``.
-        query: After positional encoding, in the compute dtype of the kernel; None where only weights exist.
-        key: Before ``repeat_kv`` where the model groups its heads; ``num_kv_heads`` divides ``num_heads``.
-        logsumexp: Natural logarithm, per query row.
-        weights: Softmax output, before dropout.
-        scale: Factor on ``query @ key.mT``.
-        bias: Additive mask or bias as the operator received it, broadcastable to ``[batch, num_heads, q_len, kv_len]``.
-        is_causal: The operator masked key ``j > i`` itself (top-left alignment, as torch SDPA does).
-        kv_offset: Key slot of query 0; query ``i`` stands at key ``i + kv_offset``.
-        diagonal: Set where the reader forms it itself: banded and blocked attention, packed texts, windows, softcaps.
-        cu_seqlens: Where several texts are packed into one row: the start of each, and the total.
-        weights_at: Set where only functions tell the scores (flex_attention): weight of every query ``i`` on key ``i + offset``.
-        apart: True where query ``i + 1`` does not see key ``i``; set where neither weights nor bias can say so.
-    """
-
-    operator: str
-    query: Float[Tensor, "batch num_heads q_len head_dim"] | None = None
-    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"] | None = None
-    logsumexp: Float[Tensor, "batch num_heads q_len"] | None = None
-    weights: Float[Tensor, "batch num_heads q_len kv_len"] | None = None
-    scale: float = 1.0
-    bias: Tensor | None = None
-    is_causal: bool = False
-    kv_offset: int = 0
-    diagonal: Float[Tensor, "batch num_heads q_len"] | None = None
-    cu_seqlens: Int[Tensor, " texts+1"] | None = None
-    weights_at: Callable[[int | Tensor], Tensor] | None = None
-    apart: Bool[Tensor, "batch q_len-1"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,8 +27,10 @@ class DiagonalRecord:
         diagonal: Probabilities in [0, 1], float32, detached; NaN where the query is padding.
         token_ids: Vocabulary ids of the queries, where the model has them.
         query_mask: True where the query is a real token; None where the model was given no mask.
-        source: Operator that served the attention.
+        operator: Operator that served the attention.
         document_ids: Where texts are packed into one row, the number of each query's text within its row, from 0; -1 behind the last.
+        readings: What else was read, by the name of the reading (:mod:`attviz.readings`).
+        reasons: Why a reading could not be had, by its name.
     """
 
     layer: str | None
@@ -73,8 +39,35 @@ class DiagonalRecord:
     diagonal: Float[Tensor, "batch num_heads q_len"]
     token_ids: Int[Tensor, "batch q_len"] | None = None
     query_mask: Bool[Tensor, "batch q_len"] | None = None
-    source: str = ""
+    operator: str = ""
     document_ids: Int[Tensor, "batch q_len"] | None = None
+    readings: Mapping[str, Tensor] = field(default_factory=dict)
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossRecord:
+    """Attention of one layer to another sequence in one forward, as far as readings were asked of it.
+
+    Attributes:
+        layer: Qualified module name.
+        layer_index: 0-based place in the order of execution, among the layers of cross-attention.
+        step: 0-based number of the forward since the capture began.
+        readings: What was read, by the name of the reading.
+        reasons: Why a reading could not be had, by its name.
+        token_ids: Vocabulary ids of the queries, where the model has them.
+        query_mask: True where the query is a real token; None where the model was given no mask.
+        operator: Operator that served the attention.
+    """
+
+    layer: str | None
+    layer_index: int
+    step: int
+    readings: Mapping[str, Tensor]
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    token_ids: Int[Tensor, "batch q_len"] | None = None
+    query_mask: Bool[Tensor, "batch q_len"] | None = None
+    operator: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

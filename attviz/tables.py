@@ -170,7 +170,7 @@ def _line(record: DiagonalRecord) -> tuple[str, ...]:
     shape = " x ".join(map(str, record.diagonal.shape))
     mean = f"{float(record.diagonal.nanmean()):.4f}" if record.diagonal.numel() else ""
     evidence = str(getattr(record, "evidence", "") or "")
-    return str(record.layer_index), record.layer or "(no name)", shape, mean, record.source, evidence
+    return str(record.layer_index), record.layer or "(no name)", shape, mean, record.operator, evidence
 
 
 def one_line(title: str, steps: Sequence[Step], skipped: int) -> str:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 import attviz
 from attviz.analysis.models import load_model
+from attviz.calls import AttentionCall
 from attviz.cli.demo import TEXTS
-from attviz.records import AttentionCall, DiagonalRecord
+from attviz.records import DiagonalRecord
 
 
 class LargestLogsumexp:

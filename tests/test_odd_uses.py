@@ -32,7 +32,7 @@ def test_implementation_changed_inside_the_context():
         for implementation in ("sdpa", "eager", "sdpa"):
             model.set_attn_implementation(implementation)
             model(ids)
-    sources = [step[0].source for step in cap.steps]
+    sources = [step[0].operator for step in cap.steps]
     assert sources[0] == sources[2] != sources[1]
     for step in cap.steps[1:]:
         for record, first in zip(step, cap.steps[0], strict=True):

@@ -9,13 +9,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from attviz.errors import CaptureWarning, ShapeError
 from attviz.kernels import rows_of_logsumexp
-from attviz.records import AttentionCall
+
+if TYPE_CHECKING:
+    from attviz.calls.fused import FusedCall
+
 
 _ROWS = 4  # sampled per text; the last rows see the most keys under a causal mask
 _TEXTS = 2
@@ -25,19 +29,24 @@ _DEAD = -1e30  # rows that see no key: every backend writes something else there
 _verdicts: dict[tuple[str, torch.dtype, torch.device], bool] = {}
 
 
-def checked(call: AttentionCall) -> AttentionCall:
+def checked(call: FusedCall) -> FusedCall:
     """The call itself where its kernel is known to be right, without its log-sum-exp where it is known to be wrong.
 
     Waits for the device once per kernel, never afterwards.
     """
     query = call.query
-    if query is None or call.logsumexp is None:
+    if call.logsumexp is None:
         return call
     key = (call.operator, query.dtype, query.device)
     good = _verdicts.get(key)
     if good is None:
         good = _decide(call, key)
-    return call if good else call._replace(logsumexp=None)
+    return call if good else call.replace(logsumexp=None)
+
+
+def known(operator: str, query: Tensor) -> bool:
+    """Whether the first call of this kernel has shown that its log-sum-exp is right."""
+    return _verdicts.get((operator, query.dtype, query.device), False)
 
 
 def settled(operator: str, query: Tensor, by_hand: Callable[[], Tensor], *ways: Callable[[], Tensor]) -> Tensor:
@@ -88,7 +97,7 @@ def forget() -> None:
     _verdicts.clear()
 
 
-def _decide(call: AttentionCall, key: tuple[str, torch.dtype, torch.device]) -> bool:
+def _decide(call: FusedCall, key: tuple[str, torch.dtype, torch.device]) -> bool:
     if key[2].type == "cuda" and torch.cuda.is_current_stream_capturing():
         return True  # nothing may be waited for inside a CUDA graph; the next ordinary call decides
     difference = _difference(call)
@@ -109,11 +118,9 @@ def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
     )
 
 
-def _difference(call: AttentionCall) -> float | None:
+def _difference(call: FusedCall) -> float | None:
     """How far the worst sampled row lies outside its tolerance; None where no row can tell."""
-    query, key, logsumexp = call.query, call.key, call.logsumexp
-    assert query is not None
-    assert key is not None
+    query, logsumexp = call.query, call.logsumexp
     assert logsumexp is not None
     batch, num_heads, q_len = query.shape[:3]
     try:
@@ -132,10 +139,8 @@ def _difference(call: AttentionCall) -> float | None:
     return float(torch.where(alive, outside.nan_to_num(torch.inf), -torch.inf).max())
 
 
-def _direct(call: AttentionCall, heads: Tensor, rows: Tensor) -> Tensor:
+def _direct(call: FusedCall, heads: Tensor, rows: Tensor) -> Tensor:
     """Log-sum-exp of the sampled rows ``[texts, heads, rows]``, as its definition says."""
-    assert call.query is not None
-    assert call.key is not None
     _, num_heads, q_len, _ = call.query.shape
     groups, kv_len = num_heads // call.key.shape[1], call.key.shape[2]
     exact = torch.float32 if rows.device.type == "mps" else torch.float64

@@ -16,7 +16,7 @@ from attviz.metrics._streaming.streaming import StreamingMetric
 from attviz.metrics.alarms import Alarm, Level, OnAlarm, act, check_policy, find_alarms
 from attviz.metrics.health_table import HealthTable
 from attviz.metrics.rows import Rows, read_rows
-from attviz.records import AttentionCall, DiagonalRecord
+from attviz.records import DiagonalRecord
 
 _SAMPLES = ("row_entropy", "choice_entropy", "max_logit", "first_token", "diagonal")
 
@@ -56,12 +56,12 @@ class AttentionHealth(StreamingMetric):
         self.every_forwards, self.min_entropy, self.max_logit = every_forwards, min_entropy, max_logit
         self.level, self.on_alarm = level, on_alarm
 
-    def update_call(self, call: AttentionCall, record: DiagonalRecord) -> None:
+    def update_call(self, call: Any, record: DiagonalRecord) -> None:
         """Take in one layer; ``attviz.capture`` calls this while the call's tensors are alive."""
         if record.step % self.every_forwards == 0:
             self.update(record, call)
 
-    def update(self, record: DiagonalRecord, call: AttentionCall | None = None) -> None:  # type: ignore[override]
+    def update(self, record: DiagonalRecord, call: Any = None) -> None:  # type: ignore[override]
         """Take in one layer with the call it came from.
 
         Raises:

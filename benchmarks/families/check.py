@@ -187,7 +187,7 @@ def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any],
         records = cap.records
     except CaptureError as error:
         return Outcome(family, path, "refused", note=str(error).replace("\n", " ")[:300])
-    operators = tuple(sorted({record.source for record in records}))
+    operators = tuple(sorted({record.operator for record in records}))
     outcome = Outcome(family, path, "right", 0.0, len(records), operators, skipped=cap.skipped)
     if not records:
         outcome.verdict = "none"

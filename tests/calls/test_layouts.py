@@ -19,9 +19,8 @@ from transformers import (
 )
 
 import attviz
+from attviz.calls import FusedCall, SoftmaxCall
 from attviz.calls.layouts import WeightLayout, register_layout, unregister_layout
-from attviz.hooks.session.alignment import _gathered
-from attviz.records import AttentionCall
 
 
 def longformer(window: int = 8) -> nn.Module:
@@ -158,8 +157,8 @@ def test_slot_that_only_the_device_knows(by_weights, trusted):
     scores = query @ key.repeat_interleave(2, 1).mT + bias
     truth = scores.softmax(-1).diagonal(5, -2, -1)
     if by_weights:
-        call = AttentionCall("softmax", weights=scores.softmax(-1))
+        call = SoftmaxCall("softmax", scores.softmax(-1), kv_offset=past)
     else:
-        call = AttentionCall("kernel", query, key, scores.logsumexp(-1) if trusted else None, None, 1.0, bias)
-    found = attviz.hooks.session.recorder.PendingDiagonal(_gathered(call, past), None, "layer", 0, 0).record().diagonal
+        call = FusedCall("kernel", query, key, scores.logsumexp(-1) if trusted else None, 1.0, bias, kv_offset=past)
+    found = call.defer().finish()
     torch.testing.assert_close(found, truth)

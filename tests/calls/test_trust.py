@@ -10,11 +10,10 @@ import torch
 from torch.library import Library
 
 import attviz
-from attviz.calls import trust
+from attviz.calls import FusedCall, trust
 from attviz.errors import CaptureWarning
 from attviz.hooks.tap.operators import sdpa
 from attviz.hooks.tap.operators.registry import Operator
-from attviz.records import AttentionCall
 from tests.tiny import Encoder, reference
 
 FAULTS = {
@@ -75,14 +74,14 @@ def test_right_kernel_is_trusted(dtype, padded):
         bias[0, :, 0] = -torch.inf  # a row that sees nothing
     heads = key.repeat_interleave(2, 1)
     result = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, heads, heads, attn_mask=bias)
-    call = AttentionCall("kernel", query, key, result[1], None, 8**-0.5, bias)
+    call = FusedCall("kernel", query, key, result[1], 8**-0.5, bias)
     assert trust.checked(call) is call
     assert trust._verdicts == {("kernel", dtype, query.device): True}
 
 
 def test_rows_that_see_nothing_decide_nothing():
     query = torch.randn(1, 1, 3, 8)
-    call = AttentionCall("kernel", query, query, torch.zeros(1, 1, 3), None, 1.0, torch.full((3, 3), -torch.inf))
+    call = FusedCall("kernel", query, query, torch.zeros(1, 1, 3), 1.0, torch.full((3, 3), -torch.inf))
     assert trust.checked(call) is call
     assert not trust._verdicts
 
@@ -121,7 +120,7 @@ def test_operator_of_another_package_is_checked_too():
             return torch.ops.attviz_test.attend(*self.qkv(x)[:, None].chunk(3, -1))[0]
 
     def read(args, kwargs, result):
-        return AttentionCall("attviz_test::attend", args[0], args[1], result[1], scale=args[0].shape[-1] ** -0.5)
+        return FusedCall("attviz_test::attend", args[0], args[1], result[1], scale=args[0].shape[-1] ** -0.5)
 
     attviz.hooks.tap.operators.register(Operator("attviz_test::attend", read, "fused"))
     try:

@@ -74,7 +74,7 @@ def test_the_check_itself_tells_a_wrong_layer(monkeypatch):
 
     def first_everywhere(cap):
         records = right(cap)
-        return tuple(type(record)(record.layer, record.layer_index, 0, records[0].diagonal, source=record.source) for record in records)
+        return tuple(type(record)(record.layer, record.layer_index, 0, records[0].diagonal, operator=record.operator) for record in records)
 
     monkeypatch.setattr(Capture, "records", property(first_everywhere))
     found: list[Outcome] = check_family("bert")

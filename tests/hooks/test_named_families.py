@@ -71,7 +71,7 @@ class Rounding:
         raise AssertionError("update_call comes first")
 
     def update_call(self, call, record):
-        weights = call.weights
+        weights = getattr(call, "weights", None)
         if weights is None:
             key = call.key.double().repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
             scores = call.query.double() @ key.mT * call.scale

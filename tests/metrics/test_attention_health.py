@@ -5,9 +5,10 @@ import warnings
 import pytest
 import torch
 
-from attviz.errors import ArgumentError, AttentionAlarmError, AttentionAlarmWarning, MetricError
+from attviz.calls import DiagonalCall, FusedCall, SoftmaxCall
+from attviz.errors import ArgumentError, AttentionAlarmError, AttentionAlarmWarning, MetricError, ReadingError
 from attviz.metrics import AttentionHealth
-from attviz.records import AttentionCall, DiagonalRecord
+from attviz.records import DiagonalRecord
 
 BATCH, HEADS, KV_HEADS, LENGTH, DIM = 2, 4, 2, 6, 8
 NAMES = ("row_entropy", "min_row_entropy", "max_logit", "first_token", "diagonal")
@@ -38,9 +39,9 @@ def make_call(side=None, is_causal=False, *, as_bias=False, weights_only=False, 
     bias = torch.zeros(unseen.shape).masked_fill(unseen, torch.finfo(torch.float32).min) if side or as_bias else None
     logsumexp = scores.logsumexp(-1).float()
     if weights_only:
-        call = AttentionCall("aten::_softmax", weights=weights.float(), bias=bias if as_bias else None)
+        call = SoftmaxCall("aten::_softmax", weights.float())
     else:
-        call = AttentionCall("op", query, key, logsumexp, scale=0.3, bias=bias, is_causal=is_causal and bias is None)
+        call = FusedCall("op", query, key, logsumexp, scale=0.3, bias=bias, is_causal=is_causal and bias is None)
     diagonal = weights.diagonal(dim1=-2, dim2=-1).float().masked_fill(~mask[:, None], torch.nan)
     record = DiagonalRecord("layer.0", 0, 0, diagonal, torch.arange(LENGTH).expand(BATCH, -1), mask)
     return call, record, scores, weights
@@ -177,8 +178,8 @@ def test_update_reads_no_value_so_it_never_waits_for_a_device():
     call, record, *_ = make_call("left")
     to_meta = {name: getattr(call, name).to("meta") for name in ("query", "key", "logsumexp", "bias")}
     fake = DiagonalRecord("a", 0, 0, record.diagonal.to("meta"), None, record.query_mask.to("meta"))
-    AttentionHealth().update_call(AttentionCall("op", scale=0.3, **to_meta), fake)
-    weights_only = AttentionCall("op", weights=torch.rand(BATCH, HEADS, LENGTH, LENGTH, device="meta"))
+    AttentionHealth().update_call(FusedCall("op", scale=0.3, **to_meta), fake)
+    weights_only = SoftmaxCall("op", torch.rand(BATCH, HEADS, LENGTH, LENGTH, device="meta"))
     AttentionHealth().update_call(weights_only, fake)
 
 
@@ -188,8 +189,8 @@ def test_what_it_cannot_read_is_refused_by_name():
     metric.update_call(call, record)
     with pytest.raises(MetricError, match=r"reads attention rows, which a diagonal does not hold. Give it to attviz.capture"):
         metric.update(record)
-    with pytest.raises(MetricError, match="the call of op holds neither query and key nor weights"):
-        metric.update_call(AttentionCall("op"), record)
+    with pytest.raises(ReadingError, match="anything but the diagonal cannot be read from op: its softmax is banded"):
+        metric.update_call(DiagonalCall("op", record.diagonal), record)
     assert metric.update_count == 1
     for options, message in (
         ({"every_forwards": 0}, "every_forwards=0 must be a whole number"),

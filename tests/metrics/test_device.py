@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from attviz.calls import FusedCall
 from attviz.metrics import AttentionHealth, HeadStatistics, TokenStatistics, VocabularyStatistics
-from attviz.records import AttentionCall, DiagonalRecord
+from attviz.records import DiagonalRecord
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]
 
@@ -28,7 +29,7 @@ def feed(metric, record):
         return
     batch, heads, length = record.diagonal.shape
     query = torch.randn(batch, heads, length, 16, generator=torch.Generator().manual_seed(0)).to(record.diagonal.device)
-    metric.update_call(AttentionCall("op", query, query, scale=0.25), record)
+    metric.update_call(FusedCall("op", query, query, scale=0.25), record)
 
 
 @pytest.mark.parametrize("maker", MAKERS)

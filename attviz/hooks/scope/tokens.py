@@ -86,22 +86,16 @@ class TokenContext:
             return mask[:, extra:] if not isinstance(self.past, int) or extra == self.past else None
         return None if bool(mask[:, q_len:].any()) else mask
 
-    def padded(self, packed: Tensor, texts: int) -> Tensor:
-        """Values of packed texts ``[1, num_heads, total]`` back in their padded rows, where a mask with these rows cut them out."""
+    def padding_of(self, texts: int, total: int) -> tuple[Tensor, Tensor] | None:
+        """Which queries, and which keys, of the padded rows are real, where a mask with these rows cut ``total`` packed queries out."""
         mask = self.mask
-        if mask is not None and mask.ndim == 2 and self.cached and self.length is not None:
-            mask = mask[:, -self.length :]  # the rest are tokens of the cache
-        if (
-            mask is None
-            or mask.ndim != 2
-            or mask.shape[0] != texts
-            or self.length not in (None, mask.shape[1])
-            or texts * mask.shape[1] < packed.shape[2]
-        ):
-            return packed
-        kept = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
-        places = (kept.flatten().cumsum(0) - 1).clamp(0, packed.shape[2] - 1).view_as(kept)
-        return torch.where(kept[:, None], packed[0][:, places].transpose(0, 1), torch.nan)
+        if mask is None or mask.ndim != 2 or mask.shape[0] != texts:
+            return None
+        rows = mask[:, -self.length :] if self.cached and self.length is not None else mask  # the rest are tokens of the cache
+        if self.length not in (None, rows.shape[1]) or texts * rows.shape[1] < total:
+            return None
+        keys = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
+        return (keys if rows is mask else keys[:, -rows.shape[1] :]), keys
 
     def _sees_itself(self, mask: Tensor, batch: int, q_len: int) -> Tensor | None:
         """Which queries may look at their own key, in the ready-made mask a static cache comes with: all but padding."""
@@ -171,6 +165,12 @@ class ContextReader:
                 ids: Tensor = given[name]
                 return ids
         return args[0] if args and _is_ids(args[0]) else None
+
+
+def takes_ids(model: nn.Module, source: TokenSource | None) -> bool:
+    """Whether a forward of the model can say which tokens it is about, by the parameters it has."""
+    names = parameter_names(model)
+    return source is not None or bool(set(names) & set(TOKEN_IDS)) or len(names) <= 2  # a batch, or ids, under any name
 
 
 def parameter_names(module: nn.Module) -> tuple[str, ...]:

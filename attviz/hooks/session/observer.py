@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from attviz.calls import AttentionCall
 from attviz.hooks.scope import stack
 from attviz.hooks.scope.model_map import Layout, without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.alignment import Judge, Verdict
-from attviz.hooks.session.step import Step
+from attviz.hooks.session.recorder import Recorder
+from attviz.hooks.session.step import DROP, Step
 from attviz.hooks.tap.operators import Operator
-from attviz.records import AttentionCall
-
-
-class Sink(Protocol):
-    """Where attention calls go: one step after the other, calls in order of execution."""
-
-    def begin(self) -> Any:
-        """A forward begins; what it returns stands for the step in the other calls."""
-
-    def add(self, step: Any, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
-        """One self-attention of the step; ``layer`` is None where it is not known yet or never will be."""
-
-    def end(self, step: Any, names: dict[int, str | None], completed: bool) -> None:
-        """The forward ended; ``names`` holds the layers of calls that were added without one, by their place."""
 
 
 class LayerScope:
@@ -69,8 +57,8 @@ class Observer:
         paused: Set between samples of ``every=N``.
     """
 
-    def __init__(self, layout: Layout, selection: Selection, sink: Sink) -> None:
-        self.layout, self.selection, self._sink = layout, selection, sink
+    def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
+        self.layout, self.selection, self._recorder = layout, selection, recorder
         self.faults: list[Exception] = []
         self.missed: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
@@ -88,7 +76,7 @@ class Observer:
         local = self._local
         if local.depth == 0 and not self.paused:
             self.close_implicit()
-            local.step = Step(self._sink.begin())
+            local.step = self._recorder.begin()
         local.depth += 1
         local.contexts.append(read_context(local.contexts[-1] if local.contexts else None))
 
@@ -200,22 +188,22 @@ class Observer:
         if verdict.reason is not None:
             self.skipped.setdefault(owner, verdict.reason)
         if verdict.call is None:
+            if verdict.crossing is not None and self._recorder.cross and owner in self.selection:
+                self._recorder.add_cross(local.step or self._implicit_step(local, owner), owner, verdict.crossing, context)
             return
         self.owners.setdefault(owner)
         if owner in self.selection:
             step = local.step or self._implicit_step(local, owner)
-            self._sink.add(step.handle, owner, verdict.call, context)
-            step.count += 1
+            self._recorder.add(step, owner, verdict.call, context)
 
     def _keep_region(self, local: _Thread, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
         step = local.step or self._implicit_step(local, None)
-        places = step.regions.setdefault(region, [])
+        calls = step.regions.setdefault(region, [])
         if call is None:
-            places.append(None)
+            calls.append(None)
             return
-        places.append(step.count)
-        self._sink.add(step.handle, None, call, context)
-        step.count += 1
+        calls.append(len(step.pending))
+        self._recorder.add(step, None, call, context)
 
     # ---- steps
 
@@ -226,7 +214,8 @@ class Observer:
         step = local.implicit
         if step is None or step.identity != identity or site in step.sites:
             self.close_implicit()
-            step = local.implicit = Step(self._sink.begin(), identity=identity)
+            step = local.implicit = self._recorder.begin()
+            step.identity = identity
         step.sites.add(site)
         return step
 
@@ -236,5 +225,5 @@ class Observer:
         if completed:
             self.missed.update(missed)
             self._discovering = False
-        self.owners.update(dict.fromkeys(name for name in names.values() if name))
-        self._sink.end(step.handle, names, completed)
+        self.owners.update(dict.fromkeys(name for name in names.values() if name and name != DROP))
+        self._recorder.end(step, names, completed)

@@ -1,175 +1,35 @@
-"""From attention calls to diagonal records: little work while the model runs, the rest when somebody reads.
-
-While an operator runs only ``q_i . k_i`` is computed, and the log-sum-exp it returned is taken off or kept: the exponential, the clamp and
-the padding wait for the first read. At most two numbers a query and head are held per layer, never a view of an activation.
-"""
+"""From attention calls to records: little work while the model runs, the rest when somebody reads."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-import torch
-from torch import Tensor
-
+from attviz.calls import AttentionCall
 from attviz.errors import ArgumentError
 from attviz.hooks.scope.tokens import TokenContext
-from attviz.hooks.session.packing import document_ids
-from attviz.hooks.session.step import DROP
-from attviz.kernels import (
-    diagonal_from_logsumexp,
-    diagonal_from_qk,
-    diagonal_of_bias,
-    rows_of_logsumexp,
-    self_scores,
-    weights_from_scores,
-)
-from attviz.records import AttentionCall, DiagonalRecord
-
-# A larger log-sum-exp is not kept: made before its layer's output, it would sit between the large blocks of the C allocator, which grew by
-# 30 MB at BERT-base 1 x 512 and held nothing.
-_DEFERRED = 1024
+from attviz.hooks.session.knowledge import TokenKnowledge
+from attviz.hooks.session.pending import PendingCross, PendingRecord, read_all
+from attviz.hooks.session.step import DROP, Step
+from attviz.readings import Reading
+from attviz.records import DiagonalRecord
 
 
 @runtime_checkable
 class Metric(Protocol):
     """Whatever eats records: the streaming metrics of :mod:`attviz.metrics`, or an object of your own.
 
-    A metric that also has ``update_call(call, record)`` gets that instead, with the :class:`attviz.records.AttentionCall` while its
-    tensors are alive.
+    A metric that also has ``update_call(call, record)`` gets that instead, with the :class:`attviz.calls.AttentionCall` while its
+    tensors are alive. One that has ``readings`` is given them in ``record.readings``.
     """
 
     def update(self, record: DiagonalRecord) -> Any:
         """Take one layer of one forward."""
 
 
-class PendingDiagonal:
-    """What is kept of one attention call until its diagonal is read."""
-
-    __slots__ = (
-        "_bias",
-        "_context",
-        "_diagonal",
-        "_documents",
-        "_kv_len",
-        "_logs",
-        "_logsumexp",
-        "_record",
-        "_scale",
-        "_scores",
-        "index",
-        "layer",
-        "source",
-        "step",
-    )
-
-    def __init__(self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int) -> None:
-        self.layer, self.index, self.step, self.source = layer, index, step, call.operator
-        self._context = context
-        self._record: DiagonalRecord | None = None
-        self._bias: Tensor | None = None
-        self._logs: Tensor | None = None  # logarithms of the weights
-        self._documents: Tensor | None = None
-        if call.cu_seqlens is not None or (context is not None and context.positions is not None):
-            self._documents = document_ids(call, context)
-        offset, query, key = call.kv_offset, call.query, call.key
-        if query is None or key is None:
-            own = call.diagonal
-            if own is None:
-                assert call.weights is not None
-                own = call.weights.diagonal(offset, -2, -1)[..., : call.weights.shape[-2]]
-            self._diagonal: Tensor | None = own.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
-            return
-        if call.logsumexp is None:
-            self._diagonal = _without_logsumexp(call, query, key)
-            return
-        if query.is_cuda:
-            # one fused launch, where torch would write the product of query and key out
-            rows_lse = rows_of_logsumexp(call.logsumexp, *query.shape[:3])
-            self._diagonal = diagonal_from_logsumexp(query, key, rows_lse, scale=call.scale, bias=call.bias, kv_offset=offset)
-            return
-        self._diagonal = None
-        self._scores = self_scores(query, key, offset)
-        logsumexp = call.logsumexp
-        rows = query.shape[:3]
-        self._logsumexp = logsumexp if logsumexp.shape == rows else rows_of_logsumexp(logsumexp, *rows)
-        self._scale, self._kv_len = call.scale, key.shape[2]
-        if call.bias is not None:
-            self._bias = diagonal_of_bias(call.bias, rows[2], offset).clone()
-        if self._scores.numel() > _DEFERRED:
-            if self._bias is None:  # so no row is masked as a whole, and one number says it all
-                self._logs = self._scores.mul_(call.scale).sub_(self._logsumexp)
-            else:
-                self._diagonal = self._finish()
-                self._bias = None
-            self._scores = self._logsumexp = None  # type: ignore[assignment]
-
-    def rename(self, layer: str, index: int) -> None:
-        """Give a call from a compiled region its layer, once the forward has shown how many there are."""
-        self.layer, self.index = layer, index
-        if self._record is not None:
-            self._record = replace(self._record, layer=layer, layer_index=index)
-
-    def record(self) -> DiagonalRecord:
-        """The finished record; computed once."""
-        if self._record is None:
-            diagonal = self._finish()
-            batch, _, q_len = diagonal.shape
-            ids = mask = None
-            if self._context is not None:
-                ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
-            if mask is not None:
-                if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
-                    diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
-                diagonal = torch.where(mask[:, None, :].to(diagonal.device), diagonal, torch.nan)
-            documents = self._documents
-            if documents is not None and documents.shape != (batch, diagonal.shape[2]):
-                documents = None
-            self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.source, documents)
-            self._documents = self._diagonal = self._logs = self._bias = self._context = None
-            self._scores = self._logsumexp = None  # type: ignore[assignment]
-        return self._record
-
-    @torch.no_grad()
-    def _finish(self) -> Tensor:
-        if self._diagonal is not None:
-            return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
-        if self._logs is not None:
-            return self._logs.exp().clamp(0.0, 1.0).float()
-        return weights_from_scores(self._scores, self._logsumexp, self._scale, self._bias, kv_len=self._kv_len)
-
-
-def _without_logsumexp(call: AttentionCall, query: Tensor, key: Tensor) -> Tensor:
-    alignment: Literal["top_left", "bottom_right"] = "top_left" if call.is_causal else "bottom_right"
-    rules = {"scale": call.scale, "bias": call.bias, "is_causal": call.is_causal}
-    return diagonal_from_qk(query, key, causal_alignment=alignment, kv_offset=call.kv_offset, **rules)  # type: ignore[arg-type]
-
-
-class StepRecording:
-    """The calls of one forward, in order of execution.
-
-    Attributes:
-        past: Tokens its cache held before it.
-        beams: Whether it is a step of a beam search, whose rows change places between the steps.
-    """
-
-    __slots__ = ("beams", "number", "past", "pending", "visits")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.past: int | Tensor = 0
-        self.beams = False
-        self.pending: list[PendingDiagonal] = []
-        self.visits: dict[str | None, int] = {}  # how often each layer was called in this forward (a shared layer: several times)
-
-    def records(self) -> tuple[DiagonalRecord, ...]:
-        """All finished records."""
-        return tuple(pending.record() for pending in self.pending)
-
-
 class Recorder:
-    """The sink of an observer: keeps the steps the user asked for and feeds the metrics.
+    """Keeps the steps the user asked for, asks the readings and feeds the metrics.
 
     Attributes:
         steps: The kept forwards; one at most unless ``keep="all"``.
@@ -177,60 +37,97 @@ class Recorder:
         forwards: Number of forwards seen, recorded or not.
         calls: Number of attention calls recorded in all of them.
         keep: ``"last"``, ``"all"`` or ``"none"``.
+        readings: What is asked of each call.
+        latest: The last forward in which each reading was due.
+        cross: Whether cross-attention is read too.
     """
 
-    def __init__(self, metrics: Sequence[Metric], keep: str) -> None:
-        self.steps: list[StepRecording] = []
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        keep: str,
+        readings: Sequence[Reading] = (),
+        cross: bool = False,
+        special_ids: tuple[int, ...] = (),
+    ) -> None:
+        self.steps: list[Step] = []
         self.recorded = self.forwards = self.calls = 0
-        self.keep = keep
+        self.keep, self.readings, self.cross = keep, tuple(readings), cross
+        self.latest: dict[str, Step] = {}
         self._live = [metric for metric in metrics if hasattr(metric, "update_call")]
         self._metrics = [metric for metric in metrics if not hasattr(metric, "update_call")]
-        self._indices: dict[tuple[str | None, int], int] = {}  # (layer, visit) -> index, in order of first execution
+        self._knowledge = TokenKnowledge(special_ids)
+        self._indices: dict[tuple[str | None, int, bool], int] = {}  # (layer, visit, crossing) -> index, in order of first execution
+        self._counted = [0, 0]
+        self._lock = threading.Lock()
 
-    def begin(self) -> StepRecording:
+    def begin(self) -> Step:
         """A forward begins."""
-        step = StepRecording(self.forwards)
+        step = Step(self.forwards, self.recorded)
         self.forwards += 1
         if self.keep == "last":
             self.steps = []  # before the forward, so that two steps never stand in memory together
         return step
 
-    def add(self, step: StepRecording, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
-        """An attention call of the forward; runs inside the operator."""
+    def add(self, step: Step, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
+        """An attention call of the forward; runs inside the operator. ``layer`` is None where it is not known yet or never will be."""
         index = len(step.pending) if layer is None else self._index(step, layer)
-        pending = PendingDiagonal(call, context, layer, index, step.number)
+        pending = PendingRecord(call, context, layer, index, step.number)
         step.pending.append(pending)
         if context is not None:
             step.past, step.beams = context.past, context.beams
         self.calls += 1
+        if self.readings and (due := self._due(step)):
+            read_all(call, self._knowledge.of(call, context, step, pending.documents), due, pending)
         for metric in self._live:
             metric.update_call(call, pending.record())
         if layer is not None:
             self._feed(pending)
 
-    def end(self, step: StepRecording, names: dict[int, str | None], completed: bool) -> None:
-        """The forward ended; ``names`` are the layers of the calls that came without one."""
+    def add_cross(self, step: Step, layer: str, call: AttentionCall, context: TokenContext | None) -> None:
+        """An attention to another sequence, where ``cross=True`` asks for it."""
+        pending = PendingCross(call, context, layer, self._index(step, layer, crossing=True), step.number)
+        step.crossing.append(pending)
+        due = [reading for reading in self._due(step) if reading.of_cross]
+        read_all(call, self._knowledge.of(call, context, step, None, cross=True), due, pending)
+
+    def end(self, step: Step, names: dict[int, str | None], completed: bool) -> None:
+        """The forward ended; ``names`` are the layers of the calls that came without one, by their index."""
+        step.tokens.clear()
         if not completed:
             return
-        for place, name in names.items():
-            pending = step.pending[place]
+        for index, name in names.items():
+            pending = step.pending[index]
             if name is not None:
-                pending.rename(name, place if name == DROP else self._index(step, name))
+                pending.rename(name, index if name == DROP else self._index(step, name))
             if name != DROP:
                 self._feed(pending)
         step.pending = [pending for pending in step.pending if pending.layer != DROP]
+        for reading in self._due(step):
+            self.latest[reading.name] = step
         self.recorded += 1
         if self.keep == "all":
             step.records()  # half the memory of what is pending
         if self.keep != "none":
             self.steps.append(step)
 
-    def _index(self, step: StepRecording, layer: str) -> int:
+    def _due(self, step: Step) -> list[Reading]:
+        return [reading for reading in self.readings if step.sample % reading.every == 0]
+
+    def _index(self, step: Step, layer: str, crossing: bool = False) -> int:
         visit = step.visits.get(layer, 0)
         step.visits[layer] = visit + 1
-        return self._indices.setdefault((layer, visit), len(self._indices))
+        key = (layer, visit, crossing)
+        index = self._indices.get(key)
+        if index is None:
+            with self._lock:  # two threads may meet a layer for the first time together
+                index = self._indices.get(key)
+                if index is None:
+                    index = self._indices[key] = self._counted[crossing]
+                    self._counted[crossing] += 1
+        return index
 
-    def _feed(self, pending: PendingDiagonal) -> None:
+    def _feed(self, pending: PendingRecord) -> None:
         for metric in self._metrics:
             metric.update(pending.record())
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attviz.errors import ArgumentError, CaptureError
-from attviz.hooks.session.recorder import StepRecording
+from attviz.hooks.session.step import Step
 from attviz.records import CapturedDocument, DiagonalRecord
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def join_steps(
-    steps: Sequence[StepRecording], beam_indices: Int[Tensor, "rows new_tokens"] | None = None
+    steps: Sequence[Step], beam_indices: Int[Tensor, "rows new_tokens"] | None = None
 ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
     """Join the steps of the last sequence, from its first token on.
 
@@ -96,7 +96,7 @@ def split_documents(
     return tuple(texts)
 
 
-def _stacked(step: StepRecording, layers: list[tuple[str | None, int]]) -> Tensor:
+def _stacked(step: Step, layers: list[tuple[str | None, int]]) -> Tensor:
     records: dict[tuple[str | None, int], DiagonalRecord] = {(record.layer, record.layer_index): record for record in step.records()}
     missing = [layer for layer in layers if layer not in records]
     if missing or len({records[layer].diagonal.shape for layer in layers}) != 1:

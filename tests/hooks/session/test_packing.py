@@ -76,7 +76,7 @@ def test_flash_attention_without_padding(family, options):
     model, parts = model_of(family, NAME, AutoModelForCausalLM), texts()
     with torch.no_grad(), attviz.capture(model) as cap:
         model(**flattened(parts, **options))
-    assert cap.records[0].source.endswith("flash_attn_varlen_func")
+    assert cap.records[0].operator.endswith("flash_attn_varlen_func")
     assert cap.records[0].document_ids.tolist() == [[0] * 4 + [1] + [2] * 6]
     check(cap, model, parts)
 

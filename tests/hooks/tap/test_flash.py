@@ -11,6 +11,7 @@ from torch import nn
 from torch.library import Library
 
 import attviz
+from attviz.calls import packed as packed_calls
 from attviz.calls import trust
 from attviz.errors import CaptureError, CaptureWarning
 from attviz.hooks.tap.operators import flash
@@ -119,7 +120,7 @@ def test_dense(rules):
     with torch.no_grad():
         truth = torch.stack([model.truth(text) for text in x])
     torch.testing.assert_close(cap.diagonal[0].double(), truth, rtol=0, atol=1e-6)
-    assert cap.records[0].source == "flash_attn::_flash_attn_forward"
+    assert cap.records[0].operator == "flash_attn::_flash_attn_forward"
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -162,7 +163,7 @@ def test_padding_that_was_cut_out_comes_back_as_missing_values():
 
 
 def test_wrong_logsumexp_is_found_out(package, monkeypatch):
-    monkeypatch.setattr(flash, "rows_of_logsumexp", lambda lse, *sizes: lse + 0.6931)
+    monkeypatch.setattr(packed_calls, "rows_of_logsumexp", lambda lse, *sizes: lse + 0.6931)
     model, x = Attention(causal=True), torch.randn(2, 7, 32)
     with pytest.warns(CaptureWarning, match="flash_attn::_flash_attn_forward returned"), torch.no_grad(), attviz.capture(model) as cap:
         model(x)

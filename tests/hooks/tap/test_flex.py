@@ -85,7 +85,7 @@ def test_a_compiled_function_that_the_code_holds_is_right(where, options):
     assert (compiled_flex, model.own) == before
     assert not functions.installed()
     assert torch.equal(plain[0], captured[0])
-    assert cap.records[0].source == "flex_attention"
+    assert cap.records[0].operator == "flex_attention"
     torch.testing.assert_close(cap.diagonal[0].double(), truth(model, x), rtol=0, atol=1e-6)
 
 

@@ -141,7 +141,7 @@ def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
             captured = model(**inputs).last_hidden_state
     assert torch.equal(captured, plain)
     assert cap.diagonal.shape == (2, 2, 4, 9)
-    assert cap.records[0].source.endswith("flash_attn_func" if side == "none" else "flash_attn_varlen_func")
+    assert cap.records[0].operator.endswith("flash_attn_func" if side == "none" else "flash_attn_varlen_func")
     torch.testing.assert_close(cap.diagonal, eager(model, inputs), rtol=0, atol=1e-5, equal_nan=True)
 
 

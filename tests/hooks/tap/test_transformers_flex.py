@@ -16,10 +16,9 @@ from transformers import AutoConfig, AutoModel
 from transformers.integrations import flex_attention as integration
 
 import attviz
-from attviz.calls import trust
+from attviz.calls import ScoredCall, trust
 from attviz.errors import CaptureWarning
 from attviz.hooks.tap import dispatcher, functions
-from attviz.hooks.tap.operators.flex import FlexRows
 from benchmarks.families.check import check_family
 from tests.test_decoding import CONFIGS, NEW, PROMPT, build, full_forward, prompt
 
@@ -95,7 +94,7 @@ def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
             captured = model(**inputs).last_hidden_state
     assert torch.equal(captured, plain)
     assert len(cap.layers) == 2
-    assert {record.source for record in cap.records} == {"flex_attention"}
+    assert {record.operator for record in cap.records} == {"flex_attention"}
     torch.testing.assert_close(cap.diagonal.double(), eager(model, inputs), rtol=0, atol=1e-6, equal_nan=True)
 
 
@@ -115,20 +114,20 @@ def test_generation_equals_a_full_forward(config, way):
 def test_an_offset_that_only_the_device_knows():
     query, key = torch.randn(1, 4, 3, 8), torch.randn(1, 2, 7, 8)
     mask = create_block_mask(lambda b, h, q, k: q + 2 >= k, None, None, 3, 7, device="cpu")
-    rows = FlexRows(query, key, None, mask, None, None, None)
+    call = ScoredCall("flex_attention", query, key, None, mask)
     scores = query.double() @ key.double().repeat_interleave(2, 1).mT * 8**-0.5
     weights = scores.masked_fill(torch.arange(7) > torch.arange(3)[:, None] + 2, -torch.inf).softmax(-1)
     for offset in (2, torch.tensor(2)):
-        torch.testing.assert_close(rows.weights_at(offset).double(), weights.diagonal(2, -2, -1)[..., :3], rtol=0, atol=1e-6)
-    assert (rows.weights_at(torch.tensor(3)) == 0).all()
-    assert (rows.weights_at(-1)[..., 0] == 0).all()
+        torch.testing.assert_close(call.replace(kv_offset=offset).own().double(), weights.diagonal(2, -2, -1)[..., :3], rtol=0, atol=1e-6)
+    assert (call.replace(kv_offset=torch.tensor(2)).own(1) == 0).all()  # hidden
+    assert call.own(-1)[..., 0].isnan().all()  # not there
 
 
 @pytest.mark.usefixtures("uncompiled")
 def test_long_rows_are_summed_in_blocks(monkeypatch):
-    from attviz.hooks.tap.operators import flex
+    from attviz.calls import call
 
-    monkeypatch.setattr(flex, "_TILE", 100)  # two rows of 2 texts, 4 heads and 9 keys would be 144 scores
+    monkeypatch.setattr(call, "TILE", 100)  # two rows of 2 texts, 4 heads and 9 keys would be 144 scores
     model, inputs = model_of("gemma2"), batch()
     with torch.no_grad(), attviz.capture(model) as cap:
         model(**inputs)

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attviz.calls.call import AttentionCall
+from attviz.calls.fused import FusedCall
+from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
-from attviz.records import AttentionCall
 
 _NAME = "aten::_native_multi_head_attention"
 _DEFAULTS = {9: None, 10: True, 11: True, 12: None}  # mask, need_weights, average_attn_weights, mask_type
@@ -45,13 +47,13 @@ def _restore(args: Arguments, kwargs: Keywords, result: Any) -> Any:
 
 def _read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
     if not args[0].is_nested:
-        return AttentionCall(_NAME, weights=result[1])
+        return SoftmaxCall(_NAME, result[1])
     query, _, _, embed_dim, num_heads, weight, bias = args[:7]
     padded, seen = _padded(query)
     rows = torch.nn.functional.linear(padded, weight[: 2 * embed_dim], bias[: 2 * embed_dim])
     own, keys = rows.unflatten(-1, (2, num_heads, embed_dim // num_heads)).unbind(2)
     mask = torch.zeros_like(seen, dtype=own.dtype).masked_fill_(~seen, float("-inf"))[:, None, None]
-    return AttentionCall(_NAME, own.transpose(1, 2), keys.transpose(1, 2), scale=own.shape[-1] ** -0.5, bias=mask)
+    return FusedCall(_NAME, own.transpose(1, 2), keys.transpose(1, 2), scale=own.shape[-1] ** -0.5, bias=mask)
 
 
 def _padded(nested: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attviz.calls.trust import settled
+from attviz.calls.packed import PackedCall
 from attviz.errors import CaptureError
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator, Reader
-from attviz.kernels import diagonal_from_qk, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.qk import QkOptions
-from attviz.records import AttentionCall
 
 _NAMES = (
     "aten::_flash_attention_forward",
@@ -82,7 +80,7 @@ def _bound(names: tuple[str, ...], args: Arguments, kwargs: Keywords) -> dict[st
 def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
     """The reader of an operator or function whose arguments are called ``parameters()``."""
 
-    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | str:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> PackedCall | str:
         given = _bound(parameters(), args, kwargs)
         if given["paged"]:
             return f"{name} was given paged or shifted keys, in which a query's own key cannot be found"
@@ -101,12 +99,7 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
         }
         if packed:
             options["cu_seqlens_q"], options["cu_seqlens_k"] = given["cu_seqlens_q"], given["cu_seqlens_k"]
-        if not packed and key.shape[2] < query.shape[2]:
-            return AttentionCall(name, query, key)  # cross-attention, which the judge will say
-        diagonal, starts = _diagonal(name, query, key, _logsumexp_of(result), options), given["cu_seqlens_q"] if packed else None
-        if starts is not None:
-            diagonal = torch.where(_in_a_text(starts, query.shape[2]), diagonal, torch.nan)
-        return AttentionCall(name, query, key, diagonal=diagonal, cu_seqlens=starts)
+        return PackedCall(name, query, key, _logsumexp_of(result), options)
 
     return read
 
@@ -116,47 +109,6 @@ def _logsumexp_of(result: Any) -> Tensor | None:
     if isinstance(result, Tensor) or len(result) < 2 or not isinstance(result[1], Tensor):
         return None
     return result[1]
-
-
-def _diagonal(name: str, query: Tensor, key: Tensor, logsumexp: Tensor | None, options: QkOptions) -> Tensor:
-    """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
-
-    def by_hand() -> Tensor:
-        return diagonal_from_qk(query, key, **options)
-
-    if logsumexp is None:
-        return by_hand()
-    if options.get("sinks") is None:
-        return settled(name, query, by_hand, lambda: _own(query, key, logsumexp, options, None))
-    ways = (lambda: _own(query, key, logsumexp, options, None), lambda: _own(query, key, logsumexp, options, options["sinks"]))
-    return settled(f"{name} with sinks", query, by_hand, *ways)
-
-
-def _in_a_text(starts: Tensor, total: int) -> Tensor:
-    """Which tokens lie before the end of the last text; what a kernel leaves behind it is not defined."""
-    return torch.arange(total, device=starts.device) < starts[-1]
-
-
-def _own(query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions, sinks: Tensor | None) -> Tensor:
-    """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
-    starts, ends = options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
-    batch, num_heads, q_len = query.shape[:3]
-    kv_len = key.shape[2]
-    offset = kv_len - q_len
-    if starts is not None:
-        places = torch.arange(q_len, device=query.device)
-        text = torch.searchsorted(starts[1:].contiguous(), places.to(starts.dtype), right=True).clamp(max=starts.numel() - 2)
-        ends = starts if ends is None else ends
-        key = key.index_select(2, (places - starts[text + 1] + ends[text + 1]).clamp(0, kv_len - 1))
-        offset = 0
-        if logsumexp.ndim == 3 and logsumexp.shape[0] == starts.numel() - 1:  # one padded row of each text, as until flash-attn 2.6
-            logsumexp = logsumexp[text, :, places - starts[text]].T[None]
-    rows = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)
-    softcap = options.get("softcap", 0.0)
-    scale = options.get("scale")
-    assert scale is not None
-    weights = weights_from_scores(self_scores(query, key, offset), rows, scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
-    return weights if starts is None else torch.where(_in_a_text(starts, q_len), weights, 0.0)
 
 
 OPERATORS = tuple(Operator(name, reader(name, partial(_parameters, name)), "fused") for name in _NAMES)

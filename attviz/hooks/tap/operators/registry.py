@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from attviz.calls.call import AttentionCall
 from attviz.errors import ArgumentError
-from attviz.records import AttentionCall
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from attviz.calls.fused import FusedCall
+from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator, Preparer, Reader
-from attviz.records import AttentionCall
 
 _Rows = Callable[[Any, int], Any]  # (log-sum-exp as the kernel returns it, q_len) -> [batch, num_heads, q_len]
 
@@ -24,14 +25,13 @@ def _argument(args: Arguments, kwargs: Keywords, index: int, name: str, default:
     return args[index] if len(args) > index else kwargs.get(name, default)
 
 
-def _read_flash_cpu(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
+def _read_flash_cpu(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
     query = args[0]
-    return AttentionCall(
+    return FusedCall(
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         query,
         args[1],
         result[1],
-        None,
         _scale(query, kwargs),
         kwargs.get("attn_mask"),
         bool(_argument(args, kwargs, 4, "is_causal", False)),
@@ -48,11 +48,11 @@ def _reader(name: str, causal_at: int, bias_at: int | None, rows: _Rows) -> Read
         rows: Takes the log-sum-exp and the number of queries, gives it as ``[batch, num_heads, q_len]``.
     """
 
-    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
         query = args[0]
         bias = None if bias_at is None else _argument(args, kwargs, bias_at, "attn_bias")
         causal = bool(_argument(args, kwargs, causal_at, "is_causal", False))
-        return AttentionCall(name, query, args[1], rows(result[1], query.shape[2]), None, _scale(query, kwargs), bias, causal)
+        return FusedCall(name, query, args[1], rows(result[1], query.shape[2]), _scale(query, kwargs), bias, causal)
 
     return read
 
@@ -73,9 +73,9 @@ def _by_dimensions(logsumexp: Any, q_len: int) -> Any:
     return logsumexp[..., :q_len] if logsumexp.ndim == 3 else logsumexp.squeeze(-1)
 
 
-def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
+def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall:
     weights = result[1]  # this operator hands back the weights it made
-    return AttentionCall("aten::_scaled_dot_product_attention_math_for_mps", weights=weights)
+    return SoftmaxCall("aten::_scaled_dot_product_attention_math_for_mps", weights)
 
 
 def _ask_for_logsumexp(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:

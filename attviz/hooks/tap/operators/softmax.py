@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
-from attviz.records import AttentionCall
 
 
 def _reader(name: str, dim_index: int) -> Any:
-    def read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall | str | None:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall | str | None:
         dim = args[dim_index] if len(args) > dim_index else kwargs.get("dim")
         if result.ndim < 3:
             return None
         if dim is not None and dim not in (-1, result.ndim - 1):
             return "its softmax runs over another dimension than that of the keys"
-        return AttentionCall(name, weights=result)
+        return SoftmaxCall(name, result, args[0])
 
     return read
 

@@ -1,0 +1,164 @@
+"""Calls of fused kernels that return the log-sum-exp of their rows: scaled_dot_product_attention on every backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from attviz.calls.call import RowFacts
+from attviz.calls.deferred import Deferred
+from attviz.calls.scores import _HIDDEN, ScoreCall
+from attviz.kernels import (
+    diagonal_from_logsumexp,
+    diagonal_from_qk,
+    diagonal_of_bias,
+    rows_of_logsumexp,
+    self_scores,
+    summary_from_qk,
+    weights_from_scores,
+)
+from attviz.kernels.qk import QkOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+class FusedCall(ScoreCall):
+    """Query, key and what the kernel says of its rows.
+
+    Attributes:
+        bias: Additive or bool mask as the operator received it, broadcastable to ``[batch, num_heads, q_len, kv_len]``.
+        is_causal: The operator masked key ``j > i`` itself (top-left alignment, as torch SDPA does).
+    """
+
+    __slots__ = ("bias", "is_causal")
+
+    sinks = None
+
+    def __init__(
+        self,
+        operator: str,
+        query: Float[Tensor, "batch num_heads q_len head_dim"],
+        key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+        logsumexp: Float[Tensor, "batch num_heads q_len"] | None = None,
+        scale: float = 1.0,
+        bias: Tensor | None = None,
+        is_causal: bool = False,
+        kv_offset: int | Tensor = 0,
+    ) -> None:
+        self.operator, self.query, self.key, self.logsumexp = operator, query, key, logsumexp
+        self.scale, self.bias, self.is_causal, self.kv_offset, self._rows_lse = scale, bias, is_causal, kv_offset, None
+
+    # ---- the diagonal
+
+    def defer(self) -> Deferred:
+        """On the CPU only ``q_i . k_i`` is made now; elsewhere one launch does it all."""
+        offset, query, key, logsumexp, bias = self.kv_offset, self.query, self.key, self.logsumexp, self.bias
+        if isinstance(offset, Tensor) or (offset and self.is_causal):  # torch aligns its causal mask top left: the own key is hidden
+            return Deferred(self.own())
+        if logsumexp is None:
+            return Deferred(diagonal_from_qk(query, key, **self._rules(offset)))
+        rows = query.shape[:3]
+        if logsumexp.shape != rows:
+            logsumexp = rows_of_logsumexp(logsumexp, *rows)
+        if query.is_cuda:  # where torch would write the product of query and key out
+            return Deferred(diagonal_from_logsumexp(query, key, logsumexp, scale=self.scale, bias=bias, kv_offset=offset))
+        added = None if bias is None else diagonal_of_bias(bias, rows[2], offset).clone()
+        return Deferred.of_scores(self_scores(query, key, offset), logsumexp, self.scale, added, key.shape[2])
+
+    # ---- answers
+
+    def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weight of each query on the key ``offset`` after its own; NaN where there is no such key, 0 where it is hidden."""
+        _, _, q_len, kv_len = self.shape
+        if isinstance(self.kv_offset, Tensor) or q_len == 0:
+            return super().own(offset)
+        shift = self.kv_offset + offset
+        low, high = max(0, -shift), min(q_len, kv_len - shift)
+        if low >= high:
+            return self.query.new_full(self.query.shape[:3], torch.nan, dtype=torch.float32)
+        span, bias = slice(low, high), self.bias
+        if self.is_causal and shift > 0:
+            weights = self.query.new_zeros((*self.query.shape[:2], high - low), dtype=torch.float32)
+        else:
+            if bias is not None and bias.ndim > 1 and bias.shape[-2] > 1:
+                bias = bias[..., span, :]
+            added = None if bias is None else diagonal_of_bias(bias, high - low, low + shift)
+            scores = self_scores(self.query.detach()[:, :, span], self.key.detach()[:, :, low + shift : high + shift])
+            weights = weights_from_scores(scores, self.denominator()[..., span], self.scale, added, kv_len=kv_len)
+        return torch.nn.functional.pad(weights, (low, q_len - high), value=torch.nan)
+
+    def summarise(self) -> RowFacts:
+        """Entropy, largest logit and number of visible keys, from one pass over query and key that writes no row out."""
+        rows = summary_from_qk(self.query, self.key, **self._rules(0))
+        assert rows.row_entropy is not None
+        return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
+
+    def hides_previous(self) -> Bool[Tensor, "batch q_len-1"] | None:
+        """True where the mask hides key ``i`` from query ``i + 1``."""
+        batch, _, q_len, kv_len = self.shape
+        if self.bias is None or q_len != kv_len:
+            return None
+        bias = self.bias if self.bias.ndim < 2 or self.bias.shape[-2] == 1 else self.bias[..., 1:, :]
+        before = diagonal_of_bias(bias, q_len - 1)
+        hidden = before.logical_not() if before.dtype is torch.bool else before <= torch.finfo(before.dtype).min / 2
+        return (hidden.all(1) if hidden.ndim == 3 else hidden).expand(batch, q_len - 1)
+
+    # ---- rules
+
+    def denominator(self) -> Float[Tensor, "batch num_heads q_len"]:
+        """Log-sum-exp of each row, the kernel's own where it has one."""
+        if self._rows_lse is None:
+            if self.logsumexp is not None:
+                self._rows_lse = rows_of_logsumexp(self.logsumexp, *self.shape[:3])
+            else:
+                self._rows_lse = summary_from_qk(self.query, self.key, **self._rules(0)).logsumexp
+                assert self._rows_lse is not None
+        return self._rows_lse
+
+    def modify(self, scores: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
+        """Add the bias and hide what causal attention hides."""
+        if self.bias is not None:
+            bias = _looked_up(self.bias, rows, keys, self.shape[3])
+            scores = scores.masked_fill_(~bias, -torch.inf) if bias.dtype is torch.bool else scores.add_(bias)
+        return scores.masked_fill_(keys > rows, -torch.inf) if self.is_causal else scores
+
+    def _rules(self, kv_offset: int) -> QkOptions:
+        return {
+            "scale": self.scale,
+            "bias": self.bias,
+            "is_causal": self.is_causal,
+            "causal_alignment": "top_left",
+            "kv_offset": kv_offset,
+        }
+
+    def visible(self) -> Int[Tensor, "#batch #num_heads q_len"]:
+        """Number of keys that each query can see, off the mask alone."""
+        _, _, q_len, kv_len = self.shape
+        rows = torch.arange(q_len, device=self.device)
+        keys = torch.arange(kv_len, device=self.device)
+        if self.bias is None:
+            seen = (rows + 1).clamp(max=kv_len) if self.is_causal else torch.full_like(rows, kv_len)
+            return seen[None, None]
+        bias = self.bias[(None,) * (4 - self.bias.ndim)]
+        counts = []
+        for span in self._spans():
+            shown = bias if bias.shape[2] == 1 else bias[:, :, span]
+            shown = shown if shown.dtype is torch.bool else shown > _HIDDEN
+            shown = shown.expand(*shown.shape[:2], span.stop - span.start, kv_len)
+            counts.append((shown & (keys <= rows[span, None]) if self.is_causal else shown).sum(-1))
+        return torch.cat(counts, -1)
+
+
+def _looked_up(bias: Tensor, rows: Tensor, keys: Tensor, kv_len: int) -> Tensor:
+    """What a bias says of some rows and keys, broadcastable to their scores."""
+    bias = bias.detach()[(None,) * (4 - bias.ndim)]
+    batch, num_heads, q_len, _ = bias.shape
+    everything = keys.shape[:3] == (1, 1, 1) and keys.shape[3] == kv_len
+    if everything and rows.shape[:2] == (1, 1):
+        return bias if q_len == 1 else bias.index_select(2, rows.flatten())
+    texts = torch.arange(batch, device=bias.device)[:, None, None, None]
+    heads = torch.arange(num_heads, device=bias.device)[None, :, None, None]
+    return bias[texts, heads, rows if q_len > 1 else torch.zeros_like(rows), keys if bias.shape[3] > 1 else torch.zeros_like(keys)]

@@ -1,0 +1,274 @@
+"""Calls of FlashAttention, dense or with several texts packed into one row: windows, soft caps, ALiBi and sinks, aligned bottom right."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attviz.calls.call import RowFacts
+from attviz.calls.deferred import Deferred
+from attviz.calls.scores import ScoreCall
+from attviz.calls.trust import known, settled
+from attviz.errors import ShapeError
+from attviz.kernels import diagonal_from_qk, rows_of_logsumexp, self_scores, summary_from_qk, weights_from_scores
+from attviz.kernels.qk import QkOptions
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
+
+
+class Padding(NamedTuple):
+    """Where the tokens of packed texts stood before they were cut out: True at the real ones.
+
+    Attributes:
+        queries: ``[batch, q_len]``.
+        keys: ``[batch, kv_len]``.
+    """
+
+    queries: Bool[Tensor, "batch q_len"]
+    keys: Bool[Tensor, "batch kv_len"]
+
+
+class Alignment(NamedTuple):
+    """Of each query: its own key, and the bounds of its text's keys; broadcastable to ``[batch, 1, q_len]``."""
+
+    own: Int[Tensor, "#batch 1 q_len"]
+    first: Int[Tensor, "#batch 1 q_len"] | None
+    end: Int[Tensor, "#batch 1 q_len"] | None
+
+
+class PackedCall(ScoreCall):
+    """Query, key and the rules that FlashAttention was given.
+
+    Attributes:
+        options: The rules, as :func:`attviz.kernels.diagonal_from_qk` takes them.
+        padding: Set where packed texts are to be answered in the padded rows that they were cut out of.
+    """
+
+    __slots__ = ("_aligned", "_padded", "cu_seqlens", "options", "padding")
+
+    def __init__(
+        self,
+        operator: str,
+        query: Float[Tensor, "batch num_heads q_len head_dim"],
+        key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+        logsumexp: Tensor | None,
+        options: QkOptions,
+    ) -> None:
+        scale = options.get("scale")
+        assert scale is not None
+        self.operator, self.query, self.key, self.logsumexp, self.scale = operator, query, key, logsumexp, scale
+        self.options, self.sinks, self._rows_lse = options, options.get("sinks"), None
+        self.cu_seqlens = options.get("cu_seqlens_q")
+        self.padding: Padding | None = None
+        self._aligned: Alignment | None = None
+        self._padded: PackedCall | None = None
+        self.kv_offset = 0 if self.cu_seqlens is not None else key.shape[2] - query.shape[2]
+
+    # ---- the diagonal
+
+    def defer(self) -> Deferred:
+        """The diagonal, from the kernel's log-sum-exp where it has one that is right."""
+        packed = self._diagonal()
+        if self.cu_seqlens is not None:
+            packed = torch.where(self._in_a_text(), packed, torch.nan)
+        return Deferred(packed if self.padding is None else _spread(packed, self.padding.queries))
+
+    def _diagonal(self) -> Float[Tensor, "batch num_heads q_len"]:
+        """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
+        query = self.query
+
+        def by_hand() -> Tensor:
+            return diagonal_from_qk(query, self.key, **self.options)
+
+        if self.logsumexp is None:
+            return by_hand()
+        if self.sinks is None:
+            return settled(self.operator, query, by_hand, lambda: self._own(None))
+        return settled(f"{self.operator} with sinks", query, by_hand, lambda: self._own(None), lambda: self._own(self.sinks))
+
+    def _own(self, sinks: Tensor | None) -> Tensor:
+        """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
+        query, key = self.query, self.key
+        offset, kv_len = self.kv_offset, key.shape[2]
+        assert isinstance(offset, int)
+        if self.cu_seqlens is not None:
+            key = key.index_select(2, self._alignment().own[0, 0].clamp(0, kv_len - 1))
+        softcap = self.options.get("softcap", 0.0)
+        rows = self._rows_of_kernel()
+        weights = weights_from_scores(self_scores(query, key, offset), rows, self.scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
+        return weights if self.cu_seqlens is None else torch.where(self._in_a_text(), weights, 0.0)
+
+    def _rows_of_kernel(self) -> Float[Tensor, "batch num_heads q_len"]:
+        lse, starts = self.logsumexp, self.cu_seqlens
+        assert lse is not None
+        if starts is not None and lse.ndim == 3 and lse.shape[0] == starts.numel() - 1:  # a padded row of each text: flash-attn to 2.6
+            positions, text = self._texts()
+            lse = lse[text, :, (positions - starts[text]).clamp(0, lse.shape[2] - 1)].T[None]
+        return rows_of_logsumexp(lse, *self.query.shape[:3])
+
+    # ---- answers
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """``(batch, num_heads, q_len, kv_len)``, of the padded rows where the texts have some."""
+        if self.padding is None:
+            return super().shape
+        return (*self.padding.queries.shape[:1], self.query.shape[1], self.padding.queries.shape[1], self.padding.keys.shape[1])
+
+    def own_keys(self) -> Int[Tensor, "#batch 1 q_len"]:
+        """The key that is each query's own."""
+        return self._in_rows().own_keys() if self.padding is not None else self._alignment().own
+
+    def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Query, key, log-sum-exp of the rows and what is added to the scaled scores."""
+        if self.options.get("softcap"):
+            raise self.cannot("QueryKey", "its scores are capped, so they are no sum of a product and a bias")
+        return super().pairs() if self.padding is None else self._in_rows().pairs()
+
+    def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weight of each query on the key ``offset`` after its own; NaN where its text has no such key."""
+        if self.padding is not None:
+            return self._in_rows().own(offset)
+        return super().own(offset)
+
+    def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
+        if self.padding is not None:
+            return self._in_rows().at(index, bounded=bounded)
+        weights = super().at(index)
+        aligned = self._alignment()
+        if bounded and aligned.first is not None and aligned.end is not None:
+            weights = torch.where((index >= aligned.first) & (index < aligned.end), weights, torch.nan)
+        return weights if self.cu_seqlens is None else torch.where(self._in_a_text(), weights, torch.nan)
+
+    def rows(self, queries: Int[Tensor, "*batch n"]) -> Float[Tensor, "batch num_heads n kv_len"]:
+        """Whole rows of some queries; 0 outside their text."""
+        return super().rows(queries) if self.padding is None else self._in_rows().rows(queries)
+
+    def summarise(self) -> RowFacts:
+        """Entropy, largest logit and number of visible keys of each row."""
+        if self.padding is not None:
+            return self._in_rows().summary()
+        if self._masked_keys() is not None:
+            return super().summarise()
+        rows = summary_from_qk(self.query, self.key, **self.options)
+        assert rows.row_entropy is not None
+        return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
+
+    # ---- rules
+
+    def denominator(self) -> Float[Tensor, "batch num_heads q_len"]:
+        """Log-sum-exp of each row, sinks included: the kernel's if its first call has shown what it holds, else of query and key."""
+        if self._rows_lse is None:
+            if self._masked_keys() is not None:
+                return super().denominator()
+            if self.logsumexp is not None and (given := self._given_denominator()) is not None:
+                self._rows_lse = given
+                return given
+            self._rows_lse = summary_from_qk(self.query, self.key, **self.options).logsumexp
+            assert self._rows_lse is not None
+        return self._rows_lse
+
+    def _given_denominator(self) -> Float[Tensor, "batch num_heads q_len"] | None:
+        if self.sinks is None:
+            return self._rows_of_kernel() if known(self.operator, self.query) else None
+        if known(f"{self.operator} with sinks (1)", self.query):
+            return self._rows_of_kernel()
+        if known(f"{self.operator} with sinks", self.query):
+            return torch.logaddexp(self._rows_of_kernel(), self.sinks.float()[:, None])
+        return None
+
+    def modify(self, scores: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
+        """Cap the scores, add ALiBi, hide what is causal, outside the window or of another text."""
+        aligned, options = self._alignment(), self.options
+        if softcap := options.get("softcap", 0.0):
+            scores = scores.div_(softcap).tanh_().mul_(softcap)
+        distance = keys - _of_rows(aligned.own, rows)
+        if (slopes := options.get("alibi_slopes")) is not None:
+            scores = scores - slopes.to(scores.dtype).reshape(-1, scores.shape[1], 1, 1) * distance.abs()
+        left, right = options.get("window_size", (-1, -1))
+        right = 0 if options.get("is_causal") else right
+        hidden = distance > right if right >= 0 else torch.zeros_like(distance, dtype=torch.bool)
+        if left >= 0:
+            hidden = hidden | (distance < -left)
+        if aligned.first is not None and aligned.end is not None:
+            hidden = hidden | (keys < _of_rows(aligned.first, rows)) | (keys >= _of_rows(aligned.end, rows))
+        masked = self._masked_keys()
+        if masked is not None:
+            texts = torch.arange(len(masked), device=masked.device)[:, None, None, None]
+            hidden = hidden | masked[texts, keys]
+        return scores.masked_fill_(hidden, -torch.inf)
+
+    def _masked_keys(self) -> Bool[Tensor, "batch kv_len"] | None:
+        mask = self.options.get("key_mask")
+        return None if mask is None else mask.logical_not()
+
+    # ---- packed texts
+
+    def _texts(self) -> tuple[Int[Tensor, " total"], Int[Tensor, " total"]]:
+        """Position of each query in the row, and the number of its text."""
+        starts = self.cu_seqlens
+        assert starts is not None
+        positions = torch.arange(self.query.shape[2], device=self.query.device)
+        text = torch.searchsorted(starts[1:].contiguous(), positions.to(starts.dtype), right=True)
+        return positions, text.clamp(max=max(starts.numel() - 2, 0))
+
+    def _alignment(self) -> Alignment:
+        if self._aligned is None:
+            if self.cu_seqlens is None:
+                assert isinstance(self.kv_offset, int)
+                own = torch.arange(self.query.shape[2], device=self.query.device) + self.kv_offset
+                self._aligned = Alignment(own[None, None], None, None)
+            else:
+                starts, given = self.cu_seqlens, self.options.get("cu_seqlens_k")
+                ends = starts if given is None else given
+                positions, text = self._texts()
+                own = positions - starts[text + 1] + ends[text + 1]
+                self._aligned = Alignment(*(bound.long()[None, None] for bound in (own, ends[text], ends[text + 1])))
+        return self._aligned
+
+    def _in_a_text(self) -> Bool[Tensor, " total"]:
+        """Which tokens lie before the end of the last text; what a kernel leaves behind it is not defined."""
+        assert self.cu_seqlens is not None
+        return torch.arange(self.query.shape[2], device=self.query.device) < self.cu_seqlens[-1]
+
+    def _in_rows(self) -> PackedCall:
+        """The same attention with every text in a padded row of its own."""
+        if self._padded is None:
+            assert self.padding is not None
+            query, key = (
+                _spread(tensor[0].transpose(0, 1)[None].flatten(2), kept).unflatten(1, tensor.shape[1:2] + tensor.shape[3:])
+                for tensor, kept in ((self.query.detach(), self.padding.queries), (self.key.detach(), self.padding.keys))
+            )
+            if key.shape[-1] < query.shape[-1]:
+                raise ShapeError(f"{self.operator}: padded rows of {query.shape[-1]} queries have only {key.shape[-1]} keys.")
+            query, key = query.nan_to_num(0.0).transpose(2, 3), key.nan_to_num(0.0).transpose(2, 3)
+            options: QkOptions = {**self.options, "key_mask": self.padding.keys, "cu_seqlens_q": None, "cu_seqlens_k": None}
+            self._padded = PackedCall(self.operator, query, key, None, options)
+        return self._padded
+
+    def visible(self) -> Int[Tensor, "#batch #num_heads q_len"]:
+        """Number of keys that each query can see, by the rules alone."""
+        if self.padding is not None or self._masked_keys() is not None:
+            return super().visible()
+        own, first, end = self._alignment()
+        left, right = self.options.get("window_size", (-1, -1))
+        right = 0 if self.options.get("is_causal") else right
+        first = torch.zeros_like(own) if first is None else first
+        end = torch.full_like(own, self.key.shape[2]) if end is None else end
+        low = first if left < 0 else torch.maximum(first, own - left)
+        high = end if right < 0 else torch.minimum(end, own + right + 1)
+        return (high - low).clamp(min=0)
+
+
+def _of_rows(values: Int[Tensor, "1 1 q_len"], rows: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
+    return values[0, 0][rows]
+
+
+def _spread(packed: Float[Tensor, "1 rows total"], kept: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch rows length"]:
+    """Values of packed texts back in their padded rows, NaN where these hold no token."""
+    positions = (kept.flatten().cumsum(0) - 1).clamp(0, packed.shape[2] - 1).view_as(kept)
+    return torch.where(kept[:, None], packed[0][:, positions].transpose(0, 1), torch.nan)

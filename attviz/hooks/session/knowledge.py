@@ -1,0 +1,71 @@
+"""What a call may know of its tokens: ids of its keys, those in a cache included, and which are real."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attviz.calls import AttentionCall
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.step import Step
+from attviz.readings import Tokens
+
+
+class TokenKnowledge:
+    """Follows the token ids of a generation from step to step, so that the keys of a cache have ids."""
+
+    def __init__(self, special_ids: tuple[int, ...]) -> None:
+        self._special_ids = special_ids
+        self._history: Tensor | None = None  # ids of the sequence so far, the running step's included
+        self._last: TokenContext | None = None
+
+    def of(self, call: AttentionCall, context: TokenContext | None, step: Step, documents: Tensor | None, *, cross: bool = False) -> Tokens:
+        """Tokens of one call; made once for all layers of one shape."""
+        batch, _, q_len, kv_len = call.shape
+        offset = call.kv_offset
+        key = (id(context), id(documents), batch, q_len, kv_len, offset if isinstance(offset, int) else id(offset), cross)
+        tokens = step.tokens.get(key)
+        if tokens is None:
+            tokens = step.tokens[key] = Tokens(document_ids=documents, special_ids=self._special_ids, past=offset)
+            if context is not None:
+                self._read(tokens, context, batch, q_len, kv_len, cross)
+        return tokens
+
+    def _read(self, tokens: Tokens, context: TokenContext, batch: int, q_len: int, kv_len: int, cross: bool) -> None:
+        tokens.ids, tokens.real = context.ids_of(batch, q_len), context.mask_of(batch, q_len)
+        if cross:
+            return
+        tokens.real_keys = _real_keys(context, batch, q_len, kv_len, tokens.real)
+        if context.ids is not None and context is not self._last:
+            self._last = context
+            self._history = self._continued(context)
+        known = self._history if tokens.ids is not None else None
+        if known is None or known.shape[0] != batch:
+            return
+        missing = kv_len - known.shape[1]
+        tokens.key_ids = torch.nn.functional.pad(known, (0, missing), value=-1) if missing > 0 else known[:, -kv_len:]
+
+    def _continued(self, context: TokenContext) -> Tensor | None:
+        ids, past, held = context.ids, context.past, self._history
+        assert ids is not None
+        if ids.ndim != 2 or context.beams or isinstance(past, Tensor):  # rows change places; only the device knows how many came before
+            return None
+        if past == 0:
+            return ids.clone()
+        if held is None or held.shape[0] != ids.shape[0] or held.shape[1] < past:
+            return None
+        return torch.cat([held[:, :past], ids.to(held.device)], 1)
+
+
+def _real_keys(context: TokenContext, batch: int, q_len: int, kv_len: int, real: Tensor | None) -> Tensor | None:
+    mask = context.mask
+    if mask is None:
+        return None
+    if q_len == kv_len and real is not None:
+        return real
+    if mask.ndim == 2 and mask.shape == (batch, kv_len):
+        return mask.logical_not() if context.mask_marks_padding else mask.to(torch.bool)
+    if mask.ndim == 4 and mask.shape[-1] == kv_len and mask.shape[0] in (1, batch):
+        kept = mask[:, 0] if mask.dtype is torch.bool else mask[:, 0] > -1.0
+        return kept.any(1).expand(batch, kv_len)
+    return None

@@ -1,0 +1,104 @@
+"""What is kept of one attention call until somebody reads it: a diagonal half made, and the readings, which need the call alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from attviz.calls import AttentionCall
+from attviz.errors import ReadingError
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.packing import document_ids
+from attviz.readings import Reading, Tokens
+from attviz.records import CrossRecord, DiagonalRecord
+
+
+class PendingRecord:
+    """One self-attention. Never holds a view of an activation."""
+
+    __slots__ = ("_context", "_deferred", "_record", "documents", "index", "layer", "operator", "readings", "reasons", "step")
+
+    def __init__(self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int) -> None:
+        self.layer, self.index, self.step, self.operator = layer, index, step, call.operator
+        self._context = context
+        self._record: DiagonalRecord | None = None
+        self.documents: Tensor | None = None
+        self.readings: dict[str, Tensor] = {}
+        self.reasons: dict[str, str] = {}
+        if call.cu_seqlens is not None or (context is not None and context.positions is not None):
+            self.documents = document_ids(call, context)
+        self._deferred = call.defer()
+
+    def rename(self, layer: str, index: int) -> None:
+        """Give a call from a compiled region its layer, once the forward has shown how many there are."""
+        self.layer, self.index = layer, index
+        if self._record is not None:
+            self._record = replace(self._record, layer=layer, layer_index=index)
+
+    def record(self) -> DiagonalRecord:
+        """The finished record; made once."""
+        if self._record is None:
+            diagonal = self._deferred.finish()
+            batch, _, q_len = diagonal.shape
+            ids = mask = None
+            if self._context is not None:
+                ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
+            if mask is not None:
+                if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
+                    diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
+                diagonal = torch.where(mask[:, None, :].to(diagonal.device), diagonal, torch.nan)
+            documents = self.documents
+            if documents is not None and documents.shape != (batch, diagonal.shape[2]):
+                documents = None
+            read = (self.readings, self.reasons) if self.readings or self.reasons else ({}, {})
+            self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.operator, documents, *read)
+            self.documents = self._context = self._deferred = None  # type: ignore[assignment]
+        return self._record
+
+
+class PendingCross:
+    """One attention to another sequence: nothing but what was read of it."""
+
+    __slots__ = ("_context", "_shape", "index", "layer", "operator", "readings", "reasons", "step")
+
+    def __init__(self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int) -> None:
+        self.layer, self.index, self.step, self.operator = layer, index, step, call.operator
+        self._context, self._shape = context, (call.shape[0], call.shape[2])
+        self.readings: dict[str, Tensor] = {}
+        self.reasons: dict[str, str] = {}
+
+    def record(self) -> CrossRecord:
+        """The finished record."""
+        ids = mask = None
+        if self._context is not None:
+            ids, mask = self._context.ids_of(*self._shape), self._context.mask_of(*self._shape)
+        return CrossRecord(self.layer, self.index, self.step, self.readings, self.reasons, ids, mask, self.operator)
+
+
+def read_all(call: AttentionCall, tokens: Tokens, readings: Iterable[Reading], pending: PendingRecord | PendingCross) -> None:
+    """Ask a call for every reading; what it cannot give becomes a reason."""
+    device = call.device.type
+    # readings are kept, so they must not be inference tensors; and they are made in float32 whatever autocast says
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+        for reading in readings:
+            try:
+                found = reading.read(call, tokens)
+            except ReadingError as error:
+                pending.reasons[reading.name] = str(error)
+                continue
+            if isinstance(found, Mapping):
+                pending.readings.update({f"{reading.name}.{part}": tensor for part, tensor in found.items()})
+            else:
+                pending.readings[reading.name] = _padded_out(found, tokens) if reading.per == "query" else found
+
+
+def _padded_out(found: Tensor, tokens: Tokens) -> Tensor:
+    """NaN where the query is padding."""
+    real = tokens.real
+    if real is None or found.ndim < 3 or found.shape[2] != real.shape[1]:
+        return found
+    real = real.to(found.device)[:, None]
+    return torch.where(real.reshape(*real.shape, *(1,) * (found.ndim - 3)), found, torch.nan)

@@ -1,0 +1,130 @@
+"""The life of one capture: entering, sampling every N-th forward, leaving, and saying what was missed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import nn
+
+from attviz.errors import CaptureError, CaptureWarning
+from attviz.hooks.scope.hooks import Scope
+from attviz.hooks.scope.model_map import read_layout
+from attviz.hooks.scope.selection import Selection
+from attviz.hooks.scope.tokens import TokenSource
+from attviz.hooks.session.messages import explain, nothing_seen
+from attviz.hooks.session.observer import Observer
+from attviz.hooks.session.recorder import Recorder
+from attviz.hooks.tap.hub import listen
+
+
+class Session:
+    """Attaches a recorder to a model and takes it off again.
+
+    Attributes:
+        layout: The map of the model.
+        selection: Which layers were asked for.
+        observer: What has been seen.
+        state: ``"new"``, ``"open"`` or ``"closed"``; a session is entered once.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        recorder: Recorder,
+        *,
+        layers: Sequence[str | int] | str | int | None,
+        every: int,
+        strict: bool,
+        token_ids: TokenSource | None,
+    ) -> None:
+        self._model, self._recorder, self._every, self._strict = model, recorder, every, strict
+        self.layout = read_layout(model)
+        self.selection = Selection(layers, self.layout)
+        self.observer = Observer(self.layout, self.selection, recorder)
+        self._scope = Scope(self.layout, self.observer, token_ids, self._before_forward, self._after_forward)
+        self._stop_listening: Callable[[], None] = lambda: None
+        self.state: Literal["new", "open", "closed"] = "new"
+
+    def enter(self) -> None:
+        """Put everything on, or, if that is interrupted, nothing."""
+        if self.state != "new":
+            raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
+        self.state = "open"
+        try:
+            self._scope.attach_containers()
+            self._arm()
+        except BaseException:
+            self._detach()
+            raise
+
+    def leave(self, *, complain: bool) -> None:
+        """Take everything off; say what was missed unless the context ends by an exception."""
+        self.observer.close_implicit()
+        self._detach()
+        if complain:
+            self._complain()
+
+    def why_empty(self) -> str:
+        """Why there is nothing to read."""
+        if self.state == "new":
+            return "capture: nothing was recorded yet. Run the model inside `with attviz.capture(model) as cap:`."
+        if self._recorder.keep == "none":
+            return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
+        if self._recorder.forwards > self._recorder.recorded:
+            return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
+        return (
+            f"capture: no forward of {type(self._model).__name__} was seen. Run the model that was passed to attviz.capture inside the "
+            "context; if a function around it is compiled, compile the model instead."
+        )
+
+    def _arm(self) -> None:
+        self.observer.paused = False
+        self._scope.attach_layers()
+        self._stop_listening = listen(self.observer, self.layout)
+
+    def _disarm(self) -> None:
+        self.observer.paused = True
+        self._scope.detach_layers()
+        self._stop_listening()
+
+    def _detach(self) -> None:
+        self.state = "closed"
+        self._disarm()
+        self._scope.detach()
+
+    def _before_forward(self) -> None:
+        """Called by the hook of a container, before the observer hears of it."""
+        if not self.observer.idle:
+            return
+        sampled = self._recorder.forwards % self._every == 0
+        if sampled and self.observer.paused:
+            self._arm()
+        elif not sampled:
+            self._recorder.forwards += 1
+
+    def _after_forward(self) -> None:
+        """Called when a recorded forward has ended: owners that nobody expected get hooks, the next sample may be far."""
+        if self._every > 1:
+            self._disarm()
+        else:
+            self._scope.attach_layers()
+        self._scope.release_containers()
+
+    def _complain(self) -> None:
+        observer = self.observer
+        if observer.faults:
+            raise observer.faults[0]
+        missed = {name: why for name, why in observer.missed.items() if name in self.selection and name not in observer.skipped}
+        if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
+            self._raise_or_warn(nothing_seen(self._model, self.layout))
+        elif not self._recorder.forwards and observer.foreign:
+            self._raise_or_warn(f"{self.why_empty()} {observer.foreign} attention operators ran outside it.")
+        elif missed:
+            self._raise_or_warn(explain(self._model, self.layout, missed, len(observer.owners)))
+
+    def _raise_or_warn(self, message: str) -> None:
+        if self._strict:
+            raise CaptureError(message)
+        warnings.warn(message, CaptureWarning, stacklevel=5)
