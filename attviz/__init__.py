@@ -16,12 +16,14 @@ from typing import Any
 from attviz._capture import Capture, capture
 from attviz._version import __version__
 
-__all__ = ["Analysis", "Capture", "Page", "__version__", "analyze", "capture", "view"]
+__all__ = ["Analysis", "Capture", "Comparison", "Page", "__version__", "analyze", "capture", "compare", "view"]
 
 _HOMES = {
     "Analysis": "attviz.analysis",
     "Page": "attviz.viewer",
+    "Comparison": "attviz.analysis",
     "analyze": "attviz.analysis",
+    "compare": "attviz.analysis",
     "view": "attviz.viewer",
 }
 _PACKAGES = ("calls", "hooks", "integrations", "io", "kernels", "metrics", "plots", "readings", "viewer")
@@ -39,4 +41,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_PACKAGES, "__version__"})
+    return sorted({*__all__, *_PACKAGES})

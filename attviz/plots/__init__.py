@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attviz.plots._aggregates import aggregates
     from attviz.plots._distributions import distributions
+    from attviz.plots._head_changes import head_changes
+    from attviz.plots._head_curves import head_curves
     from attviz.plots._head_map import head_map
     from attviz.plots._head_similarity import head_similarity
     from attviz.plots._image_map import image_map
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "aggregates",
     "distributions",
+    "head_changes",
+    "head_curves",
     "head_map",
     "head_similarity",
     "image_map",

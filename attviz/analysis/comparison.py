@@ -1,0 +1,162 @@
+"""The result of ``attviz.compare``: what changed between models, head by head, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from attviz.errors import ArgumentError
+from attviz.records import Analysis, Document
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from attviz.viewer import Page
+
+
+class HeadChange(NamedTuple):
+    """How one head differs between the first and the last model.
+
+    Attributes:
+        layer: Name of its layer in the first model.
+        layer_index: Index of its layer.
+        head: Its index.
+        before: Mean diagonal in the first model.
+        after: The same in the last one.
+        difference: ``after - before``.
+        low: Lower end of the bootstrap interval of the difference.
+        high: Its upper end.
+        change: Mean of ``abs(after - before)`` over tokens: a head may change without its mean.
+        certain: Whether the interval leaves out 0.
+    """
+
+    layer: str
+    layer_index: int
+    head: int
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    change: float
+    certain: bool
+
+    def __str__(self) -> str:
+        doubt = "" if self.certain else ", uncertain"
+        return f"{self.layer} head {self.head}: {self.before:.4f} -> {self.after:.4f} ({self.low:+.4f} to {self.high:+.4f}{doubt})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """Two models, or a series of checkpoints, on the same texts: the diagonal of each token, head and layer beside each other.
+
+    Means run over the tokens that are not special. Intervals come from a bootstrap over texts, which are what was sampled: tokens of
+    one text are not independent. With a single text there is no interval (NaN), and nothing is certain.
+
+    Attributes:
+        names: One per model.
+        steps: Where each model stands on the axis of a series.
+        layers: Of the first model.
+        mean: Mean diagonal of each model and head.
+        mean_low: Lower end of its interval.
+        mean_high: Upper end.
+        difference: Last model minus first.
+        low: Lower end of the interval of the difference.
+        high: Upper end.
+        change: Mean over tokens of the absolute difference between first and last model.
+        analyses: The texts as each model saw them; the same tokens in the same order.
+        num_tokens: Tokens that counted.
+        level: Of the intervals, such as 0.95.
+    """
+
+    names: tuple[str, ...]
+    steps: tuple[float, ...]
+    layers: tuple[str, ...]
+    mean: Float[np.ndarray, "num_models num_layers num_heads"]
+    mean_low: Float[np.ndarray, "num_models num_layers num_heads"]
+    mean_high: Float[np.ndarray, "num_models num_layers num_heads"]
+    difference: Float[np.ndarray, "num_layers num_heads"]
+    low: Float[np.ndarray, "num_layers num_heads"]
+    high: Float[np.ndarray, "num_layers num_heads"]
+    change: Float[np.ndarray, "num_layers num_heads"]
+    analyses: tuple[Analysis, ...]
+    num_tokens: int
+    level: float
+
+    def __repr__(self) -> str:
+        sure = int(self.certain.sum())
+        return (
+            f"<Comparison {' -> '.join(self.names)}: {len(self.analyses[0].documents)} texts, {self.num_tokens} tokens, "
+            f"{sure} of {self.certain.size} heads changed for certain>"
+        )
+
+    @property
+    def certain(self) -> Bool[np.ndarray, "num_layers num_heads"]:
+        """Whether the interval of the difference leaves out 0."""
+        found: np.ndarray = (self.low > 0) | (self.high < 0)
+        return found
+
+    def ranked(self, k: int | None = None) -> list[HeadChange]:
+        """Heads by change, the largest absolute difference of the means first.
+
+        Args:
+            k: How many; None gives all.
+        """
+        order = np.argsort(-np.abs(self.difference), axis=None, kind="stable")[:k]
+        return [self._change(*divmod(int(place), self.difference.shape[1])) for place in order]
+
+    def _change(self, layer: int, head: int) -> HeadChange:
+        columns = (self.mean[0], self.mean[-1], self.difference, self.low, self.high, self.change)
+        before, after, difference, low, high, change = (float(column[layer, head]) for column in columns)
+        certain = bool(self.certain[layer, head])
+        return HeadChange(self.layers[layer], layer, head, before, after, difference, low, high, change, certain)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per head, ranked by change; the columns of :class:`HeadChange`."""
+        import pandas as pd
+
+        return pd.DataFrame(self.ranked(), columns=list(HeadChange._fields))
+
+    @property
+    def figure(self) -> Figure:
+        """Two models: a map of the differences beside the heads that changed most. A series: each layer's mean along the steps."""
+        from attviz.plots import head_changes, head_curves
+
+        if len(self.names) > 2:
+            return head_curves(self.mean, steps=self.steps, low=self.mean_low, high=self.mean_high, layers=self.layers).figure  # type: ignore[return-value]
+        return head_changes(self.difference, low=self.low, high=self.high, names=self.names)[0].figure  # type: ignore[no-any-return]
+
+    def token_difference(self, document: int) -> Float[np.ndarray, "num_layers num_heads num_tokens"]:
+        """Last model minus first, for every token of one text; ``analyses[0].documents[document].tokens`` names them."""
+        first, last = (analysis.documents[document].diagonal.astype(np.float64) for analysis in (self.analyses[0], self.analyses[-1]))
+        difference: np.ndarray = last - first
+        return difference
+
+    def view(self, documents: Sequence[int] | None = None) -> Page:
+        """The page with every text once per model, one after the other; the model is the label of the text.
+
+        Args:
+            documents: Which texts; None shows the twenty whose diagonals changed most.
+        """
+        from attviz.viewer import view
+
+        chosen = self._most_changed(20) if documents is None else list(documents)
+        shown = [self._labelled(model, place) for place in chosen for model in range(len(self.names))]
+        return view(Analysis(self.layers, shown, self.names, " -> ".join(self.names)), title=" -> ".join(self.names))
+
+    def _labelled(self, model: int, place: int) -> Document:
+        if not 0 <= place < len(self.analyses[0].documents):
+            raise ArgumentError(f"Comparison.view: document {place} does not exist: there are {len(self.analyses[0].documents)}.")
+        one = self.analyses[model].documents[place]
+        name = f"{one.name or place}: {self.names[model]}"
+        return Document(one.text, one.tokens, one.diagonal, one.token_ids, one.offsets, one.special, name=name, label=model, grid=one.grid)
+
+    def _most_changed(self, count: int) -> list[int]:
+        sizes = [float(np.abs(self.token_difference(place)).mean()) for place in range(len(self.analyses[0].documents))]
+        return sorted(np.argsort([-size for size in sizes], kind="stable")[:count].tolist())
