@@ -9,7 +9,7 @@ from attviz.errors import ArgumentError
 from attviz.io.partial import PartialArchive
 from attviz.io.stopped import Entry
 
-_KINDS = {"number": "its place in the data set", "num_tokens": "its tokens", "text": "its text", "name": "its name", "label": "its label"}
+_KINDS = {"num_tokens": "its tokens", "text": "its text", "name": "its name", "label": "its label"}
 
 
 class StoppedRun:
@@ -49,6 +49,8 @@ class StoppedRun:
             raise self._refusal(f"the data set ends {self._left} documents before the end of what was done")
 
     def _compare(self, old: Entry, new: Entry, name: str) -> None:
+        if new.number != old.number:
+            raise self._refusal(f"document {name!r} stands where another did")
         changed = [what for kind, what in _KINDS.items() if getattr(new, kind) not in (getattr(old, kind), -1)]
         if changed:
             raise self._refusal(f"document {name!r} has changed: {', '.join(changed)}")

@@ -1,0 +1,27 @@
+"""Samples of the attacks in ``benchmarks.attacks``, whose commands run them in full."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.attacks import shim, writers
+
+
+@pytest.mark.skipif(shim.compiler() is None, reason="needs Linux and a C compiler")
+@pytest.mark.parametrize(("scenario", "every"), [("save", 3), ("analyze", 17), ("page", 2), ("csv", 2), ("json", 2)])
+def test_a_kill_at_any_file_operation_leaves_the_old_file_or_the_new_and_nothing_else_for_good(scenario, every):
+    command = [sys.executable, "-m", "benchmarks.attacks.kills", "--scenario", scenario, "--every", str(every)]
+    shown = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    kills = int(shown.stdout.split(f"{scenario}: ")[1].split()[0])
+    assert kills >= 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_two_writers_and_kills_never_publish_a_wrong_archive(tmp_path):
+    result = writers.run(tmp_path, loads=300, writers=2, readers=1)
+    assert result["loads"] == 300
+    assert result["writes"] > 2
+    assert (result["wrong"], result["failed"], result["left"]) == (0, 0, 0)
