@@ -239,13 +239,9 @@ class PackedCall(ScoreCall):
         """The same attention with every text in a padded row of its own."""
         if self._padded is None:
             assert self.padding is not None
-            query, key = (
-                _spread(tensor[0].transpose(0, 1)[None].flatten(2), kept).unflatten(1, tensor.shape[1:2] + tensor.shape[3:])
-                for tensor, kept in ((self.query.detach(), self.padding.queries), (self.key.detach(), self.padding.keys))
-            )
-            if key.shape[-1] < query.shape[-1]:
-                raise ShapeError(f"{self.operator}: padded rows of {query.shape[-1]} queries have only {key.shape[-1]} keys.")
-            query, key = query.nan_to_num(0.0).transpose(2, 3), key.nan_to_num(0.0).transpose(2, 3)
+            query, key = _padded(self.query.detach(), self.padding.queries), _padded(self.key.detach(), self.padding.keys)
+            if key.shape[2] < query.shape[2]:
+                raise ShapeError(f"{self.operator}: padded rows of {query.shape[2]} queries have only {key.shape[2]} keys.")
             options: QkOptions = {**self.options, "key_mask": self.padding.keys, "cu_seqlens_q": None, "cu_seqlens_k": None}
             self._padded = PackedCall(self.operator, query, key, None, options)
         return self._padded
@@ -272,3 +268,12 @@ def _spread(packed: Float[Tensor, "1 rows total"], kept: Bool[Tensor, "batch len
     """Values of packed texts back in their padded rows, NaN where these hold no token."""
     positions = (kept.flatten().cumsum(0) - 1).clamp(0, packed.shape[2] - 1).view_as(kept)
     return torch.where(kept[:, None], packed[0][:, positions].transpose(0, 1), torch.nan)
+
+
+def _padded(
+    packed: Float[Tensor, "1 heads total head_dim"], kept: Bool[Tensor, "batch length"]
+) -> Float[Tensor, "batch heads length head_dim"]:
+    """Queries or keys of packed texts back in their padded rows, 0 where these hold no token."""
+    heads, _, head_dim = packed.shape[1:]
+    flat = packed.transpose(2, 3).reshape(1, heads * head_dim, -1)
+    return _spread(flat, kept).nan_to_num_(0.0).unflatten(1, (heads, head_dim)).transpose(2, 3)

@@ -60,10 +60,12 @@ class SoftmaxCall(AttentionCall):
         _, _, q_len, kv_len = self.shape
         shift = self.kv_offset + offset
         low, high = max(0, -shift), min(q_len, kv_len - shift)
-        line = self.weights.detach()[..., :kv_len].diagonal(shift, -2, -1)[..., : max(0, high - low)]
+        if low >= high:
+            return self.weights.new_full(self.weights.shape[:3], torch.nan, dtype=torch.float32)
+        line = self.weights.detach()[..., :kv_len].diagonal(shift, -2, -1)[..., : high - low]
         if (low, high) == (0, q_len):
             return line.to(torch.float32, copy=True)  # not a view: it would keep the whole matrix alive
-        return torch.nn.functional.pad(line.float(), (low, q_len - max(low, high)), value=torch.nan)
+        return torch.nn.functional.pad(line.float(), (low, q_len - high), value=torch.nan)
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
