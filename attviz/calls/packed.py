@@ -276,4 +276,5 @@ def _padded(
     """Queries or keys of packed texts back in their padded rows, 0 where these hold no token."""
     heads, _, head_dim = packed.shape[1:]
     flat = packed.transpose(2, 3).reshape(1, heads * head_dim, -1)
-    return _spread(flat, kept).nan_to_num_(0.0).unflatten(1, (heads, head_dim)).transpose(2, 3)
+    padded: Tensor = _spread(flat, kept).nan_to_num_(0.0).unflatten(1, (heads, head_dim))
+    return padded.transpose(2, 3)
