@@ -1,4 +1,4 @@
-"""Drives a real JupyterLab: the page in its frame, the widget, its selection read from Python, and the static HTML of nbconvert.
+"""Drives a real JupyterLab: the page in its frame, a widget shown twice, its selection read in Python, themes, and nbconvert's HTML.
 
     pip install jupyterlab anywidget playwright && python frontend/notebook.py OUT     # needs Chromium; pictures go to the folder OUT
 
@@ -17,33 +17,37 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-CELLS = (
+MADE = (
     "import numpy as np, attviz\n"
     "from attviz.records import Document\n"
+    "from attviz.viewer.pairs import PairLayer\n"
     "words = 'billions of pounds spent on conflict in iraq'.split()\n"
-    "made = np.random.default_rng(0).beta(0.5, 8, (6, 12, len(words))).astype(np.float32)\n"
-    "page = attviz.view([Document(' '.join(words), tuple(words), made)] * 3)\npage",
-    "widget = page.widget()\nwidget",
-    "print(widget.selection)",
+    "rng = np.random.default_rng(0)\n"
+    "made = Document(' '.join(words), tuple(words), rng.beta(0.5, 8, (6, 12, 8)).astype(np.float32))\n"
+    "query, key = rng.normal(size=(2, 6, 12, 8, 16)).astype(np.float32)\n"
+    "layers = [PairLayer(f'layer {i}', query[i], key[i], scale=0.25) for i in range(6)]\n"
+    "page = attviz.view([made] * 3, pairs=[layers] * 3)\n"
 )
+LAST = ("widget = page.widget()\nwidget", "widget", "print(widget.selection)")
 FRAME = "iframe[title='attviz page']"
 
 
-def notebook() -> dict[str, Any]:
-    """The cells as a notebook of format 4."""
-    cells: list[dict[str, Any]] = [
+def notebook(cells: Sequence[str]) -> dict[str, Any]:
+    """These cells, after one that makes a page, as a notebook of format 4."""
+    made: list[dict[str, Any]] = [
         {"cell_type": "code", "id": f"c{i}", "metadata": {}, "source": text, "outputs": [], "execution_count": None}
-        for i, text in enumerate(CELLS)
+        for i, text in enumerate((MADE, *cells))
     ]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    return {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
 def drive(browser: Any, url: str, out: Path) -> None:
-    """Run all cells in JupyterLab, use frame and widget, and read the selection in a cell."""
+    """Run all cells in JupyterLab; use frame and widgets; read in a cell what was selected and pinned; change the theme."""
     sheet = browser.new_page(viewport={"width": 1600, "height": 1250})
     errors: list[str] = []
     sheet.on("pageerror", lambda error: errors.append(str(error)))
@@ -56,21 +60,45 @@ def drive(browser: Any, url: str, out: Path) -> None:
     frame.locator(".token").nth(3).click(timeout=90_000)
     assert frame.locator(".token-name strong").inner_text() == "spent"
     sheet.locator(FRAME).screenshot(path=out / "jupyterlab-frame.png")
-    host = sheet.locator(".attviz-widget")
-    host.locator(".token").nth(5).click(timeout=90_000)
-    heat = host.locator(".figure.heat").bounding_box()
+    widgets = sheet.locator(".attviz-widget")  # one widget, shown twice
+    first, second = widgets.nth(0), widgets.nth(1)
+    first.locator(".token").nth(5).click(timeout=90_000)
+    heat = first.locator(".figure.heat").bounding_box()
     sheet.mouse.click(heat["x"] + 70, heat["y"] + 50)
     sheet.wait_for_timeout(800)
-    host.screenshot(path=out / "jupyterlab-widget.png")
-    last = sheet.locator(".jp-Notebook .jp-CodeCell").nth(2)
+    first.screenshot(path=out / "jupyterlab-widget.png")
+    told = read_selection(sheet)
+    print("what was selected and pinned, read in Python:", told)
+    assert "'token': 5" in told, told
+    assert "'pinned': ['L" in told, told
+    second.get_by_role("button", name="Pairs", exact=True).click()
+    second.locator(".pairs-list li").first.wait_for()
+    assert first.locator(".page-grid").is_visible(), "the two must not stand in each other's way"
+    themes(sheet, frame, first, second, out)
+    assert not errors, errors
+
+
+def read_selection(sheet: Any) -> str:
+    """Run the last cell again."""
+    last = sheet.locator(".jp-Notebook .jp-CodeCell").last
     last.locator(".cm-content").click()
     sheet.keyboard.press("Control+Enter")
     sheet.wait_for_timeout(2500)
-    told = last.locator(".jp-OutputArea-output").inner_text()
-    print("the selection, read in Python:", told)
-    assert "'token': 5" in told, told
-    assert "'pinned': ['L" in told, told
-    assert not errors, errors
+    return str(last.locator(".jp-OutputArea-output").inner_text())
+
+
+def themes(sheet: Any, frame: Any, first: Any, second: Any, out: Path) -> None:
+    """Frame and widgets follow the notebook from light to dark, while they are open."""
+    root = frame.locator("#attviz-root")
+    assert [one.get_attribute("data-theme") for one in (root, first, second)] == ["light"] * 3
+    sheet.get_by_role("menuitem", name="Settings", exact=True).click()
+    sheet.get_by_text("Theme", exact=True).hover()
+    sheet.get_by_text("JupyterLab Dark", exact=True).click()
+    sheet.wait_for_selector("body[data-jp-theme-light='false']", state="attached")
+    sheet.wait_for_timeout(1500)
+    sheet.screenshot(path=out / "jupyterlab-dark.png")
+    second.screenshot(path=out / "jupyterlab-pairs-dark.png")
+    assert [one.get_attribute("data-theme") for one in (root, first, second)] == ["dark"] * 3
 
 
 def static_html(browser: Any, folder: Path, out: Path) -> None:
@@ -91,12 +119,10 @@ def main() -> None:
 
     out = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
     out.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
-        (folder / "page.ipynb").write_text(json.dumps(notebook()), encoding="utf-8")
+        (folder / "page.ipynb").write_text(json.dumps(notebook(["page", *LAST])), encoding="utf-8")
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         static_html(browser, folder, out)
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--IdentityProvider.token=t"]
@@ -115,6 +141,13 @@ def main() -> None:
             server.wait()
             browser.close()
     print(f"frame, widget and static HTML work; pictures in {out}")
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_for(url: str) -> None:

@@ -110,6 +110,11 @@ def page_parts(
     yield "</body>\n</html>\n"
 
 
+# The frame may not look at the notebook around it, so the notebook's style tells it the theme by its height (frontend/src/views/theme.ts).
+_LIGHT_HOSTS = ('body[data-jp-theme-light="true"]', "body.vscode-light", "html[theme=light]")
+_DARK_HOSTS = ('body[data-jp-theme-light="false"]', "body.vscode-dark", "body.vscode-high-contrast", "html[theme=dark]")
+
+
 def notebook_frame(document: str, height: int) -> str:
     """Iframe that shows the page in a notebook cell, without rights over the notebook around it.
 
@@ -117,7 +122,9 @@ def notebook_frame(document: str, height: int) -> str:
         >>> 'sandbox="allow-scripts allow-downloads"' in notebook_frame("<p>", 400)
         True
     """
+    light, dark = (",".join(f"{host} .attviz-frame" for host in hosts) for hosts in (_LIGHT_HOSTS, _DARK_HOSTS))
     return (
-        f'<iframe title="attviz page" sandbox="allow-scripts allow-downloads" width="100%" height="{height:d}" '
+        f"<style>.attviz-frame{{height:{height}px}}{light}{{height:{height + 10}px}}{dark}{{height:{height + 20}px}}</style>"
+        '<iframe title="attviz page" name="attviz-notebook" class="attviz-frame" sandbox="allow-scripts allow-downloads" width="100%" '
         f'style="border:0;border-radius:8px;min-width:320px" srcdoc="{html.escape(document)}"></iframe>'
     )

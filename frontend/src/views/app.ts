@@ -20,7 +20,7 @@ import { RowsView } from "./rows";
 import { SeriesView } from "./series";
 import { openTables } from "./tables";
 import { FEW, TextView } from "./text";
-import { applyPalette, wantsDark } from "./theme";
+import { applyPalette, wantsDark, watchTheme } from "./theme";
 
 const LIGHT_KEYS: ReadonlySet<Key> = new Set(["tab", "extra", "hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "scope", "aggregate", "axis", "window", "pins", "theme"]);
 
@@ -113,7 +113,7 @@ export class App {
       event.preventDefault();
       void this.openFile(file);
     });
-    window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.repaint());
+    watchTheme(() => this.repaint());
     window.addEventListener("beforeprint", () => this.print(true));
     window.addEventListener("afterprint", () => this.print(false));
     let width = 0;

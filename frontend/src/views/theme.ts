@@ -3,13 +3,32 @@
 import { DARK, LIGHT, type Palette } from "../model/color";
 import type { Theme } from "../model/state";
 
+/** Name of the frame in a notebook cell. It may look at nothing outside itself, but the notebook's style makes it a little higher where it knows its own theme: attviz/viewer/html.py. */
+const FRAME = "attviz-notebook";
+const THEME_KNOWN = "(min-height: 865px)";
+const THEME_DARK = "(min-height: 875px)";
+
 /** The notebook's own theme where the page sits inside one: JupyterLab and VS Code say it on the body. */
 function notebookDark(): boolean | null {
+  if (window.name === FRAME) return window.matchMedia(THEME_KNOWN).matches ? window.matchMedia(THEME_DARK).matches : null;
   const body = document.body;
   const jupyter = body.dataset["jpThemeLight"];
   if (jupyter) return jupyter === "false";
   if (body.classList.contains("vscode-dark") || body.classList.contains("vscode-high-contrast")) return true;
   return body.classList.contains("vscode-light") ? false : null;
+}
+
+/** Calls back when the system or the notebook around changes its theme. */
+export function watchTheme(changed: () => void): void {
+  let last = wantsDark("auto");
+  const look = (): void => {
+    const now = wantsDark("auto");
+    if (now === last) return;
+    last = now;
+    changed();
+  };
+  for (const query of ["(prefers-color-scheme: dark)", THEME_KNOWN, THEME_DARK]) window.matchMedia(query).addEventListener("change", look);
+  new MutationObserver(look).observe(document.body, { attributes: true, attributeFilter: ["class", "data-jp-theme-light"] });
 }
 
 export function wantsDark(theme: Theme): boolean {
