@@ -100,6 +100,16 @@ class Captured(ABC):
     def documents(self) -> tuple[CapturedDocument, ...]:
         """The texts of the last forward one by one, without padding."""
 
+    @property
+    @abstractmethod
+    def records(self) -> tuple[DiagonalRecord, ...]:
+        """Records of the last forward, in order of execution."""
+
+    @property
+    @abstractmethod
+    def cross_records(self) -> tuple[CrossRecord, ...]:
+        """Records of cross-attention in the last forward, in order of execution."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Document:

@@ -98,7 +98,8 @@ def themes(sheet: Any, frame: Any, first: Any, second: Any, out: Path) -> None:
     sheet.wait_for_timeout(1500)
     sheet.screenshot(path=out / "jupyterlab-dark.png")
     second.screenshot(path=out / "jupyterlab-pairs-dark.png")
-    assert [one.get_attribute("data-theme") for one in (root, first, second)] == ["dark"] * 3
+    found = [one.get_attribute("data-theme") for one in (root, first, second)]
+    assert found == ["dark"] * 3, found
 
 
 def static_html(browser: Any, folder: Path, out: Path) -> None:

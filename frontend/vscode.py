@@ -1,7 +1,8 @@
 """Drives a real VS Code: what its notebook renderer makes of the page that a cell has put out, in a light and a dark theme.
 
-    npm install --ignore-scripts code-server@4.100.3 --prefix CODE   # the newest that Node 20 runs; see README.md
-    python frontend/vscode.py CODE/node_modules/code-server OUT      # needs Chromium, nbconvert, ipykernel; pictures go to the folder OUT
+    npm pack code-server@4.100.3 && tar xzf code-server-*.tgz            # the newest that Node 20 runs; no script of it is needed
+    (cd package/lib/vscode && npm install --omit=dev --ignore-scripts && cd extensions && npm install --omit=dev --ignore-scripts)
+    python frontend/vscode.py package/lib/vscode OUT      # needs Chromium, nbconvert, ipykernel; pictures go to the folder OUT
 
 No kernel runs in it (the extension for that comes from a market place): the notebook was executed before it is opened, as one that a
 colleague has sent. The webview, its policy and the renderer are VS Code's own.
@@ -42,6 +43,9 @@ def drive(browser: Any, url: str, out: Path, theme: str) -> None:
     """Open the notebook and use the page."""
     sheet = browser.new_page(viewport={"width": 1600, "height": 1200})
     sheet.goto(url, timeout=120_000)
+    sheet.get_by_text("page.ipynb", exact=True).first.wait_for(timeout=120_000)
+    sheet.wait_for_timeout(12_000)  # until its extensions know what a notebook is
+    sheet.get_by_text("page.ipynb", exact=True).first.dblclick()
     frame = page_frame(sheet)
     frame.locator(".token").nth(3).click()
     assert frame.locator(".token-name strong").inner_text() == "spent"
@@ -63,18 +67,19 @@ def main() -> None:
         file = executed(folder)
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
         for theme, called in (("light", "Default Light Modern"), ("dark", "Default Dark Modern")):
-            settings = folder / theme / "User" / "settings.json"
+            data = folder / theme
+            settings = data / "data" / "User" / "settings.json"
             settings.parent.mkdir(parents=True)
-            settings.write_text(json.dumps({"workbench.colorTheme": called, "workbench.startupEditor": "none"}), encoding="utf-8")
+            chosen = {"workbench.colorTheme": called, "workbench.startupEditor": "none", "security.workspace.trust.enabled": False}
+            settings.write_text(json.dumps(chosen), encoding="utf-8")
             port = free_port()
-            options = ["--auth=none", f"--bind-addr=127.0.0.1:{port}", f"--user-data-dir={folder / theme}", "--disable-workspace-trust"]
-            options += [f"--extensions-dir={folder / 'extensions'}", "--disable-telemetry", "--disable-update-check"]
+            options = ["--host=127.0.0.1", f"--port={port}", "--without-connection-token", "--accept-server-license-terms"]
+            options += [f"--server-data-dir={data}", "--telemetry-level=off"]
             with (out / f"vscode-{theme}.log").open("w") as log:
-                server = subprocess.Popen(["node", str(code / "out/node/entry.js"), *options, str(folder)], stdout=log, stderr=log)
+                server = subprocess.Popen(["node", str(code / "out/server-main.js"), *options], stdout=log, stderr=log)
             try:
-                wait_for(f"http://127.0.0.1:{port}/healthz")
-                payload = json.dumps([["openFile", f"vscode-remote://127.0.0.1:{port}{file}"]])
-                drive(browser, f"http://127.0.0.1:{port}/?folder={folder}&payload={payload}", out, theme)
+                wait_for(f"http://127.0.0.1:{port}/version")
+                drive(browser, f"http://127.0.0.1:{port}/?folder={file.parent}", out, theme)
             finally:
                 server.terminate()
                 server.wait()

@@ -12,7 +12,7 @@ from types import ModuleType
 import attviz
 from attviz.errors import AttvizError
 
-COMMANDS = ("demo", "analyze", "plot", "view", "convert", "bench", "info", "completion")
+COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "bench", "info", "completion")
 
 _EPILOG = """\
 the usual way:
@@ -20,6 +20,7 @@ the usual way:
   attviz analyze MODEL texts.csv -o run.attviz      run a data set through any transformer
   attviz plot run.attviz --figure all -o figures/   draw every figure from it
   attviz view run.attviz -o run.html --open         look at it in the browser
+  attviz pairs MODEL "some text" --open             who looks at whom in it
 
 exit codes: 0 done, 1 done but with a finding (bench), 2 a mistake in the call or its input, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ class QueryKey(Reading):
 
     Gives ``"<name>.query"`` ``[batch, num_heads, q_len, head_dim]``, ``"<name>.key"`` ``[batch, num_kv_heads, kv_len, head_dim]`` (after
     positional encoding), ``"<name>.logsumexp"`` ``[batch, num_heads, q_len]``, ``"<name>.scale"`` and ``"<name>.bias"``
-    ``[batch, num_heads, q_len, kv_len]``, -inf where a key is hidden.
+    ``[batch, num_heads, q_len, kv_len]``, -inf where a key is hidden. A layer that shows no query and key, or
+    whose scores are no product and bias, gives ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
 
     Attributes:
         dtype: Of the copies of query and key.
@@ -39,17 +41,20 @@ class QueryKey(Reading):
         super().__post_init__()
 
     def read(self, call: Any, tokens: Tokens) -> Mapping[str, Tensor]:
-        """Query, key, log-sum-exp, scale and bias."""
-        if call.query is None or call.key is None:
-            raise ReadingError(f"{call.operator} shows the weights of its rows, not the query and key they were made of")
-        longest = max(call.shape[2:])
-        if longest > self.max_tokens:
-            raise ReadingError(f"{longest} tokens are more than max_tokens={self.max_tokens}: the bias of all pairs would be kept")
-        query, key, logsumexp, bias = call.pairs()
-        return {
-            "query": query.to(self.dtype, copy=True),
-            "key": key.to(self.dtype, copy=True),
-            "logsumexp": logsumexp.to(torch.float32, copy=True),
-            "scale": torch.tensor(call.scale),
-            "bias": bias,
-        }
+        """Query, key, log-sum-exp, scale and bias, or weights."""
+        q_len, kv_len = call.shape[2:]
+        if max(q_len, kv_len) > self.max_tokens:
+            raise ReadingError(
+                f"{max(q_len, kv_len)} tokens are more than max_tokens={self.max_tokens}: the bias of all pairs would be kept"
+            )
+        if call.query is not None and call.key is not None:
+            with suppress(ReadingError):  # capped scores: the weights are all there is to keep
+                query, key, logsumexp, bias = call.pairs()
+                return {
+                    "query": query.to(self.dtype, copy=True),
+                    "key": key.to(self.dtype, copy=True),
+                    "logsumexp": logsumexp.to(torch.float32, copy=True),
+                    "scale": torch.tensor(call.scale),
+                    "bias": bias,
+                }
+        return {"weights": call.rows(torch.arange(q_len, device=call.device))}

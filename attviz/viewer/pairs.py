@@ -41,6 +41,7 @@ class PairLayer:
         cross: Keys come from another sequence.
         keys: Key tokens where they are not the document's own, as in cross-attention.
         queries: Query tokens where they are not the document's own, as in the decoder.
+        rounded: Query and key come in less than 32 bits, so how exact the page is cannot be told.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PairLayer:
     cross: bool = False
     keys: tuple[str, ...] | None = None
     queries: tuple[str, ...] | None = None
+    rounded: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -124,8 +126,9 @@ def _coded(layer: PairLayer, heads: Sequence[int] | None) -> tuple[dict[str, Any
         "dim": layer.query.shape[2],
         "scale": layer.scale,
         "band": list(parts.band),
-        "error": float(f"{error:.2g}"),
     }
+    if not layer.rounded:
+        meta["error"] = float(f"{error:.2g}")
     blocks = [rounded.mean.astype("<f4").tobytes()]
     if parts.values is not None:
         meta["bias"] = [parts.form, len(parts.values)]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from attviz.errors import ArgumentError
-from attviz.records import Document
+from attviz.records import Captured, Document
 from attviz.viewer.grid import choose_layers
 from attviz.viewer.pairs import PairLayer, pair_parts
 from attviz.viewer.payload import Payload
@@ -37,11 +37,14 @@ def pairs_of(source: Any, asked: bool | Pairs | None, count: int) -> Pairs | Non
 
 
 def _lacking(source: Any) -> str:
+    reasons = [why for record in getattr(source, "records", ()) for why in record.reasons.values()] if isinstance(source, Captured) else []
+    why = f" (a layer said: {reasons[0]})" if reasons else ""
     return (
-        f"view: pairs=True needs query and key, and this {type(source).__name__} holds diagonals only. Capture them with\n"
+        f"view: pairs=True needs query and key, and this {type(source).__name__} holds diagonals only{why}. Capture them with\n"
         "  with attviz.capture(model, read=[attviz.readings.QueryKey()]) as cap:\n"
         "      model(**inputs)\n"
-        "  attviz.view(cap, tokenizer=tokenizer)"
+        "  attviz.view(cap, tokenizer=tokenizer)\n"
+        "or take attviz.pairs(model, tokenizer, texts), on the command line: attviz pairs MODEL TEXT -o page.html"
     )
 
 

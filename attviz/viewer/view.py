@@ -9,13 +9,14 @@ from typing import Any
 
 from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
-from attviz.records import AttvizDocument, Document
+from attviz.records import AttvizDocument, Captured, Document
 from attviz.viewer.attviz_json import attviz_entry, class_names
 from attviz.viewer.codec import Precision, check_precision
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
 from attviz.viewer.page import Page
 from attviz.viewer.pairs import PairLayer
+from attviz.viewer.pairs_capture import captured_pairs, has_pairs
 from attviz.viewer.pairs_source import Pairs, attach_pairs, pairs_of
 from attviz.viewer.payload import MAX_BYTES, HeadMoments, Payload
 
@@ -78,7 +79,10 @@ def view(
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
         pairs_of(source[0], True if pairs else None, len(source))
         return _attviz_page(source, options)
-    found = as_analysis(source, "view", tokens=tokens, tokenizer=tokenizer)
+    if isinstance(source, Captured) and pairs in (None, True) and has_pairs(source):
+        found, pairs = captured_pairs(source, tokens, tokenizer)
+    else:
+        found = as_analysis(source, "view", tokens=tokens, tokenizer=tokenizer)
     classes, model = getattr(found, "label_names", None), getattr(found, "model_name", "")
     pairs = pairs_of(source, pairs, len(found.documents))
     return _grid_page(found.documents, tuple(found.layers), classes, model, options, pairs)

@@ -3,53 +3,24 @@
 import copy
 import csv
 import io
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from attviz.records import Document
-from attviz.viewer import view
-from attviz.viewer.pairs import PairLayer
+import attviz
 
 pytestmark = pytest.mark.browser
 TOLERANCE = 0.005
 
 
-@contextmanager
-def attention_calls(monkeypatch):
-    """Query, key, mask, causality and scale of every fused attention."""
-    real, seen = F.scaled_dot_product_attention, []
-
-    def fused(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, **more):
-        mask = attn_mask
-        if mask is not None and mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape).masked_fill(~mask, float("-inf"))
-        factor = query.shape[-1] ** -0.5 if scale is None else scale
-        seen.append((query.detach().clone(), key.detach().clone(), mask, is_causal, factor))
-        return real(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, **more)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", fused)
-        yield seen
-
-
-def layer_of(call, name, row=0, queries=slice(None), keys=slice(None), **more):
-    query, key, mask, is_causal, scale = call
-    bias = None if mask is None else mask.broadcast_to(len(query), *mask.shape[1:])[row].float().numpy()
-    if bias is not None:
-        bias = np.broadcast_to(bias, (bias.shape[0], query.shape[2], key.shape[2]))[:, queries][:, :, keys]
-    return PairLayer(
-        name, query[row][:, queries].numpy(), key[row][:, keys].numpy(), scale=scale, bias=bias, is_causal=bool(is_causal), **more
-    )
-
-
-def page_of(layers, tokens, num_heads=4):
-    own = np.full((1, num_heads, len(tokens)), 0.5, np.float32)
-    return view([Document(" ".join(tokens), tuple(tokens), own)], pairs=[layers])
+def captured(model, inputs, tokens=None, **more):
+    """The page of one forward, as a user makes it."""
+    read = [attviz.readings.QueryKey(dtype=more.pop("dtype", torch.float32))]
+    with attviz.capture(model, read=read, cross=more.pop("cross", False)) as cap, torch.no_grad():
+        model(**inputs)
+    return attviz.view(cap, tokens=tokens, **more)
 
 
 def shown_weights(sheet):
@@ -82,8 +53,8 @@ def check(show, page, references):
     return sheet
 
 
-def words(count, prefix="w"):
-    return [f"{prefix}{i}" for i in range(count)]
+def words(count):
+    return [f"w{i}" for i in range(count)]
 
 
 def both(model_class, config, **inputs):
@@ -99,7 +70,7 @@ def both(model_class, config, **inputs):
         return fused, eager(**inputs, output_attentions=True)
 
 
-def test_bert_with_padding(show, monkeypatch):
+def test_bert_with_padding(show):
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -108,26 +79,26 @@ def test_bert_with_padding(show, monkeypatch):
     inputs = {"input_ids": torch.arange(24).reshape(2, 12), "attention_mask": torch.ones(2, 12, dtype=torch.long)}
     inputs["attention_mask"][1, 9:] = 0
     model, truth = both(BertModel, config, **inputs)
-    with attention_calls(monkeypatch) as calls, torch.no_grad():
-        model(**inputs)
+    for dtype in (torch.float32, torch.float16):
+        sheet = check(show, captured(model, inputs, dtype=dtype), [weights[0].numpy() for weights in truth.attentions])
+        assert ("exact to" in sheet.locator(".card-pairs header .note").inner_text()) == (dtype is torch.float32)
+    sheet.keyboard.press("ArrowDown")
+    sheet.until("document.querySelector('.card-pairs header .note').textContent.startsWith('9 tokens')")
     real = slice(0, 9)
-    layers = [layer_of(call, f"layer.{i}", 1, real, real) for i, call in enumerate(calls)]
-    check(show, page_of(layers, words(9)), [weights[1][:, real, real].numpy() for weights in truth.attentions])
+    found = shown_weights(sheet)
+    assert np.abs(found - truth.attentions[1][1][:, real, real].numpy()).max() < TOLERANCE
 
 
-def test_gpt2(show, monkeypatch):
+def test_gpt2(show):
     from transformers import GPT2Config, GPT2Model
 
     config = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=32, initializer_range=0.6)
     inputs = {"input_ids": torch.arange(11)[None]}
     model, truth = both(GPT2Model, config, **inputs)
-    with attention_calls(monkeypatch) as calls, torch.no_grad():
-        model(**inputs)
-    layers = [layer_of(call, f"h.{i}") for i, call in enumerate(calls)]
-    check(show, page_of(layers, words(11)), [weights[0].numpy() for weights in truth.attentions])
+    check(show, captured(model, inputs, [words(11)]), [weights[0].numpy() for weights in truth.attentions])
 
 
-def test_llama_with_grouped_heads_and_rotation(show, monkeypatch):
+def test_llama_with_grouped_heads_and_rotation(show):
     from transformers import LlamaConfig, LlamaModel
 
     config = LlamaConfig(
@@ -141,36 +112,22 @@ def test_llama_with_grouped_heads_and_rotation(show, monkeypatch):
     )
     inputs = {"input_ids": torch.arange(13)[None]}
     model, truth = both(LlamaModel, config, **inputs)
-    with attention_calls(monkeypatch) as calls, torch.no_grad():
-        model(**inputs)
-    layers = [layer_of(call, f"layers.{i}") for i, call in enumerate(calls)]
-    check(show, page_of(layers, words(13)), [weights[0].numpy() for weights in truth.attentions])
+    check(show, captured(model, inputs, [words(13)]), [weights[0].numpy() for weights in truth.attentions])
 
 
-def test_t5_with_bias_and_cross_attention(show, monkeypatch):
+def test_t5_with_bias_and_cross_attention(show):
     from transformers import T5Config, T5Model
 
     config = T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=32, num_layers=2, num_heads=4, initializer_factor=2.0)
     inputs = {"input_ids": torch.arange(3, 13)[None], "decoder_input_ids": torch.arange(3, 10)[None]}
     model, truth = both(T5Model, config, **inputs)
-    with attention_calls(monkeypatch) as calls, torch.no_grad():
-        model(**inputs)
-    source, target = tuple(words(10, "s")), tuple(words(7, "t"))
-    layers = [layer_of(call, f"encoder.{i}") for i, call in enumerate(calls[:2])]
-    expected = [weights[0].numpy() for weights in truth.encoder_attentions]
-    for i in range(2):
-        layers.append(layer_of(calls[2 + 2 * i], f"decoder.{i}", queries=slice(None)))
-        layers.append(layer_of(calls[3 + 2 * i], f"decoder.{i}.cross", cross=True))
-        expected += [truth.decoder_attentions[i][0].numpy(), truth.cross_attentions[i][0].numpy()]
-    named = [
-        PairLayer(one.name, one.query, one.key, None, one.scale, one.bias, one.is_causal, one.cross, keys, queries)
-        for one, queries, keys in zip(layers, (source,) * 2 + (target,) * 4, (source, source, target, source, target, source), strict=True)
-    ]
-    sheet = check(show, page_of(named, source), expected)
+    page = captured(model, inputs, cross=True)
+    expected = [weights[0].numpy() for weights in (*truth.encoder_attentions, *truth.decoder_attentions, *truth.cross_attentions)]
+    sheet = check(show, page, expected)
     assert sheet.locator("[aria-label='Kind of attention'] option").all_inner_texts() == ["encoder", "decoder", "cross-attention"]
 
 
-def test_vit(show, monkeypatch):
+def test_vit(show):
     from transformers import ViTConfig, ViTModel
 
     config = ViTConfig(
@@ -184,7 +141,33 @@ def test_vit(show, monkeypatch):
     )
     inputs = {"pixel_values": torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))}
     model, truth = both(ViTModel, config, **inputs)
-    with attention_calls(monkeypatch) as calls, torch.no_grad():
-        model(**inputs)
-    layers = [layer_of(call, f"layer.{i}") for i, call in enumerate(calls)]
-    check(show, page_of(layers, ["[CLS]", *words(16, "patch")]), [weights[0].numpy() for weights in truth.attentions])
+    check(show, captured(model, inputs), [weights[0].numpy() for weights in truth.attentions])
+
+
+def test_an_eager_model_shows_its_weights(show):
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=4, n_positions=32, initializer_range=0.6)
+    inputs = {"input_ids": torch.arange(11)[None]}
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = GPT2Model(config).eval()
+    with torch.no_grad():
+        truth = model(**inputs, output_attentions=True)
+    sheet = check(show, captured(model, inputs), [weights[0].numpy() for weights in truth.attentions])
+    assert "weights in 16 bits" in sheet.locator(".card-pairs header .note").inner_text()
+
+
+def test_minilm(show):
+    from attviz.analysis.models import load_model
+
+    model, tokenizer = load_model("all-MiniLM-L6-v2")
+    inputs = dict(tokenizer("The old bridge over the river was closed after the storm.", return_tensors="pt"))
+    assert model.config._attn_implementation == "sdpa"
+    page = captured(model, inputs, tokenizer=tokenizer)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        truth = model(**inputs, output_attentions=True)
+    sheet = check(show, page, [weights[0].numpy() for weights in truth.attentions])
+    sheet.until("document.querySelectorAll('.pairs-list li').length > 3")
+    assert sheet.locator(".pairs-pair").first.inner_text().count("\u2192") == 1

@@ -205,7 +205,7 @@ export class PairsView implements View {
     this.kinds.hidden = data.groups.length < 2;
     setOptions(this.layers, data.groupOf(choice.layer).places.map((place) => [String(place), data.label(place)] as const), String(choice.layer));
     const meta = data.at(choice.layer);
-    const worst = meta.form === "weights" ? "weights in 16 bits" : meta.error !== undefined && meta.form === "f16" ? `from query and key in 16 bits, exact to ${meta.error}` : "from query and key in 32 bits";
+    const worst = meta.form === "weights" ? "weights in 16 bits" : `from query and key in ${meta.form === "f16" ? 16 : 32} bits${meta.error ? `, exact to ${meta.error}` : ""}`;
     tell(this.note, `${meta.size[0] === meta.size[1] && meta.q === meta.k ? count(meta.size[0], "token") : `${meta.size[0]} queries \u00d7 ${meta.size[1]} keys`} \u00b7 ${worst}`);
     this.heads.hidden = choice.view === "model";
     if (choice.view === "model") return;
