@@ -31,6 +31,7 @@ class DiagonalRecord:
         document_ids: Where texts are packed into one row, the number of each query's text within its row, from 0; -1 behind the last.
         readings: What else was read, by the name of the reading (:mod:`attviz.readings`).
         reasons: Why a reading could not be had, by its name.
+        evidence: What showed that query and key ``i`` are token ``i``.
     """
 
     layer: str | None
@@ -43,6 +44,7 @@ class DiagonalRecord:
     document_ids: Int[Tensor, "batch q_len"] | None = None
     readings: Mapping[str, Tensor] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
+    evidence: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

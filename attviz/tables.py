@@ -41,8 +41,8 @@ class Tables(Captured):
 
     @property
     def missed(self) -> dict[str, str]:
-        """Modules that ran without an attention operator being seen, each with the reason where it can be known."""
-        return dict(self._observer.missed)
+        """Modules whose attention was not seen, or could not be told, each with the reason where it can be known."""
+        return {**self._observer.missed, **self._observer.untold}
 
     @abstractmethod
     def _title(self) -> str:

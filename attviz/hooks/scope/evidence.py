@@ -1,17 +1,36 @@
-"""Whether a module attends to another sequence than its own: by its name, by a flag, or by what it is called with."""
+"""What was shown of each attention of a module: gathered once by following its first forward, and reused by every later capture.
+
+A name may raise an expectation; what is written down here decides. It is kept by module and process, never written to the model.
+"""
 
 from __future__ import annotations
 
+import threading
+from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary, WeakSet
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _python_dispatch
 
-from attviz.hooks.scope.names import CROSS_CLASS, CROSS_FLAGS, CROSS_PATH, OTHER_SEQUENCE, OWN_SEQUENCE
+from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softmax
+from attviz.hooks.scope.follow.mode import Follow
+from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
+from attviz.hooks.scope.names import CROSS_CLASS, CROSS_FLAGS, CROSS_PATH, NO_SEQUENCE, OTHER_SEQUENCE, OWN_SEQUENCE
 from attviz.hooks.scope.tokens import parameter_names
+
+Situation = tuple[str, ...]
+"""Names of the parameters through which a call was given another sequence than its own."""
+_Key = tuple[Situation, str]  # and the family of the operator
+
+_answers: WeakKeyDictionary[nn.Module, dict[_Key, list[Answer]]] = WeakKeyDictionary()
+_followed: WeakSet[nn.Module] = WeakSet()
+_lock = threading.Lock()
 
 
 def is_cross_attention(name: str, module: nn.Module) -> bool:
-    """Whether the name or a flag of a module says that it attends to another sequence."""
+    """Whether the name or a flag of a module says that it attends to another sequence: an expectation, no evidence."""
     if any(getattr(module, flag, False) is True for flag in CROSS_FLAGS):
         return True
     return bool(CROSS_PATH.search(name) or CROSS_CLASS.search(type(module).__name__))
@@ -19,15 +38,168 @@ def is_cross_attention(name: str, module: nn.Module) -> bool:
 
 def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
     """Place and name of the parameters through which a module can be given another sequence than its own to attend to."""
-    names = {"key"} if isinstance(module, nn.MultiheadAttention) else OTHER_SEQUENCE
-    return tuple((place, name) for place, name in enumerate(parameter_names(module)) if name in names)
+    return tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
 
 
-def given_two_sequences(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this call attends to another sequence than its own, by its arguments."""
+def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Situation:
+    """The sequences that a call was given besides its own, with ``=`` behind those of equal values."""
     own = args[0] if args else next((kwargs[name] for name in OWN_SEQUENCE if name in kwargs), None)
+    found: Situation = ()
     for place, name in others:
         other = args[place] if place < len(args) else kwargs.get(name)
-        if isinstance(other, Tensor) and other is not own:
-            return True
-    return False
+        if other is not None and other is not own and isinstance(other, Tensor) and other.ndim > 1 and other.is_floating_point():
+            found = (*found, name + "=" if _equal(own, other) else name)
+    return found
+
+
+def _equal(own: Any, other: Tensor) -> bool:
+    """Whether two tensors on the CPU hold the same; elsewhere nobody waits for the answer."""
+    if not isinstance(own, Tensor) or own.shape != other.shape or own.dtype != other.dtype or not own.numel():
+        return False
+    if own.device.type != "cpu" or other.device.type != "cpu" or not (traceable(own) and traceable(other)):
+        return False
+    first = (0,) * own.ndim
+    return bool(own[first] == other[first]) and torch.equal(own, other)
+
+
+def names_another(module: nn.Module, situation: Situation) -> bool:
+    """Whether one of these parameters is named like another sequence: an expectation, no evidence."""
+    names = {"key"} if isinstance(module, nn.MultiheadAttention) else OTHER_SEQUENCE
+    return any(name in names for name in situation)  # one of equal values has another name here
+
+
+def family(operator: str) -> str:
+    """Operators that serve the same call, by the kernels there are and by dropout, share their answers."""
+    name = operator.partition("::")[2]
+    return "sdpa" if name.startswith("_scaled_dot_product") or name == "_safe_softmax" else name
+
+
+def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) -> Answer | None:
+    """What was shown of the attention ``ordinal`` of a call of the module; None where it was never followed.
+
+    Args:
+        module: The module.
+        situation: As :func:`situation_of` gives it.
+        operator: Name of the operator. Where only others were followed in this situation, what they agree on holds.
+        ordinal: Number of the attention within the call.
+    """
+    answers = _answers.get(module)
+    if answers is None:
+        return None
+    found = answers.get((situation, family(operator)))
+    if not found:
+        others = [answer for (when, _), several in answers.items() if when == situation for answer in several]
+        if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
+            return None
+        return replace(others[0], layout=None, part=(0, 1), single=False)
+    if ordinal < len(found):
+        return found[ordinal]
+    return found[0] if all(answer == found[0] for answer in found) else None
+
+
+def was_followed(module: nn.Module, situation: Situation) -> bool:
+    """Whether a call of the module in this situation was followed."""
+    answers = _answers.get(module)
+    return answers is not None and any(when == situation for when, _ in answers)
+
+
+def forget() -> None:
+    """Follow every model again at its next forward (for tests, and after the code of a module was exchanged)."""
+    _answers.clear()
+    _followed.clear()
+
+
+class Followed:
+    """One followed call of a model or of a module, on one thread: asks what each attention is, and writes it down at the end."""
+
+    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.module, self.follow = module, Follow()
+        self._found: dict[nn.Module, dict[_Key, list[tuple[Answer, SeenSoftmax | None]]]] = {}
+        self.follow.enter((args, kwargs))
+        self.follow.start()
+
+    def ask(self, module: nn.Module, situation: Situation, operator: str, tensors: tuple[Any, ...], dim: int | None) -> Answer | None:
+        """What the attention that is running now is; called from inside the operator.
+
+        Args:
+            module: Its owner.
+            situation: Of the owner's call.
+            operator: Its name.
+            tensors: Query and key, or the scores.
+            dim: What a softmax runs over; None for a fused operator.
+        """
+        if self.follow.broken is not None or not all(traceable(tensor) for tensor in tensors):
+            return None
+        seen: SeenSoftmax | None = None
+        try:
+            if self.follow.traces.known(tensors[0]) is None:
+                if self.follow.inside is None:
+                    return None
+                answer = replace(answer_fused(self.follow, *self.follow.inside, not situation), layout=None)
+            elif dim is None:
+                answer = answer_fused(self.follow, *tensors, not situation)
+            else:
+                answer = answer_softmax(self.follow, tensors[0], dim, not situation)
+                if answer.kind == "self":
+                    seen = self.follow.softmax = SeenSoftmax()
+        except Exception as fault:  # the book-keeping must not break the user's forward
+            self.follow.broken = fault
+            return None
+        self._found.setdefault(module, {}).setdefault((situation, family(operator)), []).append((answer, seen))
+        return answer
+
+    def changed(self, names: dict[int, str]) -> list[tuple[str, str]]:
+        """Modules whose softmax is not the matrix in use, by name, and what changed it."""
+        return [
+            (names[id(module)], changed_by(seen.changed))
+            for module, found in self._found.items()
+            for several in found.values()
+            for _, seen in several
+            if seen is not None and seen.changed is not None and id(module) in names
+        ]
+
+    def ran(self, module: nn.Module, situation: Situation) -> None:
+        """A module was called to its end; it may have shown no attention."""
+        self._found.setdefault(module, {}).setdefault((situation, ""), [])
+
+    def finish(self, completed: bool) -> None:
+        """Stop, and write down what was found."""
+        self.follow.stop()
+        with _lock:
+            if completed and self.follow.broken is None:
+                for module, found in self._found.items():
+                    settled = {key: [_settled(answer, seen) for answer, seen in several] for key, several in found.items()}
+                    _answers.setdefault(module, {}).update(settled)
+            if completed:
+                _followed.add(self.module)
+
+
+def _settled(answer: Answer, seen: SeenSoftmax | None) -> Answer:
+    if seen is None or seen.changed is None:
+        return answer
+    return replace(answer, kind="changed", why=changed_by(seen.changed))
+
+
+def changed_by(operation: str) -> str:
+    """How a softmax is described whose result is not what weighs the tokens."""
+    return f"the result of its softmax is changed by {operation!r} before it weighs the values, so the matrix in use is another one"
+
+
+def may_follow() -> bool:
+    """Whether a dispatch mode may run here: not while something traces, compiles, or runs under function transforms."""
+    return not (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any("Fake" in type(mode).__name__ or "Proxy" in type(mode).__name__ or "Functional" in type(mode).__name__ for mode in _modes())
+        or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    )
+
+
+def needs_following(model: nn.Module) -> bool:
+    """Whether no forward of this model was followed yet."""
+    return model not in _followed
+
+
+def _modes() -> list[Any]:
+    return _python_dispatch._get_current_dispatch_mode_stack()

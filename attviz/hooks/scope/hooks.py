@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from attviz.hooks.scope.evidence import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.scope.evidence import places_of_others, situation_of
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.tokens import ContextReader, TokenContext, TokenSource
 from attviz.hooks.session.observer import Observer
@@ -59,22 +59,32 @@ class ContainerHook(Hook):
             self._action(*args)
 
 
-class LayerHook(Hook):
-    """Says that an attention module begins or, with ``cross=None``, ends. Every attention pays it: nothing between it and the observer."""
+class EnterLayer(Hook):
+    """Says that an attention module begins, and which sequences it was given. Every attention pays it."""
 
-    __slots__ = ("_cross", "_name", "_observer", "_others")
+    __slots__ = ("_name", "_observer", "_others")
 
-    def __init__(self, observer: Observer, name: str, cross: bool | None = None, others: tuple[tuple[int, str], ...] = ()) -> None:
-        self._observer, self._name, self._cross, self._others = observer, name, cross, others
+    def __init__(self, observer: Observer, name: str, others: tuple[tuple[int, str], ...]) -> None:
+        self._observer, self._name, self._others = observer, name, others
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], third: Any) -> None:
-        """Before the forward ``third`` is its keyword arguments, after it its output (None if it raised)."""
-        if _off():
-            return
-        if self._cross is None:
-            self._observer.leave_layer(self._name, third is not None)
-        else:
-            self._observer.enter_layer(self._name, self._cross or (bool(self._others) and given_two_sequences(self._others, args, third)))
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Before the forward."""
+        if not _off():
+            self._observer.enter_layer(self._name, situation_of(self._others, args, kwargs) if self._others else (), args, kwargs)
+
+
+class LeaveLayer(Hook):
+    """Says that an attention module ends, and whether it returned what it was given: then it skipped itself."""
+
+    __slots__ = ("_name", "_observer")
+
+    def __init__(self, observer: Observer, name: str) -> None:
+        self._observer, self._name = observer, name
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """After the forward; the output is None if it raised."""
+        if not _off():
+            self._observer.leave_layer(self._name, output is not None, any(output is given for given in args))
 
 
 def _make_inert() -> Callable[..., None]:
@@ -104,9 +114,9 @@ class Scope:
             module = self._layout.regions.get(name, self._layout.modules[name])
             reader = ContextReader(self._layout.modules[name], self._token_source if name == "" else None)
             if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer):
-                self._containers.callback(_wrap(module, self._wrapper(reader)))
+                self._containers.callback(_wrap(module, self._wrapper(reader, name)))
                 continue
-            before = ContainerHook(lambda _, args, kwargs, reader=reader: self._enter(reader, args, kwargs))
+            before = ContainerHook(lambda _, args, kwargs, reader=reader, name=name: self._enter(reader, name, args, kwargs))
             after = ContainerHook(lambda _, args, output: self._leave(output is not None))
             handles = (
                 module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
@@ -131,8 +141,8 @@ class Scope:
                 continue
             self._hooked.add(name)
             module = self._layout.modules[name]
-            before = LayerHook(self._observer, name, is_cross_attention(name, module), places_of_others(module))
-            after = LayerHook(self._observer, name)
+            before = EnterLayer(self._observer, name, places_of_others(module))
+            after = LeaveLayer(self._observer, name)
             self._layers.callback(module.register_forward_pre_hook(before, with_kwargs=True).remove)
             self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
 
@@ -148,7 +158,7 @@ class Scope:
 
     # ---- what the hooks do
 
-    def _enter(self, reader: ContextReader, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _enter(self, reader: ContextReader, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         def read(outer: TokenContext | None) -> TokenContext:
             try:
                 return reader.read(args, kwargs, outer)
@@ -157,16 +167,16 @@ class Scope:
                 return TokenContext()
 
         self._on_enter()
-        self._observer.enter(read)
+        self._observer.enter(read, name, args, kwargs)
 
     def _leave(self, completed: bool) -> None:
         if self._observer.leave(completed):
             self._on_leave()
 
-    def _wrapper(self, reader: ContextReader) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def _wrapper(self, reader: ContextReader, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def around(call: Callable[..., Any]) -> Callable[..., Any]:
             def run(*args: Any, **kwargs: Any) -> Any:
-                self._enter(reader, args, kwargs)
+                self._enter(reader, name, args, kwargs)
                 output = None
                 try:
                     output = call(*args, **kwargs)

@@ -26,6 +26,9 @@ CROSS_PATH = re.compile(
 CROSS_FLAGS = ("is_cross_attention", "is_cross_attn")
 NUM_HEADS = ("num_heads", "num_attention_heads", "n_heads", "n_head", "num_attention_head", "nhead", "heads", "nh")
 
+# Packages whose attention was checked class by class: where evidence fails, their names and shapes may decide.
+CHECKED_LIBRARIES = frozenset({"torch", "transformers"})
+
 # ---- parameters of a forward
 
 TOKEN_IDS = ("input_ids", "decoder_input_ids", "idx", "tokens", "token_ids", "ids")
@@ -36,3 +39,8 @@ OWN_SEQUENCE = ("hidden_states", "x", "query")
 OTHER_SEQUENCE = frozenset(
     "key_value_states encoder_hidden_states cross_hidden_states encoder_output encoder_out enc_output context memory".split()
 )  # of nn.MultiheadAttention it is the key
+# Parameters that bring no sequence to attend to; every other may.
+NO_SEQUENCE = re.compile(
+    r"mask|position|bias|cache|past|rotary|freq|cos$|sin$|^output_|^use_|^need_|head_mask|emb$|embeddings?$|^pe$|pos|^args$|^kwargs$|temb|time|scale",
+    re.IGNORECASE,
+)

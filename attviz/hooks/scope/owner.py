@@ -1,9 +1,9 @@
-"""Which module an attention call belongs to, read off the Python stack, and whether that module attends to another sequence."""
+"""Which module an attention call belongs to, read off the Python stack, and which sequences that module was given."""
 
 from __future__ import annotations
 
 from attviz.hooks.scope import stack
-from attviz.hooks.scope.evidence import given_two_sequences, is_cross_attention, places_of_others
+from attviz.hooks.scope.evidence import Situation, places_of_others, situation_of
 from attviz.hooks.scope.model_map import Layout, is_compiled_wrapper, owner_of
 
 
@@ -14,20 +14,19 @@ class Locator:
         self._layout = layout
         self._owner_of: dict[str, str] = {}
 
-    def place(self, hooked: str | None, cross: bool) -> tuple[str | None, bool, str | None]:
-        """Owner, whether it attends to another sequence, and the compiled region the call came out of.
+    def place(self, hooked: str | None, situation: Situation) -> tuple[str | None, Situation, str | None, int]:
+        """Owner, the sequences it was given beside its own, the compiled region the call came out of, and which call of the owner runs.
 
         Args:
             hooked: The module whose hook was entered last, where there is one.
-            cross: What that hook said of its call.
+            situation: What that hook saw of its call.
         """
         owner, region = self.innermost()
         if owner is None and region is None:
-            owner = hooked  # a replica: its hooks know its name, its identity is new
-        if cross:
-            return owner, True, region
-        cross = owner is not None and (is_cross_attention(owner, self._layout.modules[owner]) or self._given_two_sequences(owner))
-        return owner, cross, region
+            return hooked, situation, None, 0  # a replica: its hooks know its name, its identity is new
+        if owner is None:
+            return None, (), region, 0
+        return owner, *self._running(owner, hooked, situation)
 
     def innermost(self) -> tuple[str | None, str | None]:
         """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
@@ -59,14 +58,13 @@ class Locator:
                 outermost = running.identity
         return outermost
 
-    def _given_two_sequences(self, owner: str) -> bool:
-        """Whether the running call of a module that may have no hook yet brings another sequence to attend to."""
+    def _running(self, owner: str, hooked: str | None, situation: Situation) -> tuple[Situation, None, int]:
+        """What the running call of a module was given, which may have no hook yet."""
         module = self._layout.modules[owner]
-        others = places_of_others(module)
-        if not others:
-            return False
         call = next((running for running in stack.running_modules() if running.module is module), None)
-        return call is not None and given_two_sequences(others, call.args, call.kwargs)
+        if call is None:
+            return situation if owner == hooked else (), None, 0
+        return situation_of(places_of_others(module), call.args, call.kwargs), None, call.identity
 
     def _owner(self, name: str) -> str:
         if name not in self._owner_of:

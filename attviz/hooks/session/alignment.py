@@ -14,12 +14,16 @@ from attviz.calls.packed import PackedCall, Padding
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
+from attviz.hooks.scope.evidence import Situation, is_cross_attention, names_another
+from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.model_map import Layout, is_other_softmax
-from attviz.hooks.scope.names import NUM_HEADS
+from attviz.hooks.scope.names import CHECKED_LIBRARIES, NUM_HEADS
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.settled import settle
 from attviz.hooks.tap.operators import Operator
 
+_OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
 
 
@@ -31,12 +35,18 @@ class Verdict(NamedTuple):
         accounts: The call is an attention of its module, recorded or not: the module is no miss.
         reason: Why there is no diagonal, for ``cap.skipped``.
         crossing: The call without a place for its queries among its keys, where it is attention to another sequence.
+        aside: What this operator does instead of attention; counts only if nothing else of the module was seen.
+        untold: What was seen where it does not say enough: loud at the end.
+        evidence: How it was settled.
     """
 
     call: AttentionCall | None
     accounts: bool
     reason: str | None = None
     crossing: AttentionCall | None = None
+    aside: str | None = None
+    untold: str | None = None
+    evidence: str = ""
 
 
 _FOREIGN = Verdict(None, False)
@@ -48,6 +58,7 @@ class Judge:
     def __init__(self, layout: Layout, selection: Selection) -> None:
         self._expected = frozenset(layout.expected) | frozenset(selection.named)
         self._named = frozenset(selection.named)
+        self._cross: dict[str, bool] = {}
 
     def __call__(
         self,
@@ -55,12 +66,81 @@ class Judge:
         call: AttentionCall,
         owner: str | None,
         module: nn.Module | None,
-        cross: bool,
+        situation: Situation,
         context: TokenContext | None,
+        answer: Answer | None = None,
+        dim: int | None = None,
+        followed: bool = False,
     ) -> Verdict:
-        """Judge one call of ``owner`` (None where the module is not known)."""
-        if cross:
-            return Verdict(None, True, CROSS, _crossing(call, module, context))
+        """Judge one call of ``owner`` (None where the module is not known).
+
+        Args:
+            operator: Its operator.
+            call: As its reader gave it.
+            owner: Name of the module it belongs to.
+            module: That module.
+            situation: The sequences the module was given besides its own.
+            context: What is known of the tokens.
+            answer: What following the module showed, where it was followed.
+            dim: What a softmax runs over; None for other operators.
+            followed: Whether ``answer`` was read off this very call.
+        """
+        laid_out = isinstance(call, SoftmaxCall) and layout_of(module) is not None
+        if answer is not None and not laid_out and answer.kind != "unsettled":
+            verdict = self._settled(call, answer, module, context, followed)
+            if verdict is not None:
+                return verdict
+        if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
+            return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=_OTHER_DIMENSION)
+        untold = answer is not None and not laid_out and not from_library(module)
+        if not laid_out and self._is_cross(owner, module, situation):
+            if not untold or owner in self._named:
+                return Verdict(None, True, CROSS, _crossing(call, module, context))
+            return Verdict(None, True, untold=_two_readings(answer))
+        if untold and self._doubtful(call, owner, situation):
+            return Verdict(None, True, untold=_two_readings(answer))
+        verdict = self._by_shape(call, owner, module, context)
+        return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
+
+    def _settled(
+        self, call: AttentionCall, answer: Answer, module: nn.Module | None, context: TokenContext | None, followed: bool
+    ) -> Verdict | None:
+        """What the evidence says; None where the rules of the call say more."""
+        fused = not isinstance(call, SoftmaxCall)
+        if answer.kind == "cross":
+            return Verdict(None, True, f"{CROSS} ({answer.why})", _crossing(call, module, context), evidence=answer.why)
+        if answer.kind == "none":
+            return Verdict(None, fused, answer.why if fused else None, aside=None if fused else answer.why, evidence=answer.why)
+        if answer.kind == "changed":
+            return Verdict(None, True, untold=answer.why)
+        if not isinstance(call, (SoftmaxCall, FusedCall)):
+            return None
+        call = unpacked(call, module, context)
+        settled = settle(checked(call) if isinstance(call, FusedCall) else call, answer, context, followed)
+        if isinstance(settled, str):
+            return Verdict(None, True, untold=settled)
+        return Verdict(settled, True, evidence=answer.why)
+
+    def _is_cross(self, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
+        """Whether names say that a module attends to another sequence: believed where nothing else is known."""
+        if owner is None or module is None:
+            return False
+        if owner not in self._cross:
+            self._cross[owner] = is_cross_attention(owner, module)
+        return self._cross[owner] or names_another(module, situation)
+
+    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation) -> bool:
+        """Whether an unsettled call of unknown code may be something else than what its shape says."""
+        if owner in self._named:
+            return False
+        if isinstance(call, FusedCall):
+            return bool(situation) or call.query.shape[-2] != call.key.shape[-2]
+        if not isinstance(call, SoftmaxCall) or call.weights.shape[-1] == 1:
+            return False
+        return owner in self._expected or call.weights.shape[-1] == call.weights.shape[-2]
+
+    def _by_shape(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
+        """A call that nobody followed (compiled code, something that traces), or of a library that was checked class by class."""
         if isinstance(call, SoftmaxCall):
             return self._softmax(call, owner, module, context)
         if isinstance(call, FusedCall):
@@ -126,6 +206,18 @@ class Judge:
         if slot is None and owner in self._named and kv_len >= q_len:
             return kv_len - q_len
         return slot
+
+
+def _two_readings(answer: Answer | None) -> str:
+    return (
+        f"{'' if answer is None else answer.why}; it may be self-attention (then name the module in layers=) or attend to another sequence "
+        "or to features (then leave it out of layers=)"
+    )
+
+
+def from_library(module: nn.Module | None) -> bool:
+    """Whether a module is of a library whose attention was checked class by class."""
+    return type(module).__module__.partition(".")[0] in CHECKED_LIBRARIES
 
 
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:

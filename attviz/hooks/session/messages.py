@@ -16,6 +16,11 @@ _NONE_EXPECTED = (
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
 _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
+_SAY = (
+    "name a module in layers= if it is self-attention with one query for each key, or say where its softmax holds each token's weight on "
+    "itself with attviz.calls.layouts.register_layout"
+)
+
 
 def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: int) -> str:
     """One message for all modules that ran without an attention call passing the tap."""
@@ -26,6 +31,17 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
         f"capture: {len(missed)} attention module{'s' * (len(missed) > 1)} of {type(model).__name__} ran, but no attention operator was "
         f"seen for {names}{more} ({seen} seen elsewhere).\n  Why: {'; '.join(reasons)}.\n  Cure: {_cure(layout)}; to go on without these "
         "layers, pass layers= with the others, or strict=False."
+    )
+
+
+def undecided(model: nn.Module, untold: Mapping[str, str]) -> str:
+    """One message for all modules of which what was seen does not say what their numbers mean."""
+    shown = "\n".join(f"  {name or type(model).__name__!r}: {why}." for name, why in list(untold.items())[:_SHOWN])
+    more = f"\n  and {len(untold) - _SHOWN} more." if len(untold) > _SHOWN else ""
+    return (
+        f"capture: what the attention of {len(untold)} module{'s' * (len(untold) > 1)} of {type(model).__name__} means could not be told, so "
+        f"nothing was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
+        "strict=False."
     )
 
 

@@ -15,23 +15,27 @@ import torch
 
 from attviz.calls import AttentionCall
 from attviz.hooks.scope import stack
+from attviz.hooks.scope.evidence import Followed, Situation
 from attviz.hooks.scope.model_map import Layout, without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.alignment import Judge, Verdict
+from attviz.hooks.session.following import Following
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.session.step import DROP, Step
 from attviz.hooks.tap.operators import Operator
+from attviz.hooks.tap.operators.softmax import dimension
 
 
 class LayerScope:
     """One execution of a hooked module."""
 
-    __slots__ = ("aside", "cross", "name", "reason", "seen")
+    __slots__ = ("aside", "count", "followed", "name", "reason", "seen", "situation")
 
-    def __init__(self, name: str, cross: bool) -> None:
-        self.name, self.cross, self.seen = name, cross, False
+    def __init__(self, name: str, situation: Situation) -> None:
+        self.name, self.situation, self.seen, self.count = name, situation, False, 0
+        self.followed: Followed | None = None  # where this call is followed by itself
         self.reason: str | None = None  # why one of its attention calls has no diagonal
         self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
 
@@ -44,6 +48,8 @@ class _Thread(threading.local):
         self.step: Step | None = None  # of the running container
         self.implicit: Step | None = None  # of calls that no container announced
         self.foreign = 0  # attention operators that ran on this thread outside the model
+        self.followed: Followed | None = None  # while a call is followed
+        self.counts: dict[tuple[str, int], int] = {}  # attention calls of modules that have no hook yet, in the running forward
 
 
 class Observer:
@@ -53,6 +59,7 @@ class Observer:
         faults: What went wrong inside the tap, ours or a metric's.
         missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
         skipped: Modules whose attention has no diagonal, with the reason.
+        untold: Modules of which what was seen does not say enough.
         owners: Modules that were seen to attend, in order of first execution.
         paused: Set between samples of ``every=N``.
     """
@@ -68,10 +75,14 @@ class Observer:
         self._local = _Thread()
         self._judge = Judge(layout, selection)
         self._locator = Locator(layout)
+        self._following = Following(layout, self._locator)
+        self.untold = self._following.untold
 
     # ---- scope: called by the hooks
 
-    def enter(self, read_context: Callable[[TokenContext | None], TokenContext]) -> None:
+    def enter(
+        self, read_context: Callable[[TokenContext | None], TokenContext], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """A container is called; the outermost one opens a step."""
         local = self._local
         if local.depth == 0 and not self.paused:
@@ -79,6 +90,9 @@ class Observer:
             local.step = self._recorder.begin()
         local.depth += 1
         local.contexts.append(read_context(local.contexts[-1] if local.contexts else None))
+        if local.depth == 1 and local.step is not None and local.followed is None:
+            local.counts.clear()
+            local.followed = self._following.model(self.layout.modules[name], args, kwargs)
 
     def leave(self, completed: bool) -> bool:
         """A container returned or raised; True where that ended a step."""
@@ -91,6 +105,9 @@ class Observer:
             return False
         local.scopes.clear()
         step, local.step = local.step, None
+        followed, local.followed = local.followed, None
+        if followed is not None:
+            self._following.finish(followed, completed)
         self._end(step, completed)
         return True
 
@@ -104,22 +121,30 @@ class Observer:
         """Whether this thread is outside every container."""
         return self._local.depth == 0
 
-    def enter_layer(self, name: str, cross: bool) -> None:
+    def enter_layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module that should attend is called."""
-        self._local.scopes.append(LayerScope(name, cross))
+        local, scope = self._local, LayerScope(name, situation)
+        local.scopes.append(scope)
+        if local.followed is None:
+            local.followed = scope.followed = self._following.layer(self.layout.modules[name], situation, args, kwargs)
 
-    def leave_layer(self, name: str, completed: bool) -> None:
-        """It returned or raised: if nothing passed the tap meanwhile, it is a miss."""
-        scopes = self._local.scopes
+    def leave_layer(self, name: str, completed: bool, unchanged: bool = False) -> None:
+        """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it returned what it was given."""
+        local, scopes = self._local, self._local.scopes
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
+        if local.followed is not None:
+            local.followed.ran(self.layout.modules[name], scope.situation)
+        if scope.followed is not None:
+            local.followed = None
+            self._following.finish(scope.followed, completed)
         if completed and not scope.seen:
             reason = scope.aside or without_softmax(self.layout.modules[name])
-            if reason is None:
-                self.missed.setdefault(name, "")
-            else:
+            if reason is not None:
                 self.skipped.setdefault(name, reason)
+            elif not unchanged:
+                self.missed.setdefault(name, "")
         elif scope.seen and scopes:
             scopes[-1].seen = True
 
@@ -150,7 +175,7 @@ class Observer:
             if isinstance(call, str):
                 self._set_aside(self._local, operator, call)
             elif call is not None:
-                self._receive(self._local, operator, call)
+                self._receive(self._local, operator, call, args, kwargs)
         except Exception as fault:
             self.faults.append(fault)
 
@@ -162,22 +187,35 @@ class Observer:
         elif operator.kind == "fused" and owner is not None:
             self.skipped.setdefault(owner, reason)
 
-    def _receive(self, local: _Thread, operator: Operator, call: AttentionCall) -> None:
+    def _receive(
+        self, local: _Thread, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         scope = local.scopes[-1] if local.scopes else None
         owner: str | None
         region: str | None = None
         if scope is not None and not self._discovering:
-            owner, cross = scope.name, scope.cross  # the ordinary call
+            owner, situation = scope.name, scope.situation  # the ordinary call
+            ordinal, scope.count = scope.count, scope.count + 1
         else:
-            owner, cross, region = self._locator.place(None if scope is None else scope.name, scope is not None and scope.cross)
+            hooked, given = (None, ()) if scope is None else (scope.name, scope.situation)
+            owner, situation, region, identity = self._locator.place(hooked, given)
+            ordinal = 0
+            if owner is not None:
+                ordinal = local.counts.get((owner, identity), 0)
+                local.counts[owner, identity] = ordinal + 1
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
-        verdict = self._judge(operator, call, owner, module, cross, context)
+        answer = None
+        if module is not None:
+            answer = self._following.answer(local.followed, operator, call, module, situation, ordinal, context, args, kwargs)
+        dim = dimension(args, kwargs) if operator.kind == "softmax" else None
+        verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, local.followed is not None)
         if scope is not None:
             if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None:
                 verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
             scope.seen = scope.seen or verdict.accounts
             scope.reason = scope.reason or verdict.reason
+            scope.aside = scope.aside or verdict.aside
         if region is not None:
             if verdict.call is not None or operator.kind == "fused":
                 self._keep_region(local, region, verdict.call, context)
@@ -187,6 +225,8 @@ class Observer:
     def _keep(self, local: _Thread, owner: str, verdict: Verdict, context: TokenContext | None) -> None:
         if verdict.reason is not None:
             self.skipped.setdefault(owner, verdict.reason)
+        if verdict.untold is not None:
+            self.untold.setdefault(owner, verdict.untold)
         if verdict.call is None:
             if verdict.crossing is not None and self._recorder.cross and owner in self.selection:
                 self._recorder.add_cross(local.step or self._implicit_step(local, owner), owner, verdict.crossing, context)
@@ -194,7 +234,7 @@ class Observer:
         self.owners.setdefault(owner)
         if owner in self.selection:
             step = local.step or self._implicit_step(local, owner)
-            self._recorder.add(step, owner, verdict.call, context)
+            self._recorder.add(step, owner, verdict.call, context, verdict.evidence)
 
     def _keep_region(self, local: _Thread, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
         step = local.step or self._implicit_step(local, None)
@@ -203,7 +243,7 @@ class Observer:
             calls.append(None)
             return
         calls.append(len(step.pending))
-        self._recorder.add(step, None, call, context)
+        self._recorder.add(step, None, call, context, "its place in compiled code, its lengths and its operator")
 
     # ---- steps
 

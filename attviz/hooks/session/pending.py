@@ -19,10 +19,12 @@ from attviz.records import CrossRecord, DiagonalRecord
 class PendingRecord:
     """One self-attention. Never holds a view of an activation."""
 
-    __slots__ = ("_context", "_deferred", "_record", "documents", "index", "layer", "operator", "readings", "reasons", "step")
+    __slots__ = ("_context", "_deferred", "_record", "documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step")
 
-    def __init__(self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int) -> None:
-        self.layer, self.index, self.step, self.operator = layer, index, step, call.operator
+    def __init__(
+        self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str = ""
+    ) -> None:
+        self.layer, self.index, self.step, self.operator, self.evidence = layer, index, step, call.operator, evidence
         self._context = context
         self._record: DiagonalRecord | None = None
         self.documents: Tensor | None = None
@@ -54,7 +56,9 @@ class PendingRecord:
             if documents is not None and documents.shape != (batch, diagonal.shape[2]):
                 documents = None
             read = (self.readings, self.reasons) if self.readings or self.reasons else ({}, {})
-            self._record = DiagonalRecord(self.layer, self.index, self.step, diagonal, ids, mask, self.operator, documents, *read)
+            self._record = DiagonalRecord(
+                self.layer, self.index, self.step, diagonal, ids, mask, self.operator, documents, *read, self.evidence
+            )
             self.documents = self._context = self._deferred = None  # type: ignore[assignment]
         return self._record
 

@@ -69,10 +69,18 @@ class Recorder:
             self.steps = []  # before the forward, so that two steps never stand in memory together
         return step
 
-    def add(self, step: Step, layer: str | None, call: AttentionCall, context: TokenContext | None) -> None:
-        """An attention call of the forward; runs inside the operator. ``layer`` is None where it is not known yet or never will be."""
+    def add(self, step: Step, layer: str | None, call: AttentionCall, context: TokenContext | None, evidence: str = "") -> None:
+        """An attention call of the forward; runs inside the operator.
+
+        Args:
+            step: The forward.
+            layer: Its module; None where it is not known yet or never will be.
+            call: The call.
+            context: What is known of its tokens.
+            evidence: How it was settled.
+        """
         index = len(step.pending) if layer is None else self._index(step, layer)
-        pending = PendingRecord(call, context, layer, index, step.number)
+        pending = PendingRecord(call, context, layer, index, step.number, evidence)
         step.pending.append(pending)
         if context is not None:
             step.past, step.beams = context.past, context.beams

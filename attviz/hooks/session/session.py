@@ -13,7 +13,7 @@ from attviz.hooks.scope.hooks import Scope
 from attviz.hooks.scope.model_map import read_layout
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenSource
-from attviz.hooks.session.messages import explain, nothing_seen
+from attviz.hooks.session.messages import explain, nothing_seen, undecided
 from attviz.hooks.session.observer import Observer
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.tap.hub import listen
@@ -116,8 +116,11 @@ class Session:
         observer = self.observer
         if observer.faults:
             raise observer.faults[0]
+        untold = {name: why for name, why in observer.untold.items() if name in self.selection}
         missed = {name: why for name, why in observer.missed.items() if name in self.selection and name not in observer.skipped}
-        if self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
+        if untold:
+            self._raise_or_warn(undecided(self._model, untold))
+        elif self._recorder.recorded and not self._recorder.calls and not observer.owners and not observer.skipped and not missed:
             self._raise_or_warn(nothing_seen(self._model, self.layout))
         elif not self._recorder.forwards and observer.foreign:
             self._raise_or_warn(f"{self.why_empty()} {observer.foreign} attention operators ran outside it.")

@@ -11,23 +11,25 @@ from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
 
 
-def _reader(name: str, dim_index: int) -> Any:
-    def read(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall | str | None:
-        dim = args[dim_index] if len(args) > dim_index else kwargs.get("dim")
-        if result.ndim < 3:
-            return None
-        if dim is not None and dim not in (-1, result.ndim - 1):
-            return "its softmax runs over another dimension than that of the keys"
-        return SoftmaxCall(name, result, args[0])
+def _reader(name: str) -> Any:
+    def read(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall | None:
+        return None if result.ndim < 2 else SoftmaxCall(name, result, args[0])
 
     return read
 
 
-def _softmax(name: str, dim_index: int, keys: tuple[str, ...] = ("CPU", "CUDA", "MPS", "XPU")) -> Operator:
-    return Operator(name, _reader(name, dim_index), "softmax", keys)
+def dimension(args: Arguments, kwargs: Keywords) -> int:
+    """What a softmax of the table runs over, counted from the front."""
+    dim: int = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    return dim % max(args[0].ndim, 1)
+
+
+def _softmax(name: str, keys: tuple[str, ...] = ("CPU", "CUDA", "MPS", "XPU")) -> Operator:
+    return Operator(name, _reader(name), "softmax", keys)
 
 
 OPERATORS = (
-    _softmax("aten::_softmax", 1),
-    _softmax("aten::_safe_softmax", 1),
+    _softmax("aten::_softmax"),
+    _softmax("aten::_softmax.out"),
+    _softmax("aten::_safe_softmax"),
 )

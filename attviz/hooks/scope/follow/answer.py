@@ -1,0 +1,187 @@
+"""What a followed attention was shown to be: self, cross or neither; which key is a query's own; which axes are batch and heads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from attviz.hooks.scope.follow.axes import FEATURE, UNKNOWN, Axes, Axis, Symbol, learned, of_input, pieces_of, rank_of, roots_of
+from attviz.hooks.scope.follow.mode import Follow
+
+Kind = Literal["self", "cross", "none", "changed", "unsettled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the axes before queries and keys become batch and heads.
+
+    Attributes:
+        axes: For each axis its factors, outermost first: (whether it is of the heads, size or None where the input decides it).
+        rows: Place of the queries among the axes of the softmax.
+        keys: Place of the keys.
+    """
+
+    axes: tuple[tuple[tuple[bool, int | None], ...], ...]
+    rows: int
+    keys: int
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is ``[batch, num_heads, q_len, kv_len]`` as it stands."""
+        heads = [[head for head, _ in factors] for factors in self.axes]
+        return len(heads) == 2 and not any(heads[0]) and all(heads[1])
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one attention of a module is.
+
+    Attributes:
+        kind: ``"self"``: query and key ``i`` are token ``i``; ``"cross"``: they are of different sequences; ``"none"``: no attention among
+            tokens; ``"changed"``: its softmax is not the matrix in use; ``"unsettled"``: what was seen does not say.
+        why: What was seen, as a user reads it.
+        behind: Keys behind the last query's own key (a null key, a learned bias); the rest, before the first, is cache or memory.
+        layout: Where batch and heads are; None where the operator defines it.
+        single: It has no axis for heads: several in one call of the module, with the same axes, are its heads.
+        buffer: The keys lie in a buffer of fixed length, so their number does not say where the queries' own keys are.
+        before: Keys before the first query's own in the call that was followed.
+        part: Which of how many heads it is, where the module runs them one by one.
+    """
+
+    kind: Kind
+    why: str
+    behind: int = 0
+    layout: Layout | None = None
+    single: bool = False
+    buffer: bool = False
+    before: int = 0
+    part: tuple[int, int] = (0, 1)
+
+
+def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) -> Answer:
+    """What a fused operator's query and key are, of ``[..., tokens, head_dim]``.
+
+    Args:
+        follow: The followed forward.
+        query: As the operator was given it.
+        key: As the operator was given it.
+        one_input: The module was given one sequence only.
+    """
+    one, two = follow.traces[query], follow.traces[key]
+    answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], (one.streams, two.streams), one_input)
+    if answer.kind != "self" or query.ndim < 3:
+        return answer
+    leading = tuple(follow.symbols.met([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
+    layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1)
+    return Answer(answer.kind, answer.why, answer.behind, None if layout.plain else layout)
+
+
+def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) -> Answer:
+    """What the softmax of these scores over ``dim`` is."""
+    trace = follow.traces[scores]
+    dim %= scores.ndim
+    keys, size = trace.axes[dim], scores.shape[dim]
+    found: Answer | None = None
+    pair = trace.pair
+    for rows in reversed(range(scores.ndim)):
+        if rows == dim or scores.shape[rows] == 1 != size:
+            continue
+        answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input)
+        if answer.kind == "self":
+            places = [place for place in range(scores.ndim) if place not in (rows, dim)]
+            layout = _layout(tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places), rows, dim)
+            return Answer("self", answer.why, answer.behind, layout, not any(head for axis in layout.axes for head, _ in axis))
+        found = found or (answer if answer.kind != "none" else None)
+    if size > 1 and learned(keys):
+        return Answer("none", "its softmax runs over features, experts or learned slots, not over tokens")
+    if found is not None:
+        return found
+    return Answer("none", "its softmax has no axis of queries that are the tokens it runs over")
+
+
+def _compared(
+    rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: tuple[frozenset[int], frozenset[int]] | None, one_input: bool
+) -> Answer:
+    if q_len == 1 == kv_len:
+        return Answer("unsettled", "one query and one key")
+    if rows == keys and rows:
+        if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
+            return Answer("none", "queries and keys are features, not tokens")
+        if streams is not None and streams[0] != streams[1] and not (one_input and _kin(streams)):
+            return Answer("unsettled", "queries and keys stand at the same tokens of one input, but went different ways through the model")
+        return Answer("self", "queries and keys are the same tokens")
+    after = 0
+    for axis, length in reversed(pieces_of(keys, kv_len)):
+        if axis == rows and rows and length == q_len:
+            before = kv_len - q_len - after
+            extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
+            return Answer("self", f"the keys are the queries' own tokens and others ({', '.join(extra)} them)", after)
+        after += length
+    if q_len > 1 and learned(rows) and of_input(keys):
+        return Answer("cross", "the queries are learned or made of features, the keys are tokens")
+    if of_input(rows) and kv_len > 1 and learned(keys):
+        return Answer("none", "the keys are projections or features, not tokens")
+    if of_input(rows) and of_input(keys) and not roots_of(rows) & roots_of(keys):
+        return Answer("cross", "queries and keys come from different inputs")
+    if of_input(rows) and of_input(keys) and q_len != kv_len and any(s.kind == "by" for s in (*rows, *keys)):
+        return Answer("cross", "the keys are pooled: each stands for several tokens")
+    return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
+
+
+def _kin(streams: tuple[frozenset[int], frozenset[int]]) -> bool:
+    """Whether one side saw all that the other did: a residual stream before and after one more module."""
+    return streams[0] <= streams[1] or streams[1] <= streams[0]
+
+
+def _layout(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int) -> Layout:
+    axes = []
+    for place, (axis, size) in enumerate(zip(leading, sizes, strict=True)):
+        factors: list[tuple[bool, int | None]] = []
+        for symbol in axis:
+            of_heads = _of_heads(symbol, place)
+            if factors and factors[-1][0] == of_heads:
+                before = factors[-1][1]
+                factors[-1] = (of_heads, before * symbol.size if of_heads and before is not None else None)
+            else:
+                factors.append((of_heads, symbol.size if of_heads else None))
+        if not factors:
+            factors = [(place > 0 and size == 1, None if size > 1 or place == 0 else 1)]
+        axes.append(tuple(factors))
+    return Layout(tuple(axes), rows, keys)
+
+
+def _of_heads(symbol: Symbol, place: int) -> bool:
+    """Heads are made of features; of what is not known, the first axis is the batch."""
+    return symbol.rank == FEATURE or (symbol.rank <= UNKNOWN and place > 0)
+
+
+def arranged(diagonal: Tensor, layout: Layout, *, view: bool = False) -> Tensor | None:
+    """A diagonal ``[..., tokens]`` (or weights, with their last axis taken along) as ``[batch, num_heads, tokens]``.
+
+    None where the sizes do not say how an axis is to be split, or where ``view`` is asked for and it would be a copy.
+    """
+    shape: list[int] = []
+    heads: list[bool] = []
+    for factors, size in zip(layout.axes, diagonal.shape, strict=False):
+        fixed = math.prod(length for _, length in factors if length is not None)
+        open_ones = sum(length is None for _, length in factors)
+        if open_ones > 1 or (fixed and size % fixed) or (not open_ones and fixed != size):
+            return None
+        for of_heads, length in factors:
+            shape.append(size // fixed if length is None else length)
+            heads.append(of_heads)
+    rest = diagonal.shape[len(layout.axes) :]
+    split = diagonal.reshape(*shape, *rest)
+    order = [place for place, head in enumerate(heads) if not head] + [place for place, head in enumerate(heads) if head]
+    moved = split.permute(*order, *range(len(shape), split.ndim))
+    batch = math.prod(shape[place] for place in order if not heads[place])
+    result = (batch, math.prod(shape[place] for place in order if heads[place]), *rest)
+    if not view:
+        return moved.reshape(result)
+    try:
+        return moved.view(result)
+    except RuntimeError:
+        return None

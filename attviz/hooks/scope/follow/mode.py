@@ -1,0 +1,324 @@
+"""Follows a forward: a dispatch mode that runs every operator as it is and notes what became of the axes of the inputs.
+
+Values, random numbers and gradients are untouched: each operator runs once, with its own arguments. Compiled functions run as compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _python_dispatch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attviz.hooks.scope.follow.axes import INPUT, Axes, Symbols, learned
+from attviz.hooks.scope.follow.rules import KEEPING, axes_after, base_name
+from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, traceable
+
+_LIMIT = 200_000  # operators; a forward that runs more is not followed to its end
+_VIEWS = frozenset(
+    "view _unsafe_view _reshape_alias reshape permute transpose t unsqueeze squeeze expand select slice split split_with_sizes "
+    "unbind".split()
+)
+_SCALING = frozenset("mul div".split())
+_EXPONENTIALS = frozenset("exp exp2 _softmax _safe_softmax softmax".split())
+_ATTENDING = frozenset("flex_attention _native_multi_head_attention _transformer_encoder_layer_fwd".split())
+_NOISE = frozenset("bernoulli uniform normal rand_like randn_like".split())
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_AS_WITHOUT_A_MODE = tuple(
+    getattr(torch._C.DispatchKey, name) for name in ("ADInplaceOrView", "Conjugate", "Negative", "ZeroTensor", "PythonTLSSnapshot")
+)
+
+
+class Follow(TorchDispatchMode):
+    """One followed forward. Faults of the book-keeping end it quietly (``broken``); they never reach the user's forward.
+
+    Attributes:
+        broken: What went wrong in the book-keeping; nothing is concluded from a broken one.
+        unseen: Where tokens were weighed by exponentials that no attention operator showed.
+        softmax: Set while a softmax runs, by whoever takes it for attention.
+        inside: Query and key of the operator that runs, where it calls others for its scores.
+        where: Says which module runs; None where what runs is shown by other means.
+    """
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Compiled functions run compiled."""
+        return True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        """Compiled functions run compiled."""
+        return True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.symbols = Symbols()
+        self.traces = Traces(self.symbols)
+        self.broken: Exception | None = None
+        self.unseen: list[Any] = []
+        self.softmax: SeenSoftmax | None = None  # set by whoever takes the running softmax for attention
+        self.where: Callable[[], Any] = lambda: None
+        self._steps = 0
+
+    # ---- life
+
+    def start(self) -> None:
+        """Follow what this thread runs from now on."""
+        self.__enter__()
+
+    def stop(self) -> None:
+        """Follow no more. Works also where another mode was left on top."""
+        if _python_dispatch._get_current_dispatch_mode() is self:
+            self.__exit__(None, None, None)
+        self.traces.clear()
+
+    def enter(self, inputs: Iterable[Any]) -> None:
+        """Give the axes of a call's inputs their names. Equal tensors are one input."""
+        with _quietly(self):
+            named: list[tuple[Tensor, tuple[Any, ...]]] = []
+            for tensor in _by_importance(inputs):
+                if self.traces.known(tensor) is not None:
+                    continue
+                same = next((axes for other, axes in named if _equal(other, tensor)), None)
+                if same is None:
+                    number = self.symbols.fresh()
+                    rank = INPUT - 0.001 * min(len(named), 900)
+                    same = tuple(
+                        () if size == 1 else (self.symbols.make("in", size, rank, number, place, root=(number, place)),)
+                        for place, size in enumerate(tensor.shape)
+                    )
+                    stream = frozenset([number])
+                    named.append((tensor, same))
+                else:
+                    stream = next(self.traces[other].streams for other, axes in named if axes is same)
+                self.traces[tensor] = Trace(same, stream)
+
+    # ---- the mode
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Run the operator; then note what it did."""
+        kwargs = kwargs or {}
+        if torch.is_inference_mode_enabled() and _is_composite(func, args):
+            return self._taken_apart(func, args, kwargs)
+        self.softmax = None
+        self.inside = (args[0], args[1]) if base_name(func) == "flex_attention" else None
+        out = func(*args, **kwargs)
+        if self.broken is None:
+            self._steps += 1
+            with _quietly(self):
+                if self._steps > _LIMIT:
+                    raise RuntimeError("a forward of too many operators to follow")
+                self._note(func, args, kwargs, out)
+        return out
+
+    def _taken_apart(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operator that is made of others as it would run without a mode, so that its parts come by here.
+
+        Elsewhere autograd does that before a mode is asked. Under inference mode a mode is handed the whole, with views switched off: run
+        that way, a product of matrices takes another path and differs in its last bits.
+        """
+        with ExitStack() as state:
+            for key in _AS_WITHOUT_A_MODE:
+                state.enter_context(torch._C._SetExcludeDispatchKeyGuard(key, False))
+            state.enter_context(self)
+            return func._op_dk(_COMPOSITE, *args, **kwargs)
+
+    def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        traces, name = self.traces, base_name(func)
+        if name.endswith("_like") or name.startswith("new_"):
+            return  # made anew: its axes get names when it is first used
+        given = [traces[tensor] for tensor in _tensors((args, kwargs)) if traceable(tensor)]
+        if not given:
+            return
+        streams = frozenset().union(*(trace.streams for trace in given))
+        pair, weights, exponential = None, None, any(trace.exponential for trace in given)
+        noise = name in _NOISE or (all(trace.noise for trace in given) and bool(given))
+        if name in ("bmm", "baddbmm", "mm", "addmm"):
+            one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
+            pair = (one.streams, two.streams)
+            exponential = False
+            if self._mixes_tokens(name, args, one, two):
+                streams |= {self.symbols.fresh()}
+        elif name.startswith("_scaled_dot_product") or name in _ATTENDING:
+            streams |= {self.symbols.fresh()}
+        else:
+            pair = next((trace.pair for trace in given if trace.pair is not None), None)
+            if name == "mul" and any(trace.pair is not None and not trace.exponential for trace in given):
+                exponential = False  # scores with a decay, not their exponentials
+            weights = self._weights_after(name, args, given, out)
+        if name in _EXPONENTIALS:
+            exponential = True
+            if self.softmax is not None:
+                dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+                weights = Weights(self.softmax, dim % max(args[0].ndim, 1))
+        elif name in ("sum", "mean", "native_layer_norm", "embedding", "convolution"):
+            exponential = False
+        for tensor, axes in axes_after(traces, func, args, kwargs, out):
+            traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise)
+        if name == "copy" and traceable(args[0]):
+            self._wrote(args[0])
+
+    # ---- what becomes of a softmax
+
+    def _weights_after(self, name: str, args: tuple[Any, ...], given: list[Trace], out: Any) -> Weights | None:
+        found = next((trace for trace in given if trace.weights is not None), None)
+        if found is None or not isinstance(out, Tensor):
+            if found is not None and name in ("native_dropout",):
+                return found.weights
+            return None
+        weights = found.weights
+        assert weights is not None
+        if name in KEEPING:
+            return weights
+        source = next(tensor for tensor in _tensors(args) if traceable(tensor) and self.traces[tensor] is found)
+        if name in _VIEWS:
+            return weights._replace(axis=_axis_after(name, args, weights.axis, source, out))
+        others = [trace for trace in given if trace is not found]
+        if name in _SCALING and (not others or all(trace.noise for trace in others)):
+            return weights
+        if name in ("sum", "mean", "max", "min", "amax", "amin", "argmax", "log", "var", "std", "detach"):
+            return None  # a statistic of it
+        if out.numel() > source.numel() and name == "mul":
+            weights.softmax.used.append(weights.changed)  # values weighed by hand, to be summed
+            return None
+        if out.shape != source.shape:
+            return weights._replace(axis=None, changed=weights.changed or name)
+        return weights if _same_rows(source, out) else weights._replace(changed=weights.changed or name)
+
+    def _mixes_tokens(self, name: str, args: tuple[Any, ...], one: Trace, two: Trace) -> bool:
+        """Whether a product sums over tokens with weights that an exponential made."""
+        mixed = False
+        for trace, contracted, kept in ((one, len(one.axes) - 1, len(one.axes) - 2), (two, len(two.axes) - 2, len(two.axes) - 1)):
+            if trace.weights is not None:
+                wrong = trace.weights.axis is not None and trace.weights.axis != contracted
+                trace.weights.softmax.used.append(trace.weights.changed or ("a sum over the queries" if wrong else ""))
+                mixed = True
+            elif trace.exponential and trace.axes[contracted] == trace.axes[kept] and not learned(trace.axes[kept]):
+                where = self.where()
+                self.unseen.extend([] if where is None else [where])
+                mixed = True
+        return mixed
+
+    def _wrote(self, view: Tensor) -> None:
+        """Values were written into a part of a buffer: name the part in the buffer, where it is a slice of one axis."""
+        base = view._base
+        if base is None or not traceable(base) or base.ndim != view.ndim or base.stride() != view.stride():
+            return
+        differing = [dim for dim in range(base.ndim) if base.shape[dim] != view.shape[dim]]
+        if len(differing) != 1:
+            return
+        dim, written, known = differing[0], self.traces[view], self.traces[base]
+        step = base.stride(dim)
+        start = (view.storage_offset() - base.storage_offset()) // step if step else 0
+        length, size = view.shape[dim], base.shape[dim]
+        make = self.symbols.sliced
+        pieces = [
+            (make(known.axes[dim], 0, start) if start else (), start),
+            (written.axes[dim], length),
+            (make(known.axes[dim], start + length, size - start - length) if size > start + length else (), size - start - length),
+        ]
+        axes = list(written.axes)
+        axes[dim] = self.symbols.concatenated(pieces)
+        self.traces[base] = known._replace(axes=tuple(axes), streams=known.streams | written.streams)
+
+
+def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether an operator is made of others on the device of its arguments."""
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    if not hasattr(func, "_op_dk") or not has(func.name(), _COMPOSITE):
+        return False
+    tensors = list(_tensors(args))
+    return all(traceable(tensor) and not has(func.name(), tensor.device.type.upper()) for tensor in tensors)
+
+
+class _quietly:  # a context manager that is used like a statement
+    """Ends the book-keeping where it fails."""
+
+    def __init__(self, follow: Follow) -> None:
+        self._follow = follow
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if isinstance(error, Exception):
+            self._follow.broken = error
+            self._follow.traces.clear()
+            return True
+        return False
+
+
+def _axis_after(name: str, args: tuple[Any, ...], axis: int | None, source: Tensor, out: Tensor) -> int | None:
+    """Where the axis of a softmax stands after a view."""
+    if axis is None:
+        return None
+    if name == "permute":
+        return [dim % source.ndim for dim in args[1]].index(axis)
+    if name in ("transpose", "t"):
+        one, two = (dim % source.ndim for dim in (args[1:3] if len(args) > 2 else (0, 1)))
+        return two if axis == one else one if axis == two else axis
+    if name == "unsqueeze":
+        return axis + (args[1] % (source.ndim + 1) <= axis)
+    if name == "expand":
+        return axis + out.ndim - source.ndim
+    if axis == source.ndim - 1 and out.ndim and out.shape[-1] == source.shape[-1]:
+        return out.ndim - 1
+    if axis == source.ndim - 2 and out.shape[-2:] == source.shape[-2:]:
+        return out.ndim - 2
+    return None
+
+
+def _same_rows(before: Tensor, after: Tensor) -> bool:
+    """Whether an operator left the weights as they were, but for rows that it emptied or that were no numbers (padding)."""
+    if before.dtype != after.dtype:
+        after = after.to(before.dtype)
+    before, after = before.detach().nan_to_num(), after.detach().nan_to_num()
+    emptied = (after == 0).all(-1, keepdim=True)
+    return bool(((before == after) | emptied).all())
+
+
+def _equal(one: Tensor, two: Tensor) -> bool:
+    if one is two:
+        return True
+    return one.shape == two.shape and one.dtype == two.dtype and one.device == two.device and torch.equal(one.detach(), two.detach())
+
+
+def _by_importance(inputs: Iterable[Any]) -> list[Tensor]:
+    """Inputs that carry tokens first, then vectors and masks: the first names an axis where several meet."""
+    found: list[Tensor] = []
+    for tensor in _tensors(tuple(inputs)):
+        if traceable(tensor) and tensor.ndim and not any(tensor is other for other in found):
+            found.append(tensor)
+    return sorted(found, key=_importance)
+
+
+def _importance(tensor: Tensor) -> int:
+    if tensor.is_floating_point() and tensor.ndim >= 3:
+        return 0
+    if tensor.dtype is torch.bool:
+        return 3
+    return 1 if tensor.ndim >= 2 else 2
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _tensors(each)
+
+
+def axes_of(follow: Follow, tensor: Tensor) -> Axes:
+    """Where the axes of a tensor come from."""
+    return follow.traces[tensor].axes

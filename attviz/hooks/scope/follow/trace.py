@@ -1,0 +1,107 @@
+"""What is known of each tensor while a forward is followed, kept by the memory it views: nothing is kept alive, no identity is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Symbols
+
+
+@dataclass(slots=True, eq=False)
+class SeenSoftmax:
+    """A softmax that was taken for attention, and what the forward did with it afterwards.
+
+    Attributes:
+        used: What was contracted with values: ``""`` the softmax as it is, else the operation that had changed it.
+    """
+
+    used: list[str] = field(default_factory=list)
+
+    @property
+    def changed(self) -> str | None:
+        """The operation that changed the weights before they were used; None where they were used as they are."""
+        return self.used[0] if self.used and "" not in self.used else None
+
+
+class Weights(NamedTuple):
+    """A tensor that is a softmax: which one, over which of its axes, and what changed it meanwhile."""
+
+    softmax: SeenSoftmax
+    axis: int | None
+    changed: str = ""
+
+
+class Trace(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        axes: Where each axis comes from.
+        streams: The inputs, and the attentions on the way, that its values depend on.
+        pair: Streams of the two factors of the product it was made of: those of query and key, where it holds scores.
+        weights: Which softmax it is.
+        exponential: Whether an exponential made it: what it weighs tokens with may be an attention that no operator shows.
+        noise: Whether it was drawn at random (dropout).
+    """
+
+    axes: Axes
+    streams: frozenset[int] = frozenset()
+    pair: tuple[frozenset[int], frozenset[int]] | None = None
+    weights: Weights | None = None
+    exponential: bool = False
+    noise: bool = False
+
+
+_Key = tuple[Any, ...]
+
+
+class Traces:
+    """Traces by storage, offset, shape and strides. A storage that is gone takes its traces with it."""
+
+    def __init__(self, symbols: Symbols) -> None:
+        self.symbols = symbols
+        self._known: dict[_Key, tuple[StorageWeakRef, Trace]] = {}
+
+    def known(self, tensor: Tensor) -> Trace | None:
+        """What is known of a tensor; None where it was not met before."""
+        found = self._known.get(_key(tensor))
+        if found is None or found[0].expired() or len(found[1].axes) != tensor.ndim:
+            return None
+        return found[1]
+
+    def __getitem__(self, tensor: Tensor) -> Trace:
+        found = self.known(tensor)
+        if found is None:
+            number = self.symbols.fresh()
+            make = self.symbols.make
+            axes = tuple(() if size == 1 else (make("const", size, CONSTANT, number, index),) for index, size in enumerate(tensor.shape))
+            found = Trace(axes)
+            self[tensor] = found
+        return found
+
+    def __setitem__(self, tensor: Tensor, trace: Trace) -> None:
+        self._known[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), trace)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
+
+def traceable(value: object) -> bool:
+    """Whether a value is a plain tensor with memory of its own."""
+    return (
+        isinstance(value, Tensor)
+        and type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)
+        and value.device.type != "meta"
+    )
+
+
+def _key(tensor: Tensor) -> _Key:
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()

@@ -1,0 +1,87 @@
+"""Follows the calls that were never followed, and asks what was shown of each attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from attviz.calls import AttentionCall
+from attviz.calls.fused import FusedCall
+from attviz.calls.softmax import SoftmaxCall
+from attviz.hooks.scope.evidence import Followed, Situation, known, may_follow, needs_following, was_followed
+from attviz.hooks.scope.follow.answer import Answer
+from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.owner import Locator
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.alignment import from_library, unpacked
+from attviz.hooks.tap.dispatcher import thread_state
+from attviz.hooks.tap.operators import Operator
+from attviz.hooks.tap.operators.softmax import dimension
+
+_BY_HAND = (
+    "it weighs tokens with exponentials that no attention operator showed (a softmax written by hand, log_softmax().exp()); "
+    "torch.softmax or F.scaled_dot_product_attention in its place can be read"
+)
+
+
+class Following:
+    """What one capture does to gather evidence and to look it up.
+
+    Attributes:
+        untold: Modules of which what was seen does not say enough, with what was seen.
+    """
+
+    def __init__(self, layout: Layout, locator: Locator) -> None:
+        self._layout, self._locator = layout, locator
+        self.untold: dict[str, str] = {}
+
+    def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
+        """Follow a forward of the whole model, if none was followed yet."""
+        return self._begin(module, args, kwargs) if needs_following(module) and self._allowed() else None
+
+    def layer(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
+        """Follow a call of an attention module, if none was followed in this situation."""
+        return None if was_followed(module, situation) or not self._allowed() else self._begin(module, args, kwargs)
+
+    def finish(self, followed: Followed, completed: bool) -> None:
+        """The followed call has ended: write down what it showed."""
+        followed.finish(completed)
+        for owner, why in followed.changed(self._layout.names):
+            self.untold.setdefault(owner, why)
+        for owner in followed.follow.unseen:
+            if not from_library(self._layout.modules[owner]):
+                self.untold.setdefault(owner, _BY_HAND)
+
+    def answer(
+        self,
+        followed: Followed | None,
+        operator: Operator,
+        call: AttentionCall,
+        module: nn.Module,
+        situation: Situation,
+        ordinal: int,
+        context: TokenContext | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Answer | None:
+        """What is known of the attention that is running; None where nobody followed it."""
+        if followed is None:
+            return known(module, situation, operator.name, ordinal)
+        if isinstance(call, SoftmaxCall):
+            if operator.kind != "softmax":
+                return followed.ask(module, situation, operator.name, args[:2], None)
+            return followed.ask(module, situation, operator.name, (args[0],), dimension(args, kwargs))
+        if not isinstance(call, FusedCall) or call.query is not args[0] or call.key is not args[1]:
+            return None
+        if unpacked(call, module, context) is not call:
+            return None  # what looks like queries are heads
+        return followed.ask(module, situation, operator.name, (call.query, call.key), None)
+
+    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed:
+        followed = Followed(module, args, kwargs)
+        followed.follow.where = lambda: None if thread_state.busy else self._locator.innermost()[0]
+        return followed
+
+    def _allowed(self) -> bool:
+        return not self._layout.regions and may_follow()

@@ -1,0 +1,85 @@
+"""A call whose evidence is settled, brought into the one form that is recorded: own key at ``kv_offset``, batch and heads in front."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from attviz.calls.banded import DiagonalCall
+from attviz.calls.call import AttentionCall
+from attviz.calls.fused import FusedCall
+from attviz.calls.softmax import SoftmaxCall
+from attviz.hooks.scope.follow.answer import Answer, Layout, arranged
+from attviz.hooks.scope.tokens import TokenContext
+
+_PLAIN = Layout((((False, None),), ((True, None),)), 2, 3)
+
+
+def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
+    """A self-attention with its own keys at ``kv_offset`` and its axes in order; a str says why this call cannot be placed."""
+    if isinstance(call, SoftmaxCall):
+        return _from_weights(call, answer, context, followed)
+    q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
+    offset = _offset(answer, q_len, kv_len, context, followed)
+    if offset is None:
+        return _lost(answer, q_len, kv_len)
+    if answer.layout is None and call.query.ndim == 4:
+        return call if isinstance(offset, int) and not offset else call.replace(kv_offset=offset)  # type: ignore[no-any-return]
+    return _from_query(call, answer.layout, offset)
+
+
+def _offset(answer: Answer, q_len: int, kv_len: int, context: TokenContext | None, followed: bool) -> int | Tensor | None:
+    if answer.buffer:
+        if followed:
+            return answer.before
+        return None if context is None else context.slot(q_len, kv_len)
+    offset = kv_len - q_len - answer.behind
+    return offset if offset >= 0 else None
+
+
+def _lost(answer: Answer, q_len: int, kv_len: int) -> str:
+    what = "lie in a buffer of fixed length" if answer.buffer else f"are fewer than in the call that was followed ({answer.behind} behind)"
+    return f"{q_len} queries meet {kv_len} keys that {what}, so the own key of a query is not known"
+
+
+def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
+    weights, layout = call.weights, answer.layout
+    if layout is None:
+        if weights.ndim != 4:
+            return f"its softmax has {weights.ndim} axes, which no followed call had"
+        layout = _PLAIN
+    if max(layout.rows, layout.keys) >= weights.ndim or len(layout.axes) != weights.ndim - 2:
+        return f"its softmax has {weights.ndim} axes, in another order than when it was followed"
+    q_len, kv_len = weights.shape[layout.rows], weights.shape[layout.keys]
+    offset = _offset(answer, q_len, kv_len, context, followed)
+    if offset is None:
+        return _lost(answer, q_len, kv_len)
+    if layout.plain and layout.rows == 2 and layout.keys == 3:
+        return call.replace(kv_offset=offset, sinks=answer.behind)  # type: ignore[no-any-return]
+    leading = [place for place in range(weights.ndim) if place not in (layout.rows, layout.keys)]
+    moved = weights.permute(*leading, layout.rows, layout.keys)
+    whole = arranged(moved, layout, view=True)
+    if whole is not None:  # nothing of the size of the matrix was copied
+        logits = None if call.logits is None else arranged(call.logits.permute(*leading, layout.rows, layout.keys), layout, view=True)
+        return call.replace(weights=whole, logits=logits, kv_offset=offset, sinks=answer.behind)  # type: ignore[no-any-return]
+    if not isinstance(offset, int):
+        return "its keys lie in a buffer whose length only the device knows"
+    own = arranged(moved.diagonal(offset, -2, -1)[..., :q_len], layout)
+    if own is None:
+        return f"its softmax {tuple(weights.shape)} does not say how its axes are split into batch and heads"
+    return DiagonalCall(call.operator, own)
+
+
+def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
+    """A fused call with other axes in front than batch and heads: formed at once, then put in order."""
+    query, key = call.query, call.key
+    if query.ndim == 3:
+        lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *query.shape[:2])
+        call = call.replace(query=query[None], key=key[None], logsumexp=lse)
+        layout = None if layout is None else Layout((((False, 1),), *layout.axes), layout.rows, layout.keys)
+    call = call.replace(kv_offset=offset)
+    if layout is None:
+        return call
+    found = arranged(call.own(), layout)
+    if found is None:
+        return f"its query {tuple(query.shape)} does not say how its axes are split into batch and heads"
+    return DiagonalCall(call.operator, found)
