@@ -137,7 +137,9 @@ class Followed:
                     return None
                 answer = replace(answer_fused(self.follow, *self.follow.inside, not situation), layout=None)
             elif dim is None:
-                answer = answer_fused(self.follow, *tensors, not situation)
+                answer = answer_fused(self.follow, tensors[0], tensors[1], not situation)
+                if operator.endswith("_native_multi_head_attention"):
+                    answer = replace(answer, layout=None)  # it is given features, and splits them into heads itself
             else:
                 answer = answer_softmax(self.follow, tensors[0], dim, not situation)
                 if answer.kind == "self":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,6 +20,7 @@ from attviz.hooks.scope.model_map import Layout, is_other_softmax
 from attviz.hooks.scope.names import CHECKED_LIBRARIES, NUM_HEADS
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.settled import settle
 from attviz.hooks.tap.operators import Operator
 
@@ -115,8 +116,8 @@ class Judge:
             return Verdict(None, True, untold=answer.why)
         if not isinstance(call, (SoftmaxCall, FusedCall)):
             return None
-        call = unpacked(call, module, context)
-        settled = settle(checked(call) if isinstance(call, FusedCall) else call, answer, context, followed)
+        own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
+        settled = settle(own, answer, context, followed)
         if isinstance(settled, str):
             return Verdict(None, True, untold=settled)
         return Verdict(settled, True, evidence=answer.why)
@@ -234,32 +235,6 @@ def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, contex
     if isinstance(found, str):
         return Verdict(None, True, found)
     return Verdict(DiagonalCall(call.operator, trimmed(found, None if context is None else context.length)), True)
-
-
-_Shown = TypeVar("_Shown", FusedCall, SoftmaxCall)
-
-
-def unpacked(call: _Shown, module: nn.Module | None, context: TokenContext | None) -> _Shown:
-    """Undo the packing of grouped heads that transformers uses for a single query.
-
-    There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries are heads.
-    """
-    shaped = call.weights if isinstance(call, SoftmaxCall) else call.query
-    groups = None if module is None else module.__dict__.get("num_key_value_groups")  # getattr takes 10 us to say that a module has none
-    if shaped.ndim != 4 or groups is None or groups < 2 or shaped.shape[2] != groups:
-        return call
-    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
-    if (context is not None and context.length not in (None, 1)) or (isinstance(heads, int) and shaped.shape[1] * groups != heads):
-        return call
-    batch, rows = shaped.shape[0], shaped.shape[1] * groups
-    if isinstance(call, SoftmaxCall):
-        logits = None if call.logits is None else call.logits.reshape(batch, rows, 1, -1)
-        return call.replace(weights=shaped.reshape(batch, rows, 1, -1), logits=logits)  # type: ignore[no-any-return]
-    bias = call.bias
-    if bias is not None and bias.ndim == 4 and bias.shape[1:3] != (1, 1):
-        bias = bias.expand(-1, *shaped.shape[1:3], -1).reshape(bias.shape[0], rows, 1, -1)
-    lse = None if call.logsumexp is None else call.logsumexp[..., :groups].reshape(batch, rows, 1)
-    return call.replace(query=shaped.reshape(batch, rows, 1, -1), logsumexp=lse, bias=bias)  # type: ignore[no-any-return]
 
 
 def _with_heads(call: FusedCall) -> FusedCall:

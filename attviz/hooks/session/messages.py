@@ -39,8 +39,8 @@ def undecided(model: nn.Module, untold: Mapping[str, str]) -> str:
     shown = "\n".join(f"  {name or type(model).__name__!r}: {why}." for name, why in list(untold.items())[:_SHOWN])
     more = f"\n  and {len(untold) - _SHOWN} more." if len(untold) > _SHOWN else ""
     return (
-        f"capture: what the attention of {len(untold)} module{'s' * (len(untold) > 1)} of {type(model).__name__} means could not be told, so "
-        f"nothing was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
+        f"capture: {type(model).__name__} has {len(untold)} module{'s' * (len(untold) > 1)} whose attention could not be told, so nothing "
+        f"was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
         "strict=False."
     )
 

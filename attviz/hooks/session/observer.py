@@ -187,9 +187,7 @@ class Observer:
         elif operator.kind == "fused" and owner is not None:
             self.skipped.setdefault(owner, reason)
 
-    def _receive(
-        self, local: _Thread, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def _receive(self, local: _Thread, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         scope = local.scopes[-1] if local.scopes else None
         owner: str | None
         region: str | None = None

@@ -23,7 +23,7 @@ def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext 
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if answer.layout is None and call.query.ndim == 4:
-        return call if isinstance(offset, int) and not offset else call.replace(kv_offset=offset)  # type: ignore[no-any-return]
+        return call if isinstance(offset, int) and not offset else call.replace(kv_offset=offset)
     return _from_query(call, answer.layout, offset)
 
 

@@ -5,7 +5,7 @@ Values, random numbers and gradients are untouched: each operator runs once, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,16 +14,13 @@ from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.hooks.scope.follow.axes import INPUT, Axes, Symbols, learned
-from attviz.hooks.scope.follow.rules import KEEPING, axes_after, base_name
-from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, traceable
+from attviz.hooks.scope.follow.axes import Symbols, learned
+from attviz.hooks.scope.follow.inputs import name_inputs
+from attviz.hooks.scope.follow.rules import axes_after, base_name
+from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
+from attviz.hooks.scope.follow.weights import weights_after
 
 _LIMIT = 200_000  # operators; a forward that runs more is not followed to its end
-_VIEWS = frozenset(
-    "view _unsafe_view _reshape_alias reshape permute transpose t unsqueeze squeeze expand select slice split split_with_sizes "
-    "unbind".split()
-)
-_SCALING = frozenset("mul div".split())
 _EXPONENTIALS = frozenset("exp exp2 _softmax _safe_softmax softmax".split())
 _ATTENDING = frozenset("flex_attention _native_multi_head_attention _transformer_encoder_layer_fwd".split())
 _NOISE = frozenset("bernoulli uniform normal rand_like randn_like".split())
@@ -59,7 +56,7 @@ class Follow(TorchDispatchMode):
         return True
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.symbols = Symbols()
         self.traces = Traces(self.symbols)
         self.broken: Exception | None = None
@@ -72,34 +69,18 @@ class Follow(TorchDispatchMode):
 
     def start(self) -> None:
         """Follow what this thread runs from now on."""
-        self.__enter__()
+        self.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
         """Follow no more. Works also where another mode was left on top."""
         if _python_dispatch._get_current_dispatch_mode() is self:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.traces.clear()
 
     def enter(self, inputs: Iterable[Any]) -> None:
         """Give the axes of a call's inputs their names. Equal tensors are one input."""
         with _quietly(self):
-            named: list[tuple[Tensor, tuple[Any, ...]]] = []
-            for tensor in _by_importance(inputs):
-                if self.traces.known(tensor) is not None:
-                    continue
-                same = next((axes for other, axes in named if _equal(other, tensor)), None)
-                if same is None:
-                    number = self.symbols.fresh()
-                    rank = INPUT - 0.001 * min(len(named), 900)
-                    same = tuple(
-                        () if size == 1 else (self.symbols.make("in", size, rank, number, place, root=(number, place)),)
-                        for place, size in enumerate(tensor.shape)
-                    )
-                    stream = frozenset([number])
-                    named.append((tensor, same))
-                else:
-                    stream = next(self.traces[other].streams for other, axes in named if axes is same)
-                self.traces[tensor] = Trace(same, stream)
+            name_inputs(self.traces, inputs)
 
     # ---- the mode
 
@@ -135,7 +116,7 @@ class Follow(TorchDispatchMode):
         traces, name = self.traces, base_name(func)
         if name.endswith("_like") or name.startswith("new_"):
             return  # made anew: its axes get names when it is first used
-        given = [traces[tensor] for tensor in _tensors((args, kwargs)) if traceable(tensor)]
+        given = [traces[tensor] for tensor in flat_tensors((args, kwargs)) if traceable(tensor)]
         if not given:
             return
         streams = frozenset().union(*(trace.streams for trace in given))
@@ -153,7 +134,7 @@ class Follow(TorchDispatchMode):
             pair = next((trace.pair for trace in given if trace.pair is not None), None)
             if name == "mul" and any(trace.pair is not None and not trace.exponential for trace in given):
                 exponential = False  # scores with a decay, not their exponentials
-            weights = self._weights_after(name, args, given, out)
+            weights = weights_after(traces, name, args, given, out)
         if name in _EXPONENTIALS:
             exponential = True
             if self.softmax is not None:
@@ -165,33 +146,6 @@ class Follow(TorchDispatchMode):
             traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise)
         if name == "copy" and traceable(args[0]):
             self._wrote(args[0])
-
-    # ---- what becomes of a softmax
-
-    def _weights_after(self, name: str, args: tuple[Any, ...], given: list[Trace], out: Any) -> Weights | None:
-        found = next((trace for trace in given if trace.weights is not None), None)
-        if found is None or not isinstance(out, Tensor):
-            if found is not None and name in ("native_dropout",):
-                return found.weights
-            return None
-        weights = found.weights
-        assert weights is not None
-        if name in KEEPING:
-            return weights
-        source = next(tensor for tensor in _tensors(args) if traceable(tensor) and self.traces[tensor] is found)
-        if name in _VIEWS:
-            return weights._replace(axis=_axis_after(name, args, weights.axis, source, out))
-        others = [trace for trace in given if trace is not found]
-        if name in _SCALING and (not others or all(trace.noise for trace in others)):
-            return weights
-        if name in ("sum", "mean", "max", "min", "amax", "amin", "argmax", "log", "var", "std", "detach"):
-            return None  # a statistic of it
-        if out.numel() > source.numel() and name == "mul":
-            weights.softmax.used.append(weights.changed)  # values weighed by hand, to be summed
-            return None
-        if out.shape != source.shape:
-            return weights._replace(axis=None, changed=weights.changed or name)
-        return weights if _same_rows(source, out) else weights._replace(changed=weights.changed or name)
 
     def _mixes_tokens(self, name: str, args: tuple[Any, ...], one: Trace, two: Trace) -> bool:
         """Whether a product sums over tokens with weights that an exponential made."""
@@ -235,7 +189,7 @@ def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     if not hasattr(func, "_op_dk") or not has(func.name(), _COMPOSITE):
         return False
-    tensors = list(_tensors(args))
+    tensors = flat_tensors(args)
     return all(traceable(tensor) and not has(func.name(), tensor.device.type.upper()) for tensor in tensors)
 
 
@@ -254,71 +208,3 @@ class _quietly:  # a context manager that is used like a statement
             self._follow.traces.clear()
             return True
         return False
-
-
-def _axis_after(name: str, args: tuple[Any, ...], axis: int | None, source: Tensor, out: Tensor) -> int | None:
-    """Where the axis of a softmax stands after a view."""
-    if axis is None:
-        return None
-    if name == "permute":
-        return [dim % source.ndim for dim in args[1]].index(axis)
-    if name in ("transpose", "t"):
-        one, two = (dim % source.ndim for dim in (args[1:3] if len(args) > 2 else (0, 1)))
-        return two if axis == one else one if axis == two else axis
-    if name == "unsqueeze":
-        return axis + (args[1] % (source.ndim + 1) <= axis)
-    if name == "expand":
-        return axis + out.ndim - source.ndim
-    if axis == source.ndim - 1 and out.ndim and out.shape[-1] == source.shape[-1]:
-        return out.ndim - 1
-    if axis == source.ndim - 2 and out.shape[-2:] == source.shape[-2:]:
-        return out.ndim - 2
-    return None
-
-
-def _same_rows(before: Tensor, after: Tensor) -> bool:
-    """Whether an operator left the weights as they were, but for rows that it emptied or that were no numbers (padding)."""
-    if before.dtype != after.dtype:
-        after = after.to(before.dtype)
-    before, after = before.detach().nan_to_num(), after.detach().nan_to_num()
-    emptied = (after == 0).all(-1, keepdim=True)
-    return bool(((before == after) | emptied).all())
-
-
-def _equal(one: Tensor, two: Tensor) -> bool:
-    if one is two:
-        return True
-    return one.shape == two.shape and one.dtype == two.dtype and one.device == two.device and torch.equal(one.detach(), two.detach())
-
-
-def _by_importance(inputs: Iterable[Any]) -> list[Tensor]:
-    """Inputs that carry tokens first, then vectors and masks: the first names an axis where several meet."""
-    found: list[Tensor] = []
-    for tensor in _tensors(tuple(inputs)):
-        if traceable(tensor) and tensor.ndim and not any(tensor is other for other in found):
-            found.append(tensor)
-    return sorted(found, key=_importance)
-
-
-def _importance(tensor: Tensor) -> int:
-    if tensor.is_floating_point() and tensor.ndim >= 3:
-        return 0
-    if tensor.dtype is torch.bool:
-        return 3
-    return 1 if tensor.ndim >= 2 else 2
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from _tensors(each)
-
-
-def axes_of(follow: Follow, tensor: Tensor) -> Axes:
-    """Where the axes of a tensor come from."""
-    return follow.traces[tensor].axes

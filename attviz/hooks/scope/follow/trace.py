@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -105,3 +106,24 @@ def traceable(value: object) -> bool:
 
 def _key(tensor: Tensor) -> _Key:
     return tensor.untyped_storage()._cdata, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
+
+
+Rule = Callable[[Traces, tuple[Any, ...], dict[str, Any], Any], "Axes | list[Axes] | None"]
+"""Axes of what an operator returned, from ``(traces, args, kwargs, result)``; None where they cannot be told."""
+
+
+def flat(value: Any) -> Iterator[Any]:
+    """Everything in nested tuples, lists and dictionaries."""
+    if isinstance(value, (tuple, list)):
+        for each in value:
+            yield from flat(each)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from flat(each)
+    else:
+        yield value
+
+
+def flat_tensors(value: Any) -> list[Tensor]:
+    """The tensors among them."""
+    return [each for each in flat(value) if isinstance(each, Tensor)]

@@ -21,7 +21,8 @@ def _reader(name: str) -> Any:
 def dimension(args: Arguments, kwargs: Keywords) -> int:
     """What a softmax of the table runs over, counted from the front."""
     dim: int = args[1] if len(args) > 1 else kwargs.get("dim", -1)
-    return dim % max(args[0].ndim, 1)
+    axes: int = args[0].ndim
+    return dim % max(axes, 1)
 
 
 def _softmax(name: str, keys: tuple[str, ...] = ("CPU", "CUDA", "MPS", "XPU")) -> Operator:

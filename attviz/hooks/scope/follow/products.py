@@ -1,0 +1,160 @@
+"""What products, convolutions, reductions and look-ups make of axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, rank_of, size_of
+from attviz.hooks.scope.follow.trace import Rule, Traces, flat_tensors, traceable
+
+_REDUCING = (
+    "sum mean amax amin max min var std norm linalg_vector_norm logsumexp prod any all argmax argmin median var_mean std_mean nansum "
+    "count_nonzero aminmax mode"
+).split()
+_POOLING = (
+    "avg_pool1d avg_pool2d avg_pool3d max_pool2d_with_indices _adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_avg_pool1d upsample_nearest2d upsample_bilinear2d"
+).split()
+
+
+def _looked_up(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    return (*traces[args[1]].axes, _feature(traces, traces[args[0]].axes[1], out.shape[-1]))
+
+
+def _picked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = list(traces[args[0]].axes)
+    dim = args[1] % len(axes)
+    axes[dim] = traces.symbols.derived("pick", axes[dim], out.shape[dim], traces[args[2]].axes, rank=min(UNKNOWN, rank_of(axes[dim])))
+    return tuple(axes)
+
+
+def _indexed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
+    given = [(dim, index) for dim, index in enumerate(args[1]) if index is not None]
+    if len(given) != 1 or given[0][1].dtype is torch.bool:
+        return None
+    dim, index = given[0]
+    axes, found = traces[args[0]].axes, traces[index].axes
+    if index.ndim == 1 and rank_of(found[0]) < UNKNOWN:
+        found = (traces.symbols.derived("pick", axes[dim], index.shape[0], found, rank=min(UNKNOWN, rank_of(axes[dim]))),)
+    return (*axes[:dim], *found, *axes[dim + 1 :])
+
+
+def constant(axes: Axes) -> bool:
+    """Whether a tensor has only axes that come from no input: a parameter, or something made of parameters."""
+    return all(rank_of(axis) <= CONSTANT for axis in axes)
+
+
+def _feature(traces: Traces, axis: Axis, size: int) -> Axis:
+    return () if size <= 1 else (traces.symbols.make("weight", size, FEATURE, of=axis),)
+
+
+def _product(traces: Traces, left: Axis, left_axes: Axes, right: Axis, right_axes: Axes) -> tuple[Axis, Axis]:
+    if constant(right_axes):
+        return left, _feature(traces, right, size_of(right))
+    if constant(left_axes):
+        return _feature(traces, left, size_of(left)), right
+    return left, right
+
+
+def _matrix_product(at: int) -> Rule:
+    def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+        one, two = traces[args[at]].axes, traces[args[at + 1]].axes
+        return _product(traces, one[0], one, two[1], two)
+
+    return rule
+
+
+def _batched_product(at: int) -> Rule:
+    def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+        one, two = traces[args[at]].axes, traces[args[at + 1]].axes
+        left, right = _product(traces, one[1], one, two[2], two)
+        return traces.symbols.met([one[0], two[0]]), left, right
+
+    return rule
+
+
+def _linear(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    return (*traces[args[0]].axes[:-1], _feature(traces, traces[args[1]].axes[0], out.shape[-1]))
+
+
+def _convolved(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes, rest = traces[args[0]].axes, tuple(map(str, args[3:]))
+    symbols = traces.symbols
+    spatial = [
+        axis
+        if size == args[0].shape[index] and set(args[3]) == {1}
+        else symbols.derived("convolution", axis, size, *rest, tuple(args[1].shape[2:]))
+        for index, (axis, size) in enumerate(zip(axes[2:], out.shape[2:], strict=True), start=2)
+    ]
+    return (axes[0], _feature(traces, traces[args[1]].axes[0], out.shape[1]), *spatial)
+
+
+def _pooled(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    first = out[0] if isinstance(out, (tuple, list)) else out
+    axes = tuple(
+        axis if size == args[0].shape[index] else traces.symbols.derived("pool", axis, size, str(args[1:]))
+        for index, (axis, size) in enumerate(zip(traces[args[0]].axes, first.shape, strict=True))
+    )
+    return [axes, axes]
+
+
+def _reduced(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    tensor = args[0]
+    dims = args[1] if len(args) > 1 else kwargs.get("dim")
+    if dims is None or isinstance(dims, (bool, float, Tensor)) or (isinstance(dims, (list, tuple)) and not dims):
+        dims = range(tensor.ndim)
+    if _order_first(args):
+        dims = args[2]
+    gone = {dim % max(tensor.ndim, 1) for dim in ([dims] if isinstance(dims, int) else dims)}
+    first = next(iter(flat_tensors(out)))
+    kept = first.ndim == tensor.ndim
+    axes = tuple(() if index in gone else axis for index, axis in enumerate(traces[tensor].axes) if kept or index not in gone)
+    return [axes, axes]
+
+
+def _order_first(args: Any) -> bool:
+    """Whether a reduction carries its order before its dimensions (norms)."""
+    return len(args) > 2 and isinstance(args[2], (list, tuple)) and not isinstance(args[1], (list, tuple))
+
+
+def pointwise(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    """Axes that broadcast against each other meet."""
+    first = next(iter(flat_tensors(out)))
+    given = [
+        (tensor, traces[tensor].axes) for tensor in flat_tensors((args, kwargs)) if traceable(tensor) and tensor is not kwargs.get("out")
+    ]
+    result = []
+    for place in range(-first.ndim, 0):
+        candidates = [axes[place] for tensor, axes in given if tensor.ndim >= -place and tensor.shape[place] == first.shape[place]]
+        result.append(traces.symbols.met(candidates) if candidates else traces.symbols.spread(first.shape[place]))
+    return tuple(result)
+
+
+def _attended(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    query, value = traces[args[0]].axes, traces[args[2]].axes
+    return [(*query[:-1], value[-1])]
+
+
+def _projected(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    query = traces[args[0]].axes
+    return [(*query[:-1], _feature(traces, query[-1], out[0].shape[-1]))]
+
+
+PRODUCTS: dict[str, Rule] = {
+    "embedding": _looked_up,
+    **dict.fromkeys(("index_select", "gather"), _picked),
+    **dict.fromkeys(("index", "_unsafe_index"), _indexed),
+    "mm": _matrix_product(0),
+    **dict.fromkeys(("addmm", "_addmm_activation"), _matrix_product(1)),
+    "bmm": _batched_product(0),
+    "baddbmm": _batched_product(1),
+    "linear": _linear,
+    **dict.fromkeys(("convolution", "cudnn_convolution", "mkldnn_convolution", "_convolution"), _convolved),
+    **dict.fromkeys(_POOLING, _pooled),
+    **dict.fromkeys(_REDUCING, _reduced),
+    "_native_multi_head_attention": _projected,
+    "flex_attention": _attended,
+}

@@ -1,0 +1,189 @@
+"""What views, pieces side by side and shifts make of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, Axes, rank_of
+from attviz.hooks.scope.follow.trace import Rule, Traces
+
+
+def same(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    """Every index of the first argument stays where it is."""
+    return traces[args[0]].axes
+
+
+def _reshaped(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
+    if len(args) > 1 and isinstance(args[1], torch.dtype):
+        return traces[args[0]].axes if out.shape == args[0].shape else None
+    before, shape = traces[args[0]].axes, tuple(out.shape)
+    if before and tuple(args[0].shape) == shape:
+        return before
+    return traces.symbols.reshaped(before, shape)
+
+
+def _permuted(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = traces[args[0]].axes
+    return tuple(axes[index] for index in args[1])
+
+
+def _transposed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = list(traces[args[0]].axes)
+    one, two = args[1:3] if len(args) > 2 else ((0, 1) if len(axes) > 1 else (0, 0))
+    axes[one], axes[two] = axes[two], axes[one]
+    return tuple(axes)
+
+
+def _unsqueezed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = list(traces[args[0]].axes)
+    axes.insert(args[1] % (len(axes) + 1), ())
+    return tuple(axes)
+
+
+def _squeezed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    tensor = args[0]
+    dims = range(tensor.ndim) if len(args) == 1 else [args[1]] if isinstance(args[1], int) else args[1]
+    gone = {dim % tensor.ndim for dim in dims if tensor.ndim and tensor.shape[dim] == 1}
+    return tuple(axis for index, axis in enumerate(traces[tensor].axes) if index not in gone)
+
+
+def _expanded(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    tensor, new = args[0], out.ndim - args[0].ndim
+    axes, spread = traces[tensor].axes, traces.symbols.spread
+    return tuple(
+        spread(size) if index < new or (tensor.shape[index - new] == 1 and size != 1) else axes[index - new]
+        for index, size in enumerate(out.shape)
+    )
+
+
+def _selected(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = traces[args[0]].axes
+    dim = args[1] % len(axes)
+    return axes[:dim] + axes[dim + 1 :]
+
+
+def _unbound(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
+    axes = traces[args[0]].axes
+    dim %= len(axes)
+    return [axes[:dim] + axes[dim + 1 :]] * len(out)
+
+
+def _sliced(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    tensor = args[0]
+    dim = (args[1] if len(args) > 1 else 0) % tensor.ndim
+    size = tensor.shape[dim]
+    start = args[2] if len(args) > 2 and args[2] is not None else 0
+    start = min(max(start + size if start < 0 else start, 0), size)
+    step = args[4] if len(args) > 4 else 1
+    axes = list(traces[tensor].axes)
+    axes[dim] = traces.symbols.sliced(axes[dim], start, out.shape[dim], step)
+    return tuple(axes)
+
+
+def _split(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
+    tensor = args[0]
+    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % tensor.ndim
+    found, start = [], 0
+    for piece in out:
+        axes = list(traces[tensor].axes)
+        axes[dim] = traces.symbols.sliced(axes[dim], start, piece.shape[dim])
+        start += piece.shape[dim]
+        found.append(tuple(axes))
+    return found
+
+
+def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    tensors = [tensor for tensor in args[0] if tensor.ndim == out.ndim]  # an empty 1-D tensor is let through by torch
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
+    axes = [traces[tensor].axes for tensor in tensors]
+    pieces = [(each[dim], tensor.shape[dim]) for each, tensor in zip(axes, tensors, strict=True)]
+    result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim)]
+    first = pieces[0]
+    if len(pieces) > 1 and all(piece == first for piece in pieces) and first[1] > 1 and all(rank_of(each[dim]) > CONSTANT for each in axes):
+        # the same indices several times: heads, where the rest differs (slices of the features)
+        kind = "stack" if any(each != axes[0] for each in axes) else "copies"
+        rank = FEATURE if kind == "stack" else CONSTANT
+        result[dim] = (traces.symbols.make(kind, len(pieces), rank, traces.symbols.fresh()), *first[0])
+    else:
+        result[dim] = traces.symbols.concatenated(pieces)
+    return tuple(result)
+
+
+def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
+    axes = [traces[tensor].axes for tensor in args[0]]
+    result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim - 1)]
+    symbol = traces.symbols.make("stack", len(axes), FEATURE, traces.symbols.fresh())
+    result.insert(dim, (symbol,) if len(axes) > 1 else ())
+    return tuple(result)
+
+
+def _repeated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    counts: Sequence[int] = args[1]
+    axes = ((),) * (len(counts) - args[0].ndim) + traces[args[0]].axes
+    return tuple(traces.symbols.spread(count) + axis for count, axis in zip(counts, axes, strict=True))
+
+
+def _padded(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
+    pads = args[1]
+    axes, symbols = list(traces[args[0]].axes), traces.symbols
+    for index in range(len(pads) // 2):
+        before, after, dim = pads[2 * index], pads[2 * index + 1], len(axes) - 1 - index
+        size = args[0].shape[dim]
+        if before < 0 or after < 0:
+            cut = (max(-before, 0), size - max(-before, 0) - max(-after, 0))
+            axes[dim], size = symbols.sliced(axes[dim], *cut), cut[1]
+            before, after = max(before, 0), max(after, 0)
+        filler = [(symbols.make("pad", n, CONSTANT),) if n > 1 else () for n in (before, after)]
+        if before or after:
+            axes[dim] = symbols.concatenated([(filler[0], before), (axes[dim], size), (filler[1], after)])
+    return tuple(axes)
+
+
+def _moved(what: str) -> Rule:
+    def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+        tensor = args[0]
+        how = args[1] if len(args) > 1 else []
+        dims = (args[2] if what == "roll" and len(args) > 2 else how if what == "flip" else ()) or range(tensor.ndim)
+        dims = {dim % tensor.ndim for dim in dims}
+        return tuple(
+            traces.symbols.derived(what, axis, tensor.shape[index], tuple(how)) if index in dims else axis
+            for index, axis in enumerate(traces[tensor].axes)
+        )
+
+    return rule
+
+
+def _unfolded(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
+    tensor, dim, size, step = args[:4]
+    if size != step or tensor.shape[dim] % size:
+        return None
+    axes = list(traces[tensor].axes)
+    dim %= len(axes)
+    parts = traces.symbols.reshaped((axes[dim],), (tensor.shape[dim] // size, size))
+    return None if parts is None else (*axes[:dim], parts[0], *axes[dim + 1 :], parts[1])
+
+
+VIEWS: dict[str, Rule] = {
+    **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias", "reshape", "view_copy", "_reshape_copy"), _reshaped),
+    "permute": _permuted,
+    **dict.fromkeys(("transpose", "t", "swapaxes"), _transposed),
+    "unsqueeze": _unsqueezed,
+    "squeeze": _squeezed,
+    "expand": _expanded,
+    "select": _selected,
+    "unbind": _unbound,
+    "slice": _sliced,
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"), _split),
+    **dict.fromkeys(("cat", "_cat"), _concatenated),
+    "stack": _stacked,
+    **dict.fromkeys(("repeat", "tile"), _repeated),
+    "constant_pad_nd": _padded,
+    "roll": _moved("roll"),
+    "flip": _moved("flip"),
+    "unfold": _unfolded,
+}
