@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
 from attviz.hooks.scope.tokens import TokenSource, takes_ids
 from attviz.hooks.session.asked import asked_readings, stacked_reading
-from attviz.hooks.session.recorder import Metric, Recorder, as_metrics, shapes_by_layer
+from attviz.hooks.session.recorder import Recorder, as_metrics, shapes_by_layer
 from attviz.hooks.session.sequences import join_steps, split_documents
 from attviz.hooks.session.session import Session
+from attviz.protocols import Listener, Metric
 from attviz.readings import Reading
 from attviz.readings.keys import special_ids
 from attviz.records import CapturedDocument, CrossRecord, DiagonalRecord
@@ -29,7 +30,7 @@ Keep = Literal["last", "all", "none"]
 def capture(
     model: nn.Module,
     *,
-    metrics: Metric | Iterable[Metric] | None = None,
+    metrics: Listener | Iterable[Listener] | None = None,
     keep: Keep = "last",
     layers: Sequence[str | int] | str | int | None = None,
     every: int = 1,
@@ -86,7 +87,7 @@ class Capture(Tables):
         self,
         model: nn.Module,
         *,
-        metrics: Metric | Iterable[Metric] | None = None,
+        metrics: Listener | Iterable[Listener] | None = None,
         keep: Keep = "last",
         layers: Sequence[str | int] | str | int | None = None,
         every: int = 1,
@@ -101,7 +102,7 @@ class Capture(Tables):
         for reading in asked:
             reading.check(model, takes_ids(model, token_ids))
         for metric in fed:
-            if hasattr(metric, "prepare"):
+            if isinstance(metric, Metric):
                 metric.prepare(model)
         if keep == "none" and not fed:
             raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")

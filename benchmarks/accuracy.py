@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,34 +20,31 @@ import attviz
 from attviz.analysis.models import load_model
 from attviz.calls import AttentionCall
 from attviz.cli.demo import TEXTS
-from attviz.records import DiagonalRecord
+from attviz.readings import Reading, Tokens
 
 
-class LargestLogsumexp:
-    """A metric that looks at the log-sum-exps of the calls."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LargestLogsumexp(Reading):
+    """The largest log-sum-exp of a call."""
 
-    def __init__(self) -> None:
-        self.largest = 0.0
+    per = None
 
-    def update(self, record: DiagonalRecord) -> None:
-        raise AssertionError("update_call comes first")
-
-    def update_call(self, call: AttentionCall, record: DiagonalRecord) -> None:
-        if call.logsumexp is not None:
-            self.largest = max(self.largest, float(call.logsumexp.abs().max()))
+    def read(self, call: AttentionCall, tokens: Tokens) -> Tensor:
+        """One number."""
+        logsumexp: Tensor | None = getattr(call, "logsumexp", None)
+        return torch.zeros(()) if logsumexp is None else logsumexp.abs().max().clone()
 
 
 def compare() -> tuple[Tensor, Tensor, Tensor, float]:
     """Captured, eager float32 and true diagonals of the real tokens of all layers and heads, and the largest log-sum-exp."""
     model, tokenizer = load_model("all-MiniLM-L6-v2")
     batch = tokenizer(list(TEXTS), padding=True, return_tensors="pt")
-    largest = LargestLogsumexp()
-    with torch.no_grad(), attviz.capture(model, metrics=largest) as cap:
+    with torch.no_grad(), attviz.capture(model, read=LargestLogsumexp()) as cap:
         model(**batch)
     real = batch["attention_mask"].bool()[None, :, None].expand_as(cap.diagonal)
     eager = _attentions(copy.deepcopy(model), batch)
     truth = _attentions(copy.deepcopy(model).double(), batch)
-    return cap.diagonal[real].double(), eager[real].double(), truth[real], largest.largest
+    return cap.diagonal[real].double(), eager[real].double(), truth[real], float(cap.reading("largest_logsumexp").max())
 
 
 def _attentions(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:

@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 0,
     "records": 0,
     "spelling": 0,
+    "protocols": 0,
     "statistics": 0,
     "files": 1,
     "documents": 1,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import attviz
-from tests.tiny import Encoder, reference
+from tests.tiny import Encoder, Look, Rounding, reference
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-3, torch.float16: 1e-3}
 
@@ -43,28 +43,10 @@ def test_training_step_is_identical(dtype, by_hand, training, num_kv_heads):
     torch.testing.assert_close(cap.diagonal[:1].double(), reference(model, x)[:1], rtol=0, atol={torch.float32: 1e-6}.get(dtype, 1e-2))
 
 
-class Rounded:
-    """Compares each diagonal with float64 on the query and key the kernel really saw."""
-
-    def __init__(self) -> None:
-        self.worst = 0.0
-
-    def update(self, record):
-        raise AssertionError("update_call comes first")
-
-    def update_call(self, call, record):
-        key = call.key.double().repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
-        scores = call.query.double() @ key.mT * call.scale
-        if call.is_causal:
-            scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
-        expected = scores.softmax(-1).diagonal(dim1=-2, dim2=-1)
-        self.worst = max(self.worst, (record.diagonal - expected).abs().max().item())
-
-
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("causal", [False, True])
 def test_diagonal_agrees_with_float64_of_the_same_query_and_key(dtype, causal):
-    model, metric = Encoder(causal=causal, num_kv_heads=2).to(dtype), Rounded()
+    model, metric = Encoder(causal=causal, num_kv_heads=2).to(dtype), Rounding()
     with attviz.capture(model, metrics=metric, keep="none"):
         model(torch.randn(2, 33, 32, dtype=dtype))
     assert 0 < metric.worst < TOLERANCE[dtype]
@@ -74,17 +56,12 @@ def test_autocast_is_identical_and_sees_the_compute_dtype():
     model, x = Encoder(), torch.randn(2, 9, 32)
     seen = []
 
-    class Dtypes:
-        def update(self, record): ...
-        def update_call(self, call, record):
-            seen.append(call.query.dtype)
-
     def run() -> list[torch.Tensor]:
         with torch.autocast("cpu", torch.bfloat16):
             return forward_and_backward(model, x)
 
     plain = run()
-    with attviz.capture(model, metrics=Dtypes()) as cap:
+    with attviz.capture(model, read=Look(at=lambda call: seen.append(call.query.dtype))) as cap:
         captured = run()
     assert_identical(plain, captured)
     assert set(seen) == {torch.bfloat16}

@@ -3,10 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torchmetrics import MetricCollection
 
 import attviz
 from attviz.errors import ArgumentError, CaptureError, CaptureWarning, RaggedLayersError, UnknownLayerError
 from attviz.hooks.tap import dispatcher
+from attviz.metrics import AttentionHealth, HeadStatistics
+from attviz.readings import Offset, RowEntropy
 from tests.tiny import Encoder, SelfAttention, hook_counts, reference
 
 
@@ -129,15 +132,33 @@ def test_metrics_are_fed_layer_by_layer(model, x):
         _ = cap.diagonal
 
 
-def test_metric_may_ask_for_the_call(model, x):
-    class Calls(Recorder):
-        def update_call(self, call, record):
-            self.seen.append((call.query.shape, call.logsumexp.shape, record.layer))
+def test_a_metric_asks_for_readings_which_the_record_carries(model, x):
+    class Entropies(Recorder):
+        readings = (RowEntropy(), Offset(-1, name="previous"))
+        prepared = None
 
-    metric = Calls()
+        def prepare(self, model):
+            self.prepared = model
+
+        def update(self, record):
+            self.seen.append((*(tuple(record.readings[name].shape) for name in ("row_entropy", "previous")), record.layer))
+
+    metric = Entropies()
     with attviz.capture(model, metrics=metric):
         model(x)
-    assert metric.seen == [(torch.Size([2, 4, 10, 8]), torch.Size([2, 4, 10]), name) for name in NAMES]
+    assert metric.seen == [((2, 4, 10), (2, 4, 10), name) for name in NAMES]
+    assert metric.prepared is model
+
+
+def test_a_collection_of_metrics_stands_for_its_members_and_a_dictionary_is_refused(model, x):
+    collection = MetricCollection({"heads": HeadStatistics(), "health": AttentionHealth(), "previous": HeadStatistics(reading=Offset(-1))})
+    with attviz.capture(model, metrics=collection, keep="none"):
+        model(x)
+    found = collection.compute()
+    assert found["health"].row_entropy.shape == found["heads"].mean.shape == found["previous"].mean.shape == (3, 4)
+    assert found["health"].max_logit.isfinite().all()
+    with pytest.raises(ArgumentError, match=r"a list of them, not a dictionary. Pass list\(metrics.values\(\)\)"):
+        attviz.capture(model, metrics={"heads": HeadStatistics()})
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 
 import attviz
 from attviz.hooks.tap import dispatcher, functions
-from tests.tiny import Encoder, hook_counts, reference
+from tests.tiny import Encoder, Look, hook_counts, reference
 
 
 @pytest.fixture
@@ -223,14 +224,10 @@ def test_thousand_forwards_keep_one(model, x):
 def test_no_activation_is_held(model, x):
     kept = []
 
-    class Weak:
-        def update(self, record): ...
-        def update_call(self, call, record):
-            import weakref
+    def look(call):
+        kept.extend([weakref.ref(call.query), weakref.ref(call.key)])
 
-            kept.extend([weakref.ref(call.query), weakref.ref(call.key)])
-
-    with torch.no_grad(), attviz.capture(model, metrics=Weak()) as cap:
+    with torch.no_grad(), attviz.capture(model, read=Look(at=look)) as cap:
         model(x)
         gc.collect()
         assert [ref() for ref in kept] == [None] * 6

@@ -3,10 +3,61 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from attviz.readings import Reading
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Look(Reading):
+    """A reading that shows the calls to a function, for tests that want to see them."""
+
+    at: Callable[[Any], object]
+    per = None
+
+    def read(self, call: Any, tokens: Any) -> Tensor:
+        self.at(call)
+        return torch.zeros(())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Exact(Reading):
+    """The diagonal by a float64 softmax over the query, key and bias that the kernel really saw, or the weights it made."""
+
+    def read(self, call: Any, tokens: Any) -> Tensor:
+        weights = getattr(call, "weights", None)
+        if weights is None:
+            key = call.key.double().repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
+            scores = call.query.double() @ key.mT * call.scale
+            if call.bias is not None:
+                scores = scores + call.bias.double()
+            if call.is_causal:
+                scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
+            weights = scores.softmax(-1)
+        return weights.double().diagonal(call.kv_offset, -2, -1).clone()
+
+
+class Rounding:
+    """A metric: how far each diagonal is from the exact one."""
+
+    readings = (Exact(),)
+
+    def __init__(self) -> None:
+        self.worst, self.layers = 0.0, 0
+
+    def prepare(self, model: nn.Module) -> None: ...
+
+    def update(self, record: Any) -> None:
+        real = ~record.diagonal.isnan()
+        assert real.any()
+        self.worst = max(self.worst, (record.diagonal - record.readings["exact"])[real].abs().max().item())
+        self.layers += 1
 
 
 class SelfAttention(nn.Module):

@@ -12,8 +12,8 @@ from attviz.integrations.monitor import AttentionMonitor, Per
 from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit
 
 if TYPE_CHECKING:
-    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.attention_health import AttentionHealth
+    from attviz.protocols import Listener
 
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
@@ -57,7 +57,7 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
         *,
         every: int = 50,
         health: AttentionHealth | None = None,
-        metrics: Sequence[Metric] | Metric = (),
+        metrics: Sequence[Listener] | Listener = (),
         per: Per = "layer",
         heads: Heads | None = "histogram",
         log: Callable[[dict[str, float], int], object] | None = None,

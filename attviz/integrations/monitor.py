@@ -19,8 +19,8 @@ from attviz.metrics.health_table import QUANTITIES, HealthTable
 if TYPE_CHECKING:
     import numpy as np
 
-    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.alarms import Alarm
+    from attviz.protocols import Listener
 
 Per = Literal["layer", "model"]
 _CAPTURE_OPTIONS = ("layers", "token_ids")
@@ -70,7 +70,7 @@ class AttentionMonitor:
         *,
         every: int = 50,
         health: AttentionHealth | None = None,
-        metrics: Sequence[Metric] | Metric = (),
+        metrics: Sequence[Listener] | Listener = (),
         per: Per = "layer",
         strict: bool = False,
         run_compiled: bool = False,

@@ -11,8 +11,8 @@ from attviz.integrations.monitor import AttentionMonitor, Per
 from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit, tensorboard_folder
 
 if TYPE_CHECKING:
-    from attviz.hooks.session.recorder import Metric
     from attviz.metrics.attention_health import AttentionHealth
+    from attviz.protocols import Listener
 
 
 class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
@@ -45,7 +45,7 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         *,
         every: int = 50,
         health: AttentionHealth | None = None,
-        metrics: Sequence[Metric] | Metric = (),
+        metrics: Sequence[Listener] | Listener = (),
         per: Per = "layer",
         heads: Heads | None = "histogram",
         log: Callable[[dict[str, float], int], object] | None = None,

@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Literal
 from attviz.errors import ArgumentError, AttentionAlarmError, AttentionAlarmWarning
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from attviz.metrics.health_table import HealthTable
 
-Kind = Literal["entropy collapse", "exploding logit", "fault"]
+Kind = Literal["entropy collapse", "exploding logit", "attention sink", "dormant heads", "fault"]
 Level = Literal["layer", "head"]
 OnAlarm = Literal["warn", "raise", "ignore"] | Callable[[tuple["Alarm", ...]], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """What AttentionHealth compares with; None is never crossed. Its arguments say what they mean."""
+
+    min_entropy: float | None = None
+    max_logit: float | None = None
+    max_first_token: float | None = None
+    max_dormant: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +34,12 @@ class Alarm:
     """One threshold crossed.
 
     Attributes:
-        kind: ``"entropy collapse"``, ``"exploding logit"``, or ``"fault"`` (NaN or infinite values at real tokens).
+        kind: ``"entropy collapse"``, ``"exploding logit"``, ``"attention sink"``, ``"dormant heads"``, or ``"fault"`` (NaN or infinite
+            values at real tokens).
         layer: Name of the layer, or ``"layer <index>"``.
         layer_index: Its place in the order of execution.
         head: The head, under ``level="head"``; None for the layer.
-        value: Mean row entropy in nats, largest logit, or number of faults.
+        value: Mean row entropy in nats, largest logit, mean weight on the first token, share of dormant heads, or number of faults.
         threshold: What it crossed.
     """
 
@@ -43,26 +56,37 @@ class Alarm:
             return f"entropy collapse in {place}: mean row entropy {self.value:.3g} nats is below {self.threshold:g}"
         if self.kind == "exploding logit":
             return f"exploding logit in {place}: {self.value:.4g} is above {self.threshold:g}"
+        if self.kind == "attention sink":
+            return f"attention sink in {place}: mean weight on the first token {self.value:.3g} is above {self.threshold:g}"
+        if self.kind == "dormant heads":
+            return f"dormant heads in {place}: {self.value:.0%} of them, more than {self.threshold:.0%}"
         return f"{self.value:.0f} NaN or infinite rows in {place}"
 
 
-def find_alarms(table: HealthTable, *, min_entropy: float | None, max_logit: float | None, level: Level) -> tuple[Alarm, ...]:
+def find_alarms(table: HealthTable, thresholds: Thresholds, level: Level) -> tuple[Alarm, ...]:
     """Compare a table with the thresholds; copies a few numbers to the CPU."""
     view = table.per_layer() if level == "layer" else table
-    alarms: list[Alarm] = []
-    columns = (view.row_entropy.reshape(len(table.layers), -1), view.max_logit.reshape(len(table.layers), -1))
-    faults = view.faults.reshape(len(table.layers), -1)
-    for index, (entropies, logits, broken) in enumerate(zip(*(c.tolist() for c in (*columns, faults)), strict=True)):
+    rows: tuple[tuple[Kind, Tensor, float | None, int], ...] = (
+        ("entropy collapse", view.row_entropy, thresholds.min_entropy, -1),
+        ("exploding logit", view.max_logit, thresholds.max_logit, 1),
+        ("attention sink", view.first_token, thresholds.max_first_token, 1),
+        ("fault", view.faults, 0, 1),
+    )
+    alarms = [alarm for kind, values, limit, sign in rows for alarm in _crossed(table, kind, values, limit, sign, level)]
+    dormant = _crossed(table, "dormant heads", table.dormant(), thresholds.max_dormant, 1, "layer")
+    return tuple(sorted([*alarms, *dormant], key=lambda alarm: (alarm.layer_index, -1 if alarm.head is None else alarm.head)))
+
+
+def _crossed(table: HealthTable, kind: Kind, values: Tensor, limit: float | None, sign: int, level: Level) -> list[Alarm]:
+    """Alarms of one quantity; NaN, where nothing was seen, crosses nothing."""
+    if limit is None:
+        return []
+    found: list[Alarm] = []
+    for index, row in enumerate(values.reshape(len(table.layers), -1).tolist()):
         name = table.layers[index] or f"layer {index}"
-        for place, (entropy, logit, fault) in enumerate(zip(entropies, logits, broken, strict=True)):
-            head = place if level == "head" else None
-            if min_entropy is not None and entropy < min_entropy:  # NaN, where nothing was seen, compares False
-                alarms.append(Alarm("entropy collapse", name, index, head, entropy, min_entropy))
-            if max_logit is not None and logit > max_logit:
-                alarms.append(Alarm("exploding logit", name, index, head, logit, max_logit))
-            if fault:
-                alarms.append(Alarm("fault", name, index, head, fault, 0))
-    return tuple(alarms)
+        heads = [head for head, value in enumerate(row) if sign * value > sign * limit]
+        found += [Alarm(kind, name, index, head if level == "head" else None, row[head], limit) for head in heads]
+    return found
 
 
 def check_policy(on_alarm: OnAlarm, level: str) -> None:

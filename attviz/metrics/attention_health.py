@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attviz.errors import ArgumentError, MetricError
-from attviz.metrics._streaming.feeds import LayerDiagonal, read_layers
+from attviz.errors import ArgumentError, AttentionAlarmWarning, MetricError
+from attviz.metrics._streaming.feeds import LayerValues, per_token, read_layers
 from attviz.metrics._streaming.moments import Cells, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
 from attviz.metrics._streaming.streaming import StreamingMetric
-from attviz.metrics.alarms import Alarm, Level, OnAlarm, act, check_policy, find_alarms
+from attviz.metrics.alarms import Alarm, Level, OnAlarm, Thresholds, act, check_policy, find_alarms
 from attviz.metrics.health_table import HealthTable
-from attviz.metrics.rows import Rows, read_rows
+from attviz.readings import Keys, MaxLogit, Reading, RowEntropy, Visible
 from attviz.records import DiagonalRecord
 
 _SAMPLES = ("row_entropy", "choice_entropy", "max_logit", "first_token", "diagonal")
@@ -25,13 +26,18 @@ class AttentionHealth(StreamingMetric):
     """Row entropy, largest logit, weight on the first token and mean diagonal, per layer and head, with alarms.
 
     The entropy of attention rows collapses, and logits explode, before many training runs diverge (Zhai et al., arXiv:2303.06296).
-    Rows cost as much as the attention itself, so read them now and then: ``every_forwards=50``. Needs
-    ``attviz.capture(model, metrics=[health])``; a diagonal alone does not know its row.
+    It asks the capture for ``RowEntropy``, ``MaxLogit``, ``Keys(first=1)`` and ``Visible``, on whatever kernel the model uses: a pass
+    over all pairs, as costly as the attention itself, so read them now and then: ``every_forwards=50``. Where a kernel shows no logits
+    (a fused kernel that hands out weights only), a warning says so once, because the alarm on logits cannot fire there.
 
     Args:
         every_forwards: Read each N-th forward of the capture.
         min_entropy: Alarm below this mean row entropy, in nats; None for never.
         max_logit: Alarm above this logit; None for never. Runs that clip logits do so at 100 (arXiv:2507.20534).
+        max_first_token: Alarm above this mean weight on the first token, a sink that takes over; None for never. Many sound language
+            models have strong sinks in some heads, so choose it for your model, or compare with an earlier checkpoint.
+        max_dormant: Alarm where more than this share of a layer's heads is dormant: gives the first token more than 0.9 of its
+            attention and so reads next to nothing (arXiv:2410.13835); None for never.
         level: Compare the mean (the maximum, for logits) of each ``"layer"``, or each ``"head"``.
         on_alarm: What :meth:`check` does: ``"warn"`` (:class:`AttentionAlarmWarning`), ``"raise"`` (:class:`AttentionAlarmError`),
             ``"ignore"``, or call your function with the tuple of alarms.
@@ -45,41 +51,72 @@ class AttentionHealth(StreamingMetric):
         every_forwards: int = 1,
         min_entropy: float | None = 0.1,
         max_logit: float | None = 100.0,
+        max_first_token: float | None = None,
+        max_dormant: float | None = None,
         level: Level = "layer",
         on_alarm: OnAlarm = "warn",
         **kwargs: Any,
     ) -> None:
+        if "reading" in kwargs:
+            raise ArgumentError("AttentionHealth: chooses its readings itself. reading= belongs to HeadStatistics and its like.")
         super().__init__(**kwargs)
         if type(every_forwards) is not int or every_forwards < 1:
             raise ArgumentError(f"AttentionHealth: every_forwards={every_forwards!r} must be a whole number of at least 1.")
         check_policy(on_alarm, level)
-        self.every_forwards, self.min_entropy, self.max_logit = every_forwards, min_entropy, max_logit
-        self.level, self.on_alarm = level, on_alarm
+        self.every_forwards, self.level, self.on_alarm = every_forwards, level, on_alarm
+        self.thresholds = Thresholds(min_entropy, max_logit, max_first_token, max_dormant)
+        self._entropy, self._logit = RowEntropy(every=every_forwards), MaxLogit(every=every_forwards)
+        self._first, self._visible = Keys(first=1, every=every_forwards), Visible(every=every_forwards)
+        self._told = False
 
-    def update_call(self, call: Any, record: DiagonalRecord) -> None:
-        """Take in one layer; ``attviz.capture`` calls this while the call's tensors are alive."""
-        if record.step % self.every_forwards == 0:
-            self.update(record, call)
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """What the capture is asked for."""
+        return self._entropy, self._logit, self._first, self._visible
 
-    def update(self, record: DiagonalRecord, call: Any = None) -> None:  # type: ignore[override]
-        """Take in one layer with the call it came from.
+    def update(self, source: DiagonalRecord) -> None:  # type: ignore[override]
+        """Take in one layer whose record carries the readings; a forward in which they were not due is passed over.
 
         Raises:
-            MetricError: If the call is missing or holds no rows, or the layer is of another model; the state is then as it was.
+            MetricError: If no capture has made the readings, or the layer is of another model; the state is then as it was.
         """
         try:
-            layers = read_layers(record, self._name)
+            layers = read_layers(source, self._name)
+            if not isinstance(source, DiagonalRecord) or not self._read(source):
+                self._refuse(source)
+                layers = []
             self._check(layers)
-            if call is None or len(layers) != 1:
-                raise MetricError(
-                    "AttentionHealth: reads attention rows, which a diagonal does not hold. Give it to attviz.capture(model, "
-                    "metrics=[health]), or call update_call(call, record)."
-                )
-            rows = read_rows(call, layers[0].real, record.document_ids if isinstance(record, DiagonalRecord) else None)
         except Exception:
             self._update_count -= 1
             raise
-        self._state = self._state + self._sample_rows(layers[0], rows)
+        if layers:
+            self._state = self._state + self._sample_record(layers[0], source)
+        else:
+            self._update_count -= 1
+
+    def _read(self, record: DiagonalRecord) -> bool:
+        for reading in (self._entropy, self._first, self._visible, self._logit):
+            self._note(record, reading.name)
+        if self._logit.name in record.reasons and self.thresholds.max_logit is not None and not self._told:
+            self._told = True
+            layer, why = record.layer or f"layer {record.layer_index}", record.reasons[self._logit.name]
+            warnings.warn(
+                f"AttentionHealth: no largest logit in {layer}: {why}. "
+                'The alarm on max_logit cannot fire there. Use a kernel that shows logits (model.set_attn_implementation("sdpa")), or '
+                "pass max_logit=None.",
+                AttentionAlarmWarning,
+                stacklevel=2,
+            )
+        return all(reading.name in record.readings for reading in (self._entropy, self._first, self._visible))
+
+    def _refuse(self, source: Any) -> None:
+        """Raise unless the readings were merely not due, or the record says why it has none."""
+        if isinstance(source, DiagonalRecord) and (self._entropy.name in source.reasons or self.every_forwards > 1):
+            return
+        raise MetricError(
+            "AttentionHealth: reads attention rows, which a diagonal does not hold. Give it to attviz.capture(model, metrics=[health]), "
+            "or ask for its readings: attviz.capture(model, read=health.readings)."
+        )
 
     def compute(self) -> HealthTable:
         """Read the quantities so far, of all processes.
@@ -115,25 +152,31 @@ class AttentionHealth(StreamingMetric):
 
         Reads the device and, among several processes, pools them: call it on all, at the same step.
         """
-        alarms = find_alarms(self.compute(), min_entropy=self.min_entropy, max_logit=self.max_logit, level=self.level)
+        alarms = find_alarms(self.compute(), self.thresholds, self.level)
         act(alarms, self.on_alarm)
         return alarms
 
-    def _sample_rows(self, layer: LayerDiagonal, rows: Rows) -> State:
-        real = layer.valid(self._excluded_on(layer.diagonal.device))
-        where = layer.diagonal.device
-        valid = real & (rows.entropy.abs() < torch.inf).to(where)
-        logits = torch.full_like(layer.diagonal, -torch.inf) if rows.max_logit is None else rows.max_logit.to(where)
-        broken = layer.broken() | (~(rows.entropy.abs() < torch.inf).to(where) & (True if layer.real is None else layer.real.unsqueeze(1)))
+    def _sample_record(self, layer: LayerValues, record: DiagonalRecord) -> State:
+        where = layer.values.device
+        real = layer.valid(self._excluded_on(where))
+
+        def read(reading: Reading) -> Tensor:
+            return per_token(record, reading.name, self._name).to(where)
+
+        entropy, visible = read(self._entropy), read(self._visible)
+        logits = read(self._logit) if self._logit.name in record.readings else torch.full_like(layer.values, -torch.inf)
+        finite = entropy.abs() < torch.inf
+        valid = real & finite
         values = {
-            "row_entropy": (rows.entropy, valid),
-            "choice_entropy": (rows.entropy, valid & rows.choice.to(where)),
+            "row_entropy": (entropy, valid),
+            "choice_entropy": (entropy, valid & (visible > 1)),  # a row without a choice has entropy 0 by construction
             "max_logit": (logits, real & (logits.abs() < torch.inf)),
-            "first_token": (rows.first_token, valid),
-            "diagonal": (layer.diagonal, valid),
+            "first_token": (read(self._first), valid),
+            "diagonal": (layer.values, valid),
         }
+        broken = layer.broken() | (~finite & (True if layer.real is None else layer.real.unsqueeze(1)))
         index = layer.index
-        samples = {f"{name}/{index}": Moments.of(value.to(where), mask, (0, 2)) for name, (value, mask) in values.items()}
+        samples = {f"{name}/{index}": Moments.of(value, mask, (0, 2)) for name, (value, mask) in values.items()}
         return State({index: LayerInfo(layer.num_heads, layer.name)}, samples, {f"faults/{index}": broken.sum((0, 2))})
 
     def _layout(self, layers: dict[int, LayerInfo]) -> Layout:

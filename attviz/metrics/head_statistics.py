@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.feeds import LayerValues
 from attviz.metrics._streaming.moments import Cells, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
@@ -28,7 +28,8 @@ class HeadTable(NamedTuple):
         std: Standard deviation over the tokens (``correction=1``); NaN for fewer than two.
         max: Largest value.
         min: Smallest value.
-        faults: Values met at real tokens that are NaN or outside [0, 1]: left out of the statistics, and a sign that something is wrong.
+        faults: Values met at real tokens that are NaN or outside [0, 1] (of a reading in another unit: infinite): left out of the
+            statistics, and a sign that something is wrong.
     """
 
     layers: tuple[str | None, ...]
@@ -51,11 +52,13 @@ class HeadTable(NamedTuple):
 
 
 class HeadStatistics(StreamingMetric):
-    """Count, mean, standard deviation and extremes of the diagonal per layer and head, over everything seen since ``reset``.
+    """Count, mean, standard deviation and extremes per layer and head, of the diagonal or a reading, over all seen since ``reset``.
 
     Memory: 48 bytes a head. Padding is left out; so are the tokens of ``exclude_ids``.
 
     Args:
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
+            capture is asked for in ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
         **kwargs: Of ``torchmetrics.Metric``, such as ``process_group``.
 
@@ -91,11 +94,11 @@ class HeadStatistics(StreamingMetric):
             table([self._state.sums[f"faults/{index}"] for index in layers], 0),
         )
 
-    def _sample(self, layer: LayerDiagonal) -> State:
-        valid = layer.valid(self._excluded_on(layer.diagonal.device))
+    def _sample(self, layer: LayerValues) -> State:
+        valid = layer.valid(self._excluded_on(layer.values.device))
         return State(
             {layer.index: LayerInfo(layer.num_heads, layer.name)},
-            {f"diagonal/{layer.index}": Moments.of(layer.diagonal, valid, (0, 2))},
+            {f"diagonal/{layer.index}": Moments.of(layer.values, valid, (0, 2))},
             {f"faults/{layer.index}": layer.faults()},
         )
 

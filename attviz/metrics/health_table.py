@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attviz.errors import ArgumentError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -60,6 +62,13 @@ class HealthTable(NamedTuple):
             mean(self.diagonal),
             self.faults.sum(1),
         )
+
+    def dormant(self, weight: float = 0.9) -> Float[Tensor, " num_layers"]:
+        """Share of a layer's heads that give the first token more than ``weight`` of their attention (arXiv:2410.13835)."""
+        if self.rows.ndim == 1:
+            raise ArgumentError("HealthTable.dormant: counts heads, and per_layer() has pooled them. Ask the table of the heads.")
+        seen = ~self.first_token.isnan()
+        return (self.first_token > weight).sum(1) / seen.sum(1)
 
     def to_pandas(self) -> pd.DataFrame:
         """One row a head (columns ``layer, layer_index, head`` and the quantities); of ``per_layer()`` one row a layer."""

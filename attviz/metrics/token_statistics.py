@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attviz.errors import ArgumentError, MetricError
-from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.feeds import LayerValues
 from attviz.metrics._streaming.moments import Cells, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
@@ -25,9 +25,11 @@ class TokenStatistics(StreamingMetric):
     forward starts it anew. Each process keeps its own tokens, so ``compute`` does not talk to the others.
 
     ``kind="table2"`` counts the distinct values within each layer and adds them up: exact unless two layers share a value of a token.
-    ``"binned"`` (101 counters a token) and ``"shannon"`` are exact.
+    ``"binned"`` (101 counters a token) and ``"shannon"`` are exact. Of a reading that is no probability there is no entropy (NaN).
 
     Args:
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
+            capture is asked for in ``read=``.
         kind: Which entropy, as in :func:`attviz.metrics.entropy`.
         correction: As in :func:`attviz.metrics.std`.
         **kwargs: Of :class:`StreamingMetric`.
@@ -63,7 +65,7 @@ class TokenStatistics(StreamingMetric):
             sample.seen(sample.max),
             sample.seen(sample.min),
             sample.seen(sample.max - sample.min),
-            sample.seen(self._entropy(sample)),
+            sample.seen(self._entropy(sample) if self.chosen.probability else torch.full_like(sample.mean, torch.nan)),
         )
 
     @property
@@ -83,22 +85,22 @@ class TokenStatistics(StreamingMetric):
         entropy: Tensor = torch.special.entr(share).sum(-1) / (sums["bins"] > 0).sum(-1).clamp_min(1)
         return entropy
 
-    def _check(self, layers: list[LayerDiagonal]) -> None:
+    def _check(self, layers: list[LayerValues]) -> None:
         if not layers:
             return
         last = max(self._state.layers, default=-1)
         new_step = layers[0].step != self._step or layers[0].index <= last
-        first = layers[0].diagonal.shape if new_step or "tokens" not in self._state.moments else None
+        first = layers[0].values.shape if new_step or "tokens" not in self._state.moments else None
         rows, length = (first[0], first[2]) if first is not None else tuple(self._state.moments["tokens"].mean.shape)
         for layer in layers:
             if layer.step != layers[0].step:
                 raise MetricError(
                     f"TokenStatistics: fed with steps {layers[0].step} and {layer.step} at once; it holds one. Give one step's records."
                 )
-            if (layer.diagonal.shape[0], layer.diagonal.shape[2]) != (rows, length):
+            if (layer.values.shape[0], layer.values.shape[2]) != (rows, length):
                 raise MetricError(
-                    f"TokenStatistics: layer {layer.index} ({layer.name}) has batch={layer.diagonal.shape[0]} "
-                    f"q_len={layer.diagonal.shape[2]}, the layers before it batch={rows} q_len={length}: these are not the same tokens. "
+                    f"TokenStatistics: layer {layer.index} ({layer.name}) has batch={layer.values.shape[0]} "
+                    f"q_len={layer.values.shape[2]}, the layers before it batch={rows} q_len={length}: these are not the same tokens. "
                     "Choose layers of one shape with attviz.capture(layers=...). The state is unchanged."
                 )
         if not new_step:
@@ -112,12 +114,12 @@ class TokenStatistics(StreamingMetric):
             raise
         self._step = layers[0].step
 
-    def _sample(self, layer: LayerDiagonal) -> State:
-        valid = layer.valid(self._excluded_on(layer.diagonal.device))
+    def _sample(self, layer: LayerValues) -> State:
+        valid = layer.valid(self._excluded_on(layer.values.device))
         return State(
             {layer.index: LayerInfo(layer.num_heads, layer.name)},
-            {"tokens": Moments.of(layer.diagonal, valid, (1,))},
-            {"faults": layer.broken().sum(1), **self._entropy_sums(layer.diagonal, valid)},
+            {"tokens": Moments.of(layer.values, valid, (1,))},
+            {"faults": layer.broken().sum(1), **self._entropy_sums(layer.values.clamp(0, 1), valid)},
         )
 
     def _entropy_sums(self, diagonal: Tensor, valid: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attviz.errors import ArgumentError, MetricError
 from attviz.kernels import TokenOrder, TokenState, merge_by_token
-from attviz.metrics._streaming.feeds import LayerDiagonal
+from attviz.metrics._streaming.feeds import LayerValues
 from attviz.metrics._streaming.moments import Cells, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, merge_layers
@@ -61,6 +61,8 @@ class VocabularyStatistics(StreamingMetric):
         tokens: Keep only these ids.
         max_tokens: Keep only the ids below this; vocabularies built by merging hold the frequent words first.
         max_bytes: Refuse to grow beyond this.
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
+            capture is asked for in ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
         **kwargs: Of ``torchmetrics.Metric``.
 
@@ -153,7 +155,7 @@ class VocabularyStatistics(StreamingMetric):
             )
         return VocabularyTable.of(self._state, self.by, self._ids())
 
-    def _check(self, layers: list[LayerDiagonal]) -> None:
+    def _check(self, layers: list[LayerValues]) -> None:
         super()._check(layers)
         growth = 0
         for layer in layers:
@@ -174,7 +176,7 @@ class VocabularyStatistics(StreamingMetric):
         if growth and self.nbytes + growth > self.max_bytes:
             raise MetricError(self._too_large(layers[-1], growth))
 
-    def _too_large(self, layer: LayerDiagonal, growth: int) -> str:
+    def _too_large(self, layer: LayerValues, growth: int) -> str:
         heads, mib = layer.num_heads, 2**20
         coarser: dict[By, tuple[By, ...]] = {"head": ("layer", "model"), "layer": ("model",), "model": ()}
         options = [
@@ -188,18 +190,18 @@ class VocabularyStatistics(StreamingMetric):
             "or capture fewer layers, or raise max_bytes. The state is unchanged."
         )
 
-    def _absorb(self, layer: LayerDiagonal) -> None:
+    def _absorb(self, layer: LayerValues) -> None:
         key, index = f"tokens/{self._key(layer.index)}", layer.index
         self._make_tables(layer)
         step = self._rows_of(layer)
         usable = layer.valid().all(1)
         # Sorted once a step, for all its layers; a NaN at a real token must be left out of its own layer only. Whether there is one
         # can be asked for nothing on the CPU; on a device asking would wait, so each layer is sorted anew there.
-        clean = layer.diagonal.device.type == "cpu" and bool((usable | (step.rows < 0)).all())
+        clean = layer.values.device.type == "cpu" and bool((usable | (step.rows < 0)).all())
         columns = self._state.moments[key].mean.shape[1]
         copies = layer.num_heads if columns == 1 else 1
         order = step.order(copies) if clean else TokenOrder.of(step.rows.repeat_interleave(copies, 0), usable.repeat_interleave(copies, 0))
-        diagonal = layer.diagonal.reshape(-1, columns, layer.diagonal.shape[2])
+        diagonal = layer.values.reshape(-1, columns, layer.values.shape[2])
         table = self._state.moments[key]
         merge_by_token(TokenState(table.count.view(-1), table.mean, table.m2, table.max, table.min), order, diagonal)
         sums = self._state.sums
@@ -207,8 +209,8 @@ class VocabularyStatistics(StreamingMetric):
         sums[f"skipped/{index}"] += step.skipped
         sums[f"beyond/{index}"] += step.beyond
 
-    def _make_tables(self, layer: LayerDiagonal) -> None:
-        info, device = LayerInfo(layer.num_heads, layer.name), layer.diagonal.device
+    def _make_tables(self, layer: LayerValues) -> None:
+        info, device = LayerInfo(layer.num_heads, layer.name), layer.values.device
         layout, state = self._layout({layer.index: info}), self._state
         for name, cells in layout.moments.items():
             if name not in state.moments:
@@ -219,7 +221,7 @@ class VocabularyStatistics(StreamingMetric):
             state.sums[name] = state.sums[name].to(device) if name in state.sums else torch.zeros(shape, dtype=dtype, device=device)
         state.layers[layer.index] = merge_layers(state.layers, {layer.index: info})[layer.index]
 
-    def _rows_of(self, layer: LayerDiagonal) -> _StepRows:
+    def _rows_of(self, layer: LayerValues) -> _StepRows:
         assert layer.token_ids is not None
         held = self._step
         if held is None or layer.step is None or held.key != (layer.step, id(layer.token_ids), id(layer.real)) or held.last >= layer.index:
@@ -227,8 +229,8 @@ class VocabularyStatistics(StreamingMetric):
         held.last = layer.index
         return held
 
-    def _read_rows(self, layer: LayerDiagonal, token_ids: Tensor) -> _StepRows:
-        ids, device = token_ids.long(), layer.diagonal.device
+    def _read_rows(self, layer: LayerValues, token_ids: Tensor) -> _StepRows:
+        ids, device = token_ids.long(), layer.values.device
         ids = ids.to(device)
         real = torch.ones_like(ids, dtype=torch.bool) if layer.real is None else layer.real
         beyond = torch.zeros_like(real) if self.vocab_size is None else ids >= self.vocab_size

@@ -72,6 +72,7 @@ class Reading:
         price: What it costs beside the forward: ``"gathered"`` (as the diagonal), ``"rows"``, a ``"pass"`` over all pairs, or a ``"copy"``.
         per: Axis that runs over tokens: ``"query"`` (the third; NaN at padding), or None, where the reading sees to padding itself.
         of_cross: Whether it can be read of cross-attention, where no key is a query's own.
+        unit: Of its numbers: ``"probability"`` (within [0, 1]), ``"nats"``, ``"logit"``, ``"keys"`` or ``"tokens"``.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,6 +88,7 @@ class Reading:
     price: ClassVar[Price] = "gathered"
     per: ClassVar[Literal["query"] | None] = "query"
     of_cross: ClassVar[bool] = False
+    unit: ClassVar[str] = "probability"
 
     def __post_init__(self) -> None:
         if not isinstance(self.every, int) or self.every < 1:

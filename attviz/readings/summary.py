@@ -18,6 +18,7 @@ class RowEntropy(Reading):
 
     price: ClassVar[Price] = "pass"
     of_cross = True
+    unit: ClassVar[str] = "nats"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:
         """``[batch, num_heads, q_len]``."""
@@ -33,6 +34,7 @@ class MaxLogit(Reading):
 
     price: ClassVar[Price] = "pass"
     of_cross = True
+    unit: ClassVar[str] = "logit"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:
         """``[batch, num_heads, q_len]``."""
@@ -48,6 +50,7 @@ class Visible(Reading):
 
     price: ClassVar[Price] = "pass"
     of_cross = True
+    unit: ClassVar[str] = "keys"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:
         """``[batch, num_heads, q_len]``."""
@@ -67,6 +70,7 @@ class Distance(Reading):
 
     grid: tuple[int, int] | None = None
     price: ClassVar[Price] = "pass"
+    unit: ClassVar[str] = "tokens"
 
     def __post_init__(self) -> None:
         grid = self.grid

@@ -11,6 +11,7 @@ import torch
 import attviz
 from benchmarks.families.check import cast, check_path, paths, prepare
 from benchmarks.families.reference import Reference, run_reference
+from tests.tiny import Rounding
 
 FAMILIES = (
     "bert roberta distilbert albert electra gpt2 gpt_neox opt llama mistral qwen2 qwen3 gemma phi t5 bart vit clip whisper deberta-v2 gptj "
@@ -59,32 +60,6 @@ def test_float32_agrees_with_float64(family):
             outcome = check_path(family, path, model, given, truth)
             assert outcome.verdict == "right", (side, outcome)
             assert outcome.error <= UNSCALED.get(family, 1e-6), (side, outcome)
-
-
-class Rounding:
-    """Compares each diagonal with a float64 softmax over the query, key and bias that the kernel really saw, or the weights it made."""
-
-    def __init__(self) -> None:
-        self.worst, self.layers = 0.0, 0
-
-    def update(self, record):
-        raise AssertionError("update_call comes first")
-
-    def update_call(self, call, record):
-        weights = getattr(call, "weights", None)
-        if weights is None:
-            key = call.key.double().repeat_interleave(call.query.shape[1] // call.key.shape[1], 1)
-            scores = call.query.double() @ key.mT * call.scale
-            if call.bias is not None:
-                scores = scores + call.bias.double()
-            if call.is_causal:
-                scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), float("-inf"))
-            weights = scores.softmax(-1)
-        expected = weights.double().diagonal(call.kv_offset, -2, -1)
-        real = ~record.diagonal.isnan()
-        assert real.any()
-        self.worst = max(self.worst, (record.diagonal - expected)[real].abs().max().item())
-        self.layers += 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -1,13 +1,15 @@
 """AttentionHealth against dense float64 attention; its alarms, policies and what it refuses."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
 
 from attviz.calls import DiagonalCall, FusedCall, SoftmaxCall
-from attviz.errors import ArgumentError, AttentionAlarmError, AttentionAlarmWarning, MetricError, ReadingError
+from attviz.errors import ArgumentError, AttentionAlarmError, AttentionAlarmWarning, EmptyMetricError, MetricError, ReadingError
 from attviz.metrics import AttentionHealth
+from attviz.readings import Tokens
 from attviz.records import DiagonalRecord
 
 BATCH, HEADS, KV_HEADS, LENGTH, DIM = 2, 4, 2, 6, 8
@@ -47,6 +49,18 @@ def make_call(side=None, is_causal=False, *, as_bias=False, weights_only=False, 
     return call, record, scores, weights
 
 
+def feed(metric, call, record):
+    """As the capture does: make the readings, and give the record with them."""
+    tokens = Tokens(real=record.query_mask, real_keys=record.query_mask, ids=record.token_ids)
+    readings, reasons = {}, {}
+    for reading in metric.readings:
+        try:
+            readings[reading.name] = reading.read(call, tokens)
+        except ReadingError as error:
+            reasons[reading.name] = str(error)
+    metric.update(replace(record, readings=readings, reasons=reasons))
+
+
 def dense(record, scores, weights, head):
     """The five numbers of one head, row by row in float64."""
     entropies, choices, logits, first, diagonal = [], [], [], [], []
@@ -71,8 +85,8 @@ def dense(record, scores, weights, head):
 @pytest.mark.parametrize("weights_only", [False, True])
 def test_rows_agree_with_dense_float64_attention(is_causal, side, as_bias, weights_only):
     call, record, scores, weights = make_call(side, is_causal, as_bias=as_bias, weights_only=weights_only)
-    metric = AttentionHealth()
-    metric.update_call(call, record)
+    metric = AttentionHealth(max_logit=None if weights_only else 100)
+    feed(metric, call, record)
     table = metric.compute()
     assert table.rows.tolist() == [[int(record.query_mask.sum())] * HEADS]
     for head in range(HEADS):
@@ -88,7 +102,7 @@ def test_per_layer_pools_the_heads():
     metric = AttentionHealth()
     for index in range(2):
         call, record, *_ = make_call("right", seed=index)
-        metric.update_call(call, DiagonalRecord(f"layer.{index}", index, 0, record.diagonal, record.token_ids, record.query_mask))
+        feed(metric, call, DiagonalRecord(f"layer.{index}", index, 0, record.diagonal, record.token_ids, record.query_mask))
     table = metric.compute()
     layer = table.per_layer()
     torch.testing.assert_close(layer.row_entropy, table.row_entropy.mean(1))  # all heads see the same rows
@@ -103,7 +117,11 @@ def test_every_reads_each_nth_forward_only():
     metric = AttentionHealth(every_forwards=3)
     call, record, *_ = make_call()
     for step in range(7):
-        metric.update_call(call, DiagonalRecord("layer.0", 0, step, record.diagonal, None, record.query_mask))
+        seen = DiagonalRecord("layer.0", 0, step, record.diagonal, None, record.query_mask)
+        if step % 3:
+            metric.update(seen)  # as the capture does where the readings are not due
+        else:
+            feed(metric, call, seen)
     assert metric.update_count == 3
 
 
@@ -111,11 +129,11 @@ def test_every_reads_each_nth_forward_only():
 def test_alarms_name_place_value_and_threshold(level):
     metric = AttentionHealth(min_entropy=0.3, max_logit=20, level=level, on_alarm="ignore")
     calm, record, *_ = make_call()
-    metric.update_call(calm, record)
+    feed(metric, calm, record)
     assert metric.check() == ()
     metric.reset()
     call, record, scores, _ = make_call(sharpness=60)
-    metric.update_call(call, record)
+    feed(metric, call, record)
     alarms = metric.check()
     kinds = {(alarm.kind, alarm.head) for alarm in alarms}
     heads = [None] if level == "layer" else range(HEADS)
@@ -131,7 +149,7 @@ def test_rows_with_nan_are_counted_left_out_and_an_alarm():
     call.query[0, 1, 2] = torch.nan
     record.diagonal[0, 1, 2] = torch.nan
     metric = AttentionHealth(on_alarm="ignore")
-    metric.update_call(call, record)
+    feed(metric, call, record)
     table = metric.compute()
     assert table.faults.tolist() == [[0, 1, 0, 0]]
     assert table.rows.tolist() == [[12, 11, 12, 12]]
@@ -144,7 +162,7 @@ def test_the_user_chooses_what_an_alarm_does():
 
     def alarmed(on_alarm):
         metric = AttentionHealth(max_logit=20, min_entropy=None, on_alarm=on_alarm)
-        metric.update_call(call, record)
+        feed(metric, call, record)
         return metric
 
     with pytest.warns(AttentionAlarmWarning, match=r"exploding logit in layer.0: .* is above 20"):
@@ -164,8 +182,8 @@ def test_states_save_merge_and_resume(tmp_path):
     records = [make_call("left", True, seed=seed) for seed in range(3)]
     whole, first, second = AttentionHealth(), AttentionHealth(), AttentionHealth()
     for place, (call, record, *_) in enumerate(records):
-        whole.update_call(call, record)
-        (first if place < 2 else second).update_call(call, record)
+        feed(whole, call, record)
+        feed(first if place < 2 else second, call, record)
     first.save_state(tmp_path / "health.safetensors")
     resumed = AttentionHealth()
     resumed.load_state(tmp_path / "health.safetensors")
@@ -178,20 +196,23 @@ def test_update_reads_no_value_so_it_never_waits_for_a_device():
     call, record, *_ = make_call("left")
     to_meta = {name: getattr(call, name).to("meta") for name in ("query", "key", "logsumexp", "bias")}
     fake = DiagonalRecord("a", 0, 0, record.diagonal.to("meta"), None, record.query_mask.to("meta"))
-    AttentionHealth().update_call(FusedCall("op", scale=0.3, **to_meta), fake)
+    feed(AttentionHealth(), FusedCall("op", scale=0.3, **to_meta), fake)
     weights_only = SoftmaxCall("op", torch.rand(BATCH, HEADS, LENGTH, LENGTH, device="meta"))
-    AttentionHealth().update_call(weights_only, fake)
+    feed(AttentionHealth(max_logit=None), weights_only, fake)
 
 
 def test_what_it_cannot_read_is_refused_by_name():
     call, record, *_ = make_call()
     metric = AttentionHealth()
-    metric.update_call(call, record)
+    feed(metric, call, record)
     with pytest.raises(MetricError, match=r"reads attention rows, which a diagonal does not hold. Give it to attviz.capture"):
         metric.update(record)
-    with pytest.raises(ReadingError, match="anything but the diagonal cannot be read from op: its softmax is banded"):
-        metric.update_call(DiagonalCall("op", record.diagonal), record)
     assert metric.update_count == 1
+    banded = AttentionHealth(max_logit=None)
+    feed(banded, DiagonalCall("op", record.diagonal), record)
+    assert "its softmax is banded" in banded.reasons["layer.0"]
+    with pytest.raises(EmptyMetricError, match=r"no layer could give.*layer.0: .*its softmax is banded"):
+        banded.compute()
     for options, message in (
         ({"every_forwards": 0}, "every_forwards=0 must be a whole number"),
         ({"on_alarm": "shout"}, "on_alarm='shout' is none of 'warn', 'raise', 'ignore', or a function"),

@@ -1,10 +1,13 @@
 """On a real device: nothing waits for it, and the numbers are those of the CPU. Run with ``pytest -m gpu``."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attviz.calls import FusedCall
 from attviz.metrics import AttentionHealth, HeadStatistics, TokenStatistics, VocabularyStatistics
+from attviz.readings import Tokens
 from attviz.records import DiagonalRecord
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA or ROCm device")]
@@ -29,7 +32,9 @@ def feed(metric, record):
         return
     batch, heads, length = record.diagonal.shape
     query = torch.randn(batch, heads, length, 16, generator=torch.Generator().manual_seed(0)).to(record.diagonal.device)
-    metric.update_call(FusedCall("op", query, query, scale=0.25), record)
+    call = FusedCall("op", query, query, scale=0.25)
+    tokens = Tokens(real=record.query_mask, real_keys=record.query_mask)
+    metric.update(replace(record, readings={reading.name: reading.read(call, tokens) for reading in metric.readings}))
 
 
 @pytest.mark.parametrize("maker", MAKERS)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
-from attviz.hooks.session.recorder import Metric, Recorder
+from attviz.hooks.session.recorder import Recorder
+from attviz.protocols import Listener, Metric
 from attviz.readings import Reading
 
 _SHOWN = 4
 
 
-def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[Metric], cross: bool) -> tuple[Reading, ...]:
+def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[Listener], cross: bool) -> tuple[Reading, ...]:
     """What the user and the metrics ask for, each reading once.
 
     Raises:
@@ -36,8 +37,9 @@ def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[M
             raise ArgumentError(f"capture: two readings are called {reading.name!r}. Give one of them another name=.")
         asked[reading.name] = reading
     for metric in metrics:
-        for reading in getattr(metric, "readings", ()):
-            asked[reading.name] = _shared(asked.get(reading.name), reading, metric)
+        if isinstance(metric, Metric):
+            for reading in metric.readings:
+                asked[reading.name] = _shared(asked.get(reading.name), reading, metric)
     if cross and not any(reading.of_cross for reading in asked.values()):
         raise ArgumentError(
             "capture: cross=True reads cross-attention, where no key is a query's own. Ask for a reading that needs none in read=: Rows, "

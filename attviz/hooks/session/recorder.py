@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from attviz.calls import AttentionCall
 from attviz.errors import ArgumentError
@@ -12,20 +13,9 @@ from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.knowledge import TokenKnowledge
 from attviz.hooks.session.pending import PendingCross, PendingRecord, read_all
 from attviz.hooks.session.step import DROP, Step
+from attviz.protocols import Listener
 from attviz.readings import Reading
 from attviz.records import DiagonalRecord
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """Whatever eats records: the streaming metrics of :mod:`attviz.metrics`, or an object of your own.
-
-    A metric that also has ``update_call(call, record)`` gets that instead, with the :class:`attviz.calls.AttentionCall` while its
-    tensors are alive. One that has ``readings`` is given them in ``record.readings``.
-    """
-
-    def update(self, record: DiagonalRecord) -> Any:
-        """Take one layer of one forward."""
 
 
 class Recorder:
@@ -44,7 +34,7 @@ class Recorder:
 
     def __init__(
         self,
-        metrics: Sequence[Metric],
+        metrics: Sequence[Listener],
         keep: str,
         readings: Sequence[Reading] = (),
         cross: bool = False,
@@ -54,8 +44,7 @@ class Recorder:
         self.recorded = self.forwards = self.calls = 0
         self.keep, self.readings, self.cross = keep, tuple(readings), cross
         self.latest: dict[str, Step] = {}
-        self._live = [metric for metric in metrics if hasattr(metric, "update_call")]
-        self._metrics = [metric for metric in metrics if not hasattr(metric, "update_call")]
+        self._metrics = tuple(metrics)
         self._knowledge = TokenKnowledge(special_ids)
         self._indices: dict[tuple[str | None, int, bool], int] = {}  # (layer, visit, crossing) -> index, in order of first execution
         self._counted = [0, 0]
@@ -87,8 +76,6 @@ class Recorder:
         self.calls += 1
         if self.readings and (due := self._due(step)):
             read_all(call, self._knowledge.of(call, context, step, pending.documents), due, pending)
-        for metric in self._live:
-            metric.update_call(call, pending.record())
         if layer is not None:
             self._feed(pending)
 
@@ -155,12 +142,26 @@ def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
     )
 
 
-def as_metrics(metrics: Metric | Iterable[Metric] | None) -> list[Metric]:
-    """What the user gave as ``metrics=``, as a list; raises where one is none."""
+def as_metrics(metrics: Listener | Iterable[Listener] | None) -> list[Listener]:
+    """What the user gave as ``metrics=``, as a list; a ``MetricCollection`` stands for its members.
+
+    Raises:
+        ArgumentError: If one of them has no ``update(record)``, or they come in a dictionary.
+    """
     if metrics is None:
         return []
-    several = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    for metric in several:
-        if not isinstance(metric, Metric):
+    if isinstance(metrics, Mapping):
+        raise ArgumentError("capture: metrics= takes a metric or a list of them, not a dictionary. Pass list(metrics.values()).")
+    several = [metrics] if isinstance(metrics, Listener) else list(metrics)
+    found = [member for metric in several for member in _members(metric)]
+    for metric in found:
+        if not isinstance(metric, Listener):
             raise ArgumentError(f"capture: a metric needs a method update(record), which {type(metric).__name__} does not have.")
-    return several
+    return found
+
+
+def _members(metric: Any) -> list[Any]:
+    torchmetrics = sys.modules.get("torchmetrics")  # if it was not imported, nobody has made a collection
+    if torchmetrics is None or not isinstance(metric, torchmetrics.MetricCollection):
+        return [metric]
+    return list(metric.values(copy_state=False))

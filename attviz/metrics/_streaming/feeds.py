@@ -1,4 +1,4 @@
-"""What a streaming metric is fed: records of a capture, or diagonals by hand, brought to one form and checked before any state moves."""
+"""What a streaming metric is fed: records of a capture, or values by hand, brought to one form and checked before any state moves."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attviz.errors import DtypeError, MetricError, ShapeError
+from attviz.errors import ArgumentError, DtypeError, MetricError, ShapeError
 from attviz.metrics.vectors import check_diagonal
+from attviz.readings import Reading
 from attviz.records import DiagonalRecord
 
 Source = DiagonalRecord | Sequence[DiagonalRecord] | Tensor
@@ -19,34 +20,65 @@ Source = DiagonalRecord | Sequence[DiagonalRecord] | Tensor
 _HALF = 0.5 + 1e-6  # rounding of half types may lead past 1
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which numbers of a record a metric looks at.
+
+    Attributes:
+        name: ``"diagonal"``, or that of a reading.
+        reading: What the metric asks the capture for; None for the diagonal, and where somebody else asks for it.
+        probability: Whether the numbers lie within [0, 1].
+    """
+
+    name: str = "diagonal"
+    reading: Reading | None = None
+    probability: bool = True
+
+    @classmethod
+    def of(cls, reading: str | Reading, caller: str) -> Chosen:
+        """From the ``reading=`` of a metric: a reading, or the name of one that the capture is asked for in ``read=``."""
+        if isinstance(reading, Reading):
+            if reading.per != "query":
+                raise ArgumentError(f"{caller}: reading={reading.name!r} has no single number per token. Take one such as Offset(-1).")
+            return cls(reading.name, reading, reading.unit == "probability")
+        if not isinstance(reading, str):
+            raise ArgumentError(f"{caller}: reading= takes an attviz.readings object or the name of one, got {reading!r}.")
+        return cls() if reading == "diagonal" else cls(reading, None, False)
+
+
+DIAGONAL = Chosen()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class LayerDiagonal:
+class LayerValues:
     """One layer of one step, with the tokens that count.
 
     Attributes:
-        index: Place of the layer in the order of execution.
+        index: Index of the layer in the order of execution.
         name: Qualified module name, where known.
-        step: Number of the forward; None for a diagonal given by hand.
-        diagonal: As recorded; NaN at padding.
+        step: Number of the forward; None for values given by hand.
+        values: As recorded; NaN at padding, and where a reading has no value.
         real: True where the token is not padding; None means every token.
         token_ids: Vocabulary ids, where known.
+        chosen: What the values are.
     """
 
     index: int
     name: str | None
     step: int | None
-    diagonal: Float[Tensor, "batch num_heads q_len"]
+    values: Float[Tensor, "batch num_heads q_len"]
     real: Bool[Tensor, "batch q_len"] | None
     token_ids: Int[Tensor, "batch q_len"] | None
+    chosen: Chosen = DIAGONAL
 
     @property
     def num_heads(self) -> int:
         """Heads of this layer."""
-        return self.diagonal.shape[1]
+        return self.values.shape[1]
 
     def valid(self, excluded: Int[Tensor, " ids"] | None = None) -> Bool[Tensor, "batch num_heads q_len"]:
-        """Mark the values that enter a statistic: in [0, 1], of a real token, whose id is not among ``excluded``."""
-        valid = _sound(self.diagonal)
+        """Mark the values that enter a statistic: possible, of a real token, whose id is not among ``excluded``."""
+        valid = _sound(self.values, self.chosen.probability)
         if self.real is not None:
             valid = valid & self.real.unsqueeze(1)
         if excluded is not None and self.token_ids is not None:
@@ -54,37 +86,48 @@ class LayerDiagonal:
         return valid
 
     def faults(self) -> Int[Tensor, " num_heads"]:
-        """Count the values at real tokens that are NaN or no probability, per head."""
+        """Count the impossible values at real tokens, per head."""
         return self.broken().sum((0, 2))
 
     def broken(self) -> Bool[Tensor, "batch num_heads q_len"]:
-        """Mark the values at real tokens that are NaN or no probability."""
-        broken = ~_sound(self.diagonal)
+        """Mark the impossible values at real tokens; NaN is one in a diagonal, and means "no such key" in a reading."""
+        broken = ~_sound(self.values, self.chosen.probability)
+        if self.chosen.name != "diagonal":
+            broken = broken & ~self.values.isnan()
         return broken if self.real is None else broken & self.real.unsqueeze(1)
 
 
-def _sound(values: Tensor) -> Tensor:
-    return (values - 0.5).abs() <= _HALF  # False for NaN; one comparison on the hot path
+def _sound(values: Tensor, probability: bool) -> Tensor:
+    if not probability:
+        return values.abs() < torch.inf  # False for NaN; less than half the time of isfinite() on a CPU
+    return (values - 0.5).abs() <= _HALF
 
 
 def read_layers(
-    source: Source, caller: str, *, token_ids: Tensor | None = None, query_mask: Tensor | None = None, layer_index: int = 0
-) -> list[LayerDiagonal]:
-    """Bring any source to a list of layers.
+    source: Source,
+    caller: str,
+    chosen: Chosen = DIAGONAL,
+    *,
+    token_ids: Tensor | None = None,
+    query_mask: Tensor | None = None,
+    layer_index: int = 0,
+) -> list[LayerValues]:
+    """Bring any source to a list of layers; a record without the chosen reading is left out.
 
     Args:
         source: A record, several (``cap.records``), ``[num_layers, batch, num_heads, q_len]``, or one layer ``[batch, num_heads,
             q_len]``.
         caller: Name of the metric, for messages.
-        token_ids: With a diagonal by hand: its vocabulary ids ``[batch, q_len]``.
-        query_mask: With a diagonal by hand: True at real tokens. Without it, a token that is NaN in every head is padding.
+        chosen: Which numbers.
+        token_ids: With values by hand: the vocabulary ids ``[batch, q_len]``.
+        query_mask: With values by hand: True at real tokens. Without it, a token that is NaN in every head is padding.
         layer_index: With one layer by hand: which one it is.
     """
     if isinstance(source, Tensor):
         check_diagonal(source, caller)
         layers = [source] if source.ndim == 3 else list(source.detach().unbind(0))
         first = layer_index if source.ndim == 3 else 0
-        return [_by_hand(layer, caller, first + offset, token_ids, query_mask) for offset, layer in enumerate(layers)]
+        return [_by_hand(layer, caller, first + offset, token_ids, query_mask, chosen) for offset, layer in enumerate(layers)]
     if token_ids is not None or query_mask is not None:
         raise MetricError(f"{caller}: token_ids and query_mask go with a diagonal by hand; a DiagonalRecord carries its own.")
     records = [source] if isinstance(source, DiagonalRecord) else list(source)
@@ -93,40 +136,56 @@ def read_layers(
             raise MetricError(
                 f"{caller}: fed with {type(record).__name__}; it takes a DiagonalRecord, several (cap.records), or a diagonal tensor."
             )
-    return [_from_record(record, caller) for record in records]
+    found = [_from_record(record, caller, chosen) for record in records]
+    return [layer for layer in found if layer is not None]
 
 
-def _by_hand(layer: Tensor, caller: str, index: int, token_ids: Tensor | None, query_mask: Tensor | None) -> LayerDiagonal:
+def _by_hand(layer: Tensor, caller: str, index: int, token_ids: Tensor | None, query_mask: Tensor | None, chosen: Chosen) -> LayerValues:
     _check_tokens(layer, caller, token_ids, query_mask)
-    if layer.device.type == "cpu" and bool(((layer < -1e-6) | (layer > 1 + 1e-6)).any()):  # elsewhere asking would wait: counted as faults
+    # on a device asking would wait: there they are counted as faults
+    if chosen.probability and layer.device.type == "cpu" and bool(((layer < -1e-6) | (layer > 1 + 1e-6)).any()):
         low, high = layer.nan_to_num(0.5).aminmax()
         raise MetricError(
             f"{caller}: a diagonal holds probabilities, and this one reaches from {low:.4g} to {high:.4g}. "
             "Give cap.diagonal, or apply the softmax first. The state is unchanged."
         )
     real = ~layer.isnan().all(1) if query_mask is None else query_mask
-    return _where_float64_is(LayerDiagonal(index, None, None, layer.detach(), real, token_ids))
+    return _where_float64_is(LayerValues(index, None, None, layer.detach(), real, token_ids, chosen))
 
 
-def _from_record(record: DiagonalRecord, caller: str) -> LayerDiagonal:
-    check_diagonal(record.diagonal, caller)
-    if record.diagonal.ndim != 3:
+def _from_record(record: DiagonalRecord, caller: str, chosen: Chosen) -> LayerValues | None:
+    values = record.diagonal
+    check_diagonal(values, caller)
+    if values.ndim != 3:
         raise ShapeError(
-            f"{caller}: the diagonal of a record is [batch, num_heads, q_len]; layer {record.layer!r} has {tuple(record.diagonal.shape)}."
+            f"{caller}: the diagonal of a record is [batch, num_heads, q_len]; layer {record.layer!r} has {tuple(values.shape)}."
         )
-    _check_tokens(record.diagonal, caller, record.token_ids, record.query_mask)
-    return _where_float64_is(
-        LayerDiagonal(record.layer_index, record.layer, record.step, record.diagonal.detach(), record.query_mask, record.token_ids)
-    )
+    _check_tokens(values, caller, record.token_ids, record.query_mask)
+    if chosen.name != "diagonal":
+        if chosen.name not in record.readings:
+            return None
+        values = per_token(record, chosen.name, caller)
+    layer = LayerValues(record.layer_index, record.layer, record.step, values.detach(), record.query_mask, record.token_ids, chosen)
+    return _where_float64_is(layer)
 
 
-def _where_float64_is(layer: LayerDiagonal) -> LayerDiagonal:
+def per_token(record: DiagonalRecord, name: str, caller: str) -> Float[Tensor, "batch num_heads q_len"]:
+    """A reading of a record, which must have one number per token; NaN behind a shorter one, as the diagonal has there."""
+    found, wanted = record.readings[name], tuple(record.diagonal.shape)
+    if found.ndim == 3 and found.shape[:2] == wanted[:2] and found.shape[2] < wanted[2]:
+        found = torch.nn.functional.pad(found, (0, wanted[2] - found.shape[2]), value=torch.nan)
+    if tuple(found.shape) != wanted:
+        raise MetricError(f"{caller}: the reading {name!r} has shape {tuple(found.shape)}; it takes one number per token, {wanted}.")
+    return found
+
+
+def _where_float64_is(layer: LayerValues) -> LayerValues:
     """Bring a layer to the CPU from MPS, which has no float64; leave it where it is on every other device."""
-    if layer.diagonal.device.type != "mps":
+    if layer.values.device.type != "mps":
         return layer
-    diagonal, real, token_ids = (None if x is None else x.cpu() for x in (layer.diagonal, layer.real, layer.token_ids))
-    assert diagonal is not None
-    return LayerDiagonal(layer.index, layer.name, layer.step, diagonal, real, token_ids)
+    values, real, token_ids = (None if x is None else x.cpu() for x in (layer.values, layer.real, layer.token_ids))
+    assert values is not None
+    return LayerValues(layer.index, layer.name, layer.step, values, real, token_ids, layer.chosen)
 
 
 def _check_tokens(layer: Tensor, caller: str, token_ids: Tensor | None, query_mask: Tensor | None) -> None:

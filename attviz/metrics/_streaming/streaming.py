@@ -6,8 +6,7 @@ import functools
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,16 +14,19 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from attviz.errors import ArgumentError, EmptyMetricError, FormatError, MetricError
-from attviz.metrics._streaming.feeds import LayerDiagonal, Source, read_layers
+from attviz.metrics._streaming.feeds import Chosen, LayerValues, Source, read_layers
+from attviz.metrics._streaming.learned import Learned
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.state_files import assemble, header_of, parse_header, read_state, write_state
 from attviz.metrics._streaming.states import LayerInfo, State, merge_layers
 from attviz.metrics._streaming.synchronisation import all_reduce_state
+from attviz.readings import Reading
+from attviz.records import DiagonalRecord
 
 _SPEC = "spec"
 
 
-class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not followed by mypy
+class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is not followed by mypy
     """Statistics that build up while a model runs: fixed memory, on the device, exact under any cut and any merging.
 
     Feed it through ``attviz.capture(model, metrics=[metric])``, or by hand with a record, ``cap.records`` or a diagonal. It is a
@@ -38,8 +40,10 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
     _to_sync: bool
     _computed: Any
 
-    def __init__(self, *, exclude_ids: Collection[int] = (), **kwargs: Any) -> None:
+    def __init__(self, *, reading: str | Reading = "diagonal", exclude_ids: Collection[int] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.chosen = Chosen.of(reading, type(self).__name__)
+        self._reasons: dict[str, str] = {}
         if any(type(token) is not int or token < 0 for token in exclude_ids):
             raise ArgumentError(f"{type(self).__name__}: exclude_ids are vocabulary ids >= 0, such as tokenizer.all_special_ids.")
         self.exclude_ids = tuple(sorted(set(exclude_ids)))
@@ -60,13 +64,30 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
             MetricError, ShapeError, DtypeError: If it does not fit; the state is then as it was.
         """
         try:
-            layers = read_layers(source, self._name, token_ids=token_ids, query_mask=query_mask, layer_index=layer_index)
+            by_hand: dict[str, Any] = {"token_ids": token_ids, "query_mask": query_mask, "layer_index": layer_index}
+            layers = read_layers(source, self._name, self.chosen, **by_hand)
             self._check(layers)
         except Exception:
             self._update_count -= 1  # torchmetrics counted before it knew
             raise
         for layer in layers:
             self._absorb(layer)
+        if not isinstance(source, Tensor) and self.chosen.name != "diagonal":
+            for record in [source] if isinstance(source, DiagonalRecord) else source:
+                self._note(record, self.chosen.name)
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """What the capture is asked for."""
+        return () if self.chosen.reading is None else (self.chosen.reading,)
+
+    def prepare(self, model: Any) -> None:
+        """Nothing to read off the model."""
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Layers that could not give the reading, each with the reason; they are in no statistic."""
+        return dict(self._reasons)
 
     def compute_local(self) -> Any:
         """Read what this process alone has seen, without talking to the others."""
@@ -99,7 +120,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
 
     # What a metric writes.
 
-    def _sample(self, layer: LayerDiagonal) -> State:
+    def _sample(self, layer: LayerValues) -> State:
         """What one layer of one step contributes."""
         raise MetricError(f"{self._name}: takes no bare diagonals.")
 
@@ -109,16 +130,9 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
 
     def _options(self) -> dict[str, Any]:
         """Arguments that two metrics must share to be merged."""
-        return {"exclude_ids": list(self.exclude_ids)}
+        return {"exclude_ids": list(self.exclude_ids), "reading": self.chosen.name}
 
-    def _size(self) -> int | None:
-        """A size read off the first model, such as that of its vocabulary; no option: who does not know it takes it over."""
-        return None
-
-    def _set_size(self, size: int | None) -> None:
-        """Take over a size."""
-
-    def _check(self, layers: list[LayerDiagonal]) -> None:
+    def _check(self, layers: list[LayerValues]) -> None:
         """Refuse what does not fit, before anything moves."""
         known = self._state.layers
         for layer in layers:
@@ -129,7 +143,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
             if self.exclude_ids and layer.token_ids is None:
                 raise MetricError(f"{self._name}: exclude_ids needs token_ids, and layer {layer.index} came without. Give token_ids=.")
 
-    def _absorb(self, layer: LayerDiagonal) -> None:
+    def _absorb(self, layer: LayerValues) -> None:
         self._state = self._state + self._sample(layer)
 
     # What the life cycle of torchmetrics needs.
@@ -148,7 +162,19 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
             self._excluded[device] = torch.tensor(self.exclude_ids, device=device)
         return self._excluded[device]
 
+    def _note(self, record: DiagonalRecord, name: str) -> None:
+        if name in record.reasons:
+            self._reasons.setdefault(record.layer or f"layer {record.layer_index}", record.reasons[name])
+
     def _require_data(self) -> None:
+        if not self._state.layers and self._reasons:
+            layer, why = next(iter(self._reasons.items()))
+            raise EmptyMetricError(f"{self._name}.compute: no layer could give {self.chosen.name!r}. {layer}: {why}.")
+        if not self._state.layers and self.chosen.name != "diagonal" and self.chosen.reading is None:
+            raise EmptyMetricError(
+                f"{self._name}.compute: no record carried the reading {self.chosen.name!r}. Give the reading itself, "
+                "reading=attviz.readings.Offset(-1), or ask for it: attviz.capture(model, read=[...], metrics=[metric])."
+            )
         if not self._state.layers:
             raise EmptyMetricError(
                 f"{self._name}.compute: nothing was seen yet. Feed it: attviz.capture(model, metrics=[metric]), or metric.update(record)."
@@ -163,6 +189,7 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
         """Forget everything seen; the memory is given back."""
         super().reset()
         self._state = State()
+        self._reasons = {}
 
     def _copy_state_dict(self) -> dict[str, Any]:
         return {"_state": self._state}  # the holder puts it back, or adds it to a fresh one: no copy of large tables is needed
@@ -257,21 +284,3 @@ class StreamingMetric(Metric):  # type: ignore[misc]  # torchmetrics is not foll
         with self._learning():
             self._learn(size)
             return assemble(named, layers, self._layout, where), updates
-
-    def _learn(self, size: int | None) -> None:
-        """Take over a size unless another is known."""
-        if size is None or size == self._size():
-            return
-        if self._size() is not None:
-            raise MetricError(f"{self._name}: of size {self._size()}, and the other state of size {size}: these come from two models.")
-        self._set_size(size)
-
-    @contextmanager
-    def _learning(self) -> Iterator[None]:
-        """Forget what was learned inside if that fails."""
-        before = self._size()
-        try:
-            yield
-        except Exception:
-            self._set_size(before)
-            raise
