@@ -4,7 +4,7 @@
 return float32 in [0, 1], and take no part in the autograd graph.
 """
 
-from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp
+from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp, weights_at_keys
 from attviz.kernels.qk import diagonal_from_qk, summary_from_qk
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import AGGREGATES, RowSummary, head_aggregates
@@ -27,5 +27,6 @@ __all__ = [
     "summary_from_logsumexp",
     "summary_from_qk",
     "summary_from_weights",
+    "weights_at_keys",
     "weights_from_scores",
 ]

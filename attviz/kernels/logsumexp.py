@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,8 @@ from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
 from attviz.kernels.twins import triton_serves, twin
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
@@ -78,6 +81,57 @@ def diagonal_from_logsumexp(
     texts = checks.check_packed("diagonal_from_logsumexp", query, cu_seqlens_q, cu_seqlens_k, bias=bias, row_mask=row_mask)
     rules = (scale, bias, row_mask, kv_offset, softcap, sinks)
     return _run("diagonal_from_logsumexp", query, key, logsumexp, *rules, (index, window_size, texts), extras=False)[0]
+
+
+def weights_at_keys(
+    query: Tensor,
+    key: Tensor,
+    logsumexp: Tensor,
+    *,
+    scale: float,
+    bias: Tensor | None = None,
+    row_mask: Tensor | None = None,
+    kv_offset: int = 0,
+    softcap: float = 0.0,
+    sinks: Tensor | None = None,
+    index: Tensor | None = None,
+    shift: int = 0,
+    window_size: tuple[int, int] = (-1, -1),
+    cu_seqlens: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
+) -> Float[Tensor, "batch num_heads q_len"]:
+    """What :func:`diagonal_from_logsumexp` gives, for the inside of an attention operator: nothing is checked, and no operator is called.
+
+    Args:
+        query: ``[batch, num_heads, q_len, head_dim]``.
+        key: ``[batch, num_kv_heads, kv_len, head_dim]``.
+        logsumexp: ``[batch, num_heads, q_len]``, or a padded row of each packed text.
+        scale: Factor on the scores.
+        bias: With four dimensions on a GPU.
+        row_mask: ``[batch or 1, num_heads or 1, q_len]``.
+        kv_offset: Key slot of query 0.
+        softcap: 0 means no cap.
+        sinks: ``[num_heads]``.
+        index: ``[batch, num_heads or 1, q_len]``.
+        shift: So many keys after the own one.
+        window_size: Keys seen before and after the own one.
+        cu_seqlens: Bounds of packed texts, of the queries and of the keys.
+    """
+    rules = (scale, bias, row_mask, kv_offset, softcap, sinks, index, *cu_seqlens, shift, *window_size)
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or type(query) is not torch.Tensor:
+        out: Tensor = _logsumexp_op(query, key, logsumexp, *rules, False)[0]
+        return out
+    kind, serves = (query.dtype, query.shape[3]), query.is_cuda and triton_serves(query, query.shape[3])
+    return twin(
+        "diagonal_from_logsumexp", kind, serves, lambda: _launcher()(query, key, logsumexp, *rules),
+        lambda: _in_torch(query, key, logsumexp, *rules, False)[0],
+    )  # fmt: skip
+
+
+@functools.cache
+def _launcher() -> Callable[..., Tensor]:
+    from attviz.kernels.triton.logsumexp import launch_diagonal
+
+    return launch_diagonal
 
 
 def summary_from_logsumexp(

@@ -8,6 +8,7 @@ just-in-time compiler specialises the launch (an int of 1 becomes a constant, a 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import subprocess
 import tempfile
@@ -20,7 +21,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from attviz.kernels.triton import tokens
+from attviz.kernels.triton import launch, tokens
 from attviz.kernels.twins import NoTile
 
 TARGETS = {
@@ -77,7 +78,9 @@ def recording(arch: str, then: Callable[[Recorded], Any] = lambda recorded: None
     """
     records: list[Recorded] = []
 
-    def record(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any, _warmup: bool) -> Any:
+    def record(kernel: Any, _key: Any, signature: Any, _device: Any, constants: Any, options: Any, attributes: Any, warmup: bool) -> Any:
+        if warmup:
+            return None  # compiled only; the launch follows
         source = ASTSource(kernel, signature, constants, attributes)
         records.append(Recorded(kernel.__name__, source, dict(options.__dict__)))
         return then(records[-1])
@@ -89,18 +92,47 @@ def recording(arch: str, then: Callable[[Recorded], Any] = lambda recorded: None
         for home in homes:
             stack.enter_context(mock.patch(f"{home}.architecture", return_value=arch))
         stack.enter_context(mock.patch.object(tokens, "_compiled", set()))
+        stack.enter_context(mock.patch.object(launch, "_kept", {}))
         yield records
 
 
-def compile_launch(launch: Callable[[], object], arch: str) -> dict[str, Report]:
-    """Compile every kernel that ``launch`` starts, for ``arch``; reports by kernel name, none where torch serves."""
-    with recording(arch) as records, contextlib.suppress(NoTile):
-        launch()
-    reports = {}
-    for recorded in records:
-        compiled = triton.compile(recorded.source, target=TARGETS[arch], options=recorded.options)
-        reports[recorded.kernel] = _amd_report(compiled) if arch.startswith("gfx") else _nvidia_report(compiled)
-    return reports
+def compile_launch(run: Callable[[], object], arch: str) -> dict[str, Report]:
+    """Compile every kernel that ``run`` starts, for ``arch``; reports by kernel name, none where torch serves."""
+    return {launched.kernel: launched.report for launched in launches_of(run, arch)}
+
+
+@dataclass
+class Launched:
+    """One launch, compiled and not run."""
+
+    kernel: str
+    report: Report
+    num_warps: int
+    programs: int = 0
+    function: None = None  # what follows is asked by the just-in-time compiler
+    packed_metadata: None = None
+
+    def launch_metadata(self, *_: object) -> None:
+        """Nothing to tell."""
+
+    def run(self, *grid_and_arguments: Any) -> None:
+        """Write down how many programs would run."""
+        self.programs = math.prod(grid_and_arguments[:3])
+
+
+def launches_of(run: Callable[[], object], arch: str) -> list[Launched]:
+    """Every kernel that ``run`` starts, compiled for ``arch``, in order; none where torch serves."""
+    started: list[Launched] = []
+
+    def compiled(recorded: Recorded) -> Launched:
+        binary = triton.compile(recorded.source, target=TARGETS[arch], options=recorded.options)
+        report = _amd_report(binary) if arch.startswith("gfx") else _nvidia_report(binary)
+        started.append(Launched(recorded.kernel, report, recorded.options["num_warps"]))
+        return started[-1]
+
+    with recording(arch, compiled), contextlib.suppress(NoTile):
+        run()
+    return started
 
 
 def _nvidia_report(compiled: Any) -> Report:

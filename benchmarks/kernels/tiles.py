@@ -39,8 +39,8 @@ def candidates(kernel: str) -> Iterator[Blocks]:
 
 
 def faults(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> list[str]:
-    """What is wrong with these blocks, in the first of the variants that has a fault."""
-    for case in variants(kernel, dtype, head_dim):
+    """What is wrong with these blocks, in the first of the variants that has a fault; the one that asks the most comes first."""
+    for case in reversed(list(variants(kernel, dtype, head_dim))):
         try:
             with using(kernel, blocks):
                 reports = compile_launch(case.launch, arch)

@@ -14,16 +14,19 @@ import triton
 from attviz.kernels.twins import NoTile
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from torch import Tensor
 
+_HERE = contextlib.nullcontext()
 TABLE = Path(__file__).with_name("tuning.json")
 
 
 def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Triton launches on the current device: make it the tensor's."""
-    return torch.cuda.device_of(tensor) if tensor.is_cuda else contextlib.nullcontext()
+    if not tensor.is_cuda or tensor.device.index == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device_of(tensor)
 
 
 @functools.cache
@@ -51,7 +54,8 @@ _ALIKE = {
 }
 
 
-def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> dict[str, Any]:
+@functools.cache
+def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> Mapping[str, Any]:
     """Block sizes, warps and stages from the committed table: the row of this architecture, or of one alike, or else the default row.
 
     Args:
@@ -70,10 +74,38 @@ def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> dict[s
             row = rows[f"{known}/{size}"]
             if row is None:
                 raise NoTile(f"{kernel} {known}/{size}")
-            return dict(row)
+            return row
     raise KeyError(f"{kernel} default/{size}")
 
 
+_KEPT = 512  # compiled kernels by what they were specialised for; a generation makes a new one a step, for its strides grow
+_kept: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+
+
+def start(kernel: Any, programs: int, key: tuple[Any, ...], arguments: tuple[Any, ...], constants: Callable[[], dict[str, Any]]) -> None:
+    """Launch a kernel; what was launched before with the same key skips the just-in-time compiler, which takes longer than the device.
+
+    Args:
+        kernel: The function under ``triton.jit``, whose constants come after all other parameters.
+        programs: How many of it.
+        key: All that the compiler looks at: kernel, dtypes, strides, alignment, device, constants; not numbers under ``do_not_specialize``.
+        arguments: All other parameters, in order.
+        constants: Makes the constants by name, with the options of the launch; asked at the first launch only.
+    """
+    kept = _kept.get(key)
+    if kept is not None:
+        kept[0][programs, 1, 1](*arguments, *kept[1])
+        return
+    given = constants()
+    compiled = kernel[(programs,)](*arguments, **given)
+    if compiled is None or torch.version.hip is not None:
+        return  # on AMD the compiler also looks at the size of a tensor's storage
+    if len(_kept) >= _KEPT:
+        _kept.clear()
+    _kept[key] = compiled, tuple(given[name] for name in kernel.arg_names[len(arguments) :])
+
+
+@functools.cache
 def head_pad(head_dim: int) -> int:
     """Tile width of a head: a power of two, at least the 16 that a matrix instruction takes."""
     return max(16, int(triton.next_power_of_2(head_dim)))

@@ -1,12 +1,24 @@
 """``diagonal_from_logsumexp`` on the GPU: query and key are read once; all query heads of a key head share its tile."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
 from attviz.kernels.summary import empty_outputs
 from attviz.kernels.triton.device_functions import soft_cap, store_aggregates, weigh
-from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, row_strides, tuned
+from attviz.kernels.triton.launch import (
+    architecture,
+    as_bytes,
+    bias_strides,
+    head_pad,
+    is_far,
+    on_device,
+    row_strides,
+    start,
+    tuned,
+)
 
 HEAD_TILE = 16  # rows a program of the fused summary takes: it holds all heads of them in registers
 
@@ -179,29 +191,81 @@ def launch(
     extras: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Arguments and results of the operator ``attviz::diagonal_from_logsumexp``."""
+    rules = (scale, bias, row_mask, kv_offset, softcap, sinks)
+    if extras:
+        return launch_summary(query, key, logsumexp, *rules)
+    nothing = empty_outputs(query, query.shape[:3], False)[1:]
+    return launch_diagonal(query, key, logsumexp, *rules, index, cu_seqlens_q, cu_seqlens_k, shift, left, right), *nothing
+
+
+def launch_diagonal(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    logsumexp: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    row_mask: torch.Tensor | None,
+    kv_offset: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+    index: torch.Tensor | None,
+    cu_seqlens_q: torch.Tensor | None,
+    cu_seqlens_k: torch.Tensor | None,
+    shift: int,
+    left: int,
+    right: int,
+) -> torch.Tensor:
+    """The weights alone, in one launch. The hot path of a capture: as few steps of the host as there are."""
     batch, num_heads, q_len, head_dim = query.shape
-    outputs = empty_outputs(query, query.shape[:3], extras)
+    _, num_kv_heads, kv_len, _ = key.shape
+    diagonal = query.new_empty((batch, num_heads, q_len), dtype=torch.float32)
+    if diagonal.numel() == 0:
+        return diagonal
+    texts = 0 if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
+    blocks = tuned("logsumexp", architecture(query.device.index), head_pad(head_dim), query.dtype is torch.float32)
+    strides = (*query.stride(), *key.stride(), *logsumexp.stride(), *bias_strides(bias), *row_strides(row_mask), *row_strides(index))
+    tensors = (query, key, logsumexp, as_bytes(bias), as_bytes(row_mask), sinks, index, cu_seqlens_q, cu_seqlens_k)
+    looks = (shift or None, left if left >= 0 else None, right if right >= 0 else None)
+    flags = (softcap > 0, index is not None and index.shape[1] > 1, texts > 0 and logsumexp.shape[0] == texts)
+    sizes = (scale, softcap or 1.0, q_len, kv_len, kv_offset, *looks, texts, max(texts - 1, 0).bit_length(), num_kv_heads)
+    optional = [None if tensor is None else (tensor.dtype, tensor.data_ptr() % 16) for tensor in tensors]
+    known = (diagonal_kernel, query.device, *optional, strides, looks, flags, head_dim, num_heads, num_kv_heads, *blocks.values())
+
+    def constants() -> dict[str, Any]:
+        names = ("HAS_SOFTCAP", "EACH_HEAD", "LSE_OF_TEXT")
+        sizes = {"GROUP": num_heads // num_kv_heads, "HEAD_DIM": head_dim, "HEAD_PAD": head_pad(head_dim)}
+        return {**sizes, **dict(zip(names, flags, strict=True)), "FAR": is_far(query, key, logsumexp), "enable_fp_fusion": True, **blocks}
+
+    programs = -(-q_len // blocks["BLOCK_Q"]) * batch * num_kv_heads
+    with on_device(query):
+        start(diagonal_kernel, programs, known, (*tensors, diagonal, *sizes, *strides), constants)
+    return diagonal
+
+
+def launch_summary(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    logsumexp: torch.Tensor,
+    scale: float,
+    bias: torch.Tensor | None,
+    row_mask: torch.Tensor | None,
+    kv_offset: int,
+    softcap: float,
+    sinks: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Diagonal, weight on key 0 and aggregates over the heads, in one launch."""
+    batch, num_heads, q_len, head_dim = query.shape
+    outputs = empty_outputs(query, query.shape[:3], True)
     if outputs[0].numel() == 0:
         return outputs
-    num_kv_heads, kv_len, width = key.shape[1], key.shape[2], head_pad(head_dim)
+    num_kv_heads = key.shape[1]
     strides = (*query.stride(), *key.stride(), *logsumexp.stride(), *bias_strides(bias), *row_strides(row_mask))
     masks = (as_bytes(bias), as_bytes(row_mask), sinks)
-    shared = {"GROUP": num_heads // num_kv_heads, "HEAD_DIM": head_dim, "HEAD_PAD": width, "HAS_SOFTCAP": softcap > 0}
-    shared["FAR"] = is_far(query, key, logsumexp)
+    sizes = (scale, softcap or 1.0, q_len, key.shape[2], kv_offset, batch)
     with on_device(query):
-        if extras:
-            grid = (triton.cdiv(q_len, HEAD_TILE) * batch,)
-            heads_pad = max(2, triton.next_power_of_2(num_heads))
-            extra = {"NUM_KV_HEADS": num_kv_heads, "HEADS_PAD": heads_pad, "BLOCK_Q": HEAD_TILE, "num_warps": 4, "enable_fp_fusion": True}
-            sizes = (scale, softcap or 1.0, q_len, kv_len, kv_offset, batch)
-            summary_kernel[grid](query, key, logsumexp, *masks, *outputs, *sizes, *strides, **shared, **extra)
-            return outputs
-        texts = 0 if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
-        blocks = tuned("logsumexp", architecture(query.device.index), width, query.dtype is torch.float32)
-        diagonal_kernel[(triton.cdiv(q_len, blocks["BLOCK_Q"]) * batch * num_kv_heads,)](
-            query, key, logsumexp, *masks, index, cu_seqlens_q, cu_seqlens_k, outputs[0], scale, softcap or 1.0, q_len, kv_len,
-            kv_offset, shift or None, left if left >= 0 else None, right if right >= 0 else None, texts, max(texts - 1, 0).bit_length(),
-            num_kv_heads, *strides, *row_strides(index), EACH_HEAD=index is not None and index.shape[1] > 1,
-            LSE_OF_TEXT=texts > 0 and logsumexp.shape[0] == texts, enable_fp_fusion=True, **shared, **blocks,
+        summary_kernel[(triton.cdiv(q_len, HEAD_TILE) * batch,)](
+            query, key, logsumexp, *masks, *outputs, *sizes, *strides, NUM_KV_HEADS=num_kv_heads, GROUP=num_heads // num_kv_heads,
+            HEAD_DIM=head_dim, HEAD_PAD=head_pad(head_dim), HEADS_PAD=max(2, triton.next_power_of_2(num_heads)), BLOCK_Q=HEAD_TILE,
+            HAS_SOFTCAP=softcap > 0, FAR=is_far(query, key, logsumexp), num_warps=4, enable_fp_fusion=True,
         )  # fmt: skip
     return outputs

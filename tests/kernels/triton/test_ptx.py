@@ -23,13 +23,19 @@ class Executed:
 
     function = packed_metadata = None
 
+    compiled = 0
+
     def __init__(self, recorded):
+        Executed.compiled += 1
         self.signature = recorded.source.signature
         compiled = triton.compile(recorded.source, target=TARGETS[self.arch], options=recorded.options)
         self.program, self.shared = parse(compiled.asm["ptx"]), compiled.metadata.shared
 
     def launch_metadata(self, *_):
         return None
+
+    def __getitem__(self, grid):
+        return lambda *bound: self.run(*grid, None, None, None, None, None, None, *bound)
 
     def run(self, grid_0, grid_1, grid_2, stream, function, metadata, launch_metadata, enter, leave, *bound):
         assert grid_1 == grid_2 == 1
@@ -164,6 +170,37 @@ def test_the_diagonal_kernel_agrees_with_float64(on, shape, options):
     given.pop("row_mask", None)
     expected = diagonal_from_logsumexp_reference(query, key, logsumexp, **given)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+CHANGES = {
+    "none": lambda query: {},
+    "values": lambda query: {"query": query + 1},
+    "batch": lambda query: {"query": torch.randn(3, 9, 4, 16).transpose(1, 2)},
+    "length": lambda query: {"query": query[:, :, :5]},
+    "dtype": lambda query: {"query": query.bfloat16()},
+    "strides": lambda query: {"query": query.contiguous()},
+    "alignment": lambda query: {"query": torch.randn(9 * 4 * 16 + 1)[1:].view(1, 9, 4, 16).transpose(1, 2)},
+    "softcap": lambda query: {"softcap": 2.0},
+    "another key": lambda query: {"index": -1},
+    "one of its own for each head": lambda query: {"index": torch.zeros(1, 4, 9, dtype=torch.long)},
+    "one for all heads": lambda query: {"index": torch.zeros(1, 9, dtype=torch.long)},
+    "window": lambda query: {"index": -1, "window_size": (0, -1)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_kept_kernel_serves_what_it_was_compiled_for_and_nothing_else(on, change):
+    query = torch.randn(1, 9, 4, 16).transpose(1, 2)
+    given = {"query": query, **CHANGES[change](query)}
+    changed = given.pop("query")
+    before = Executed.compiled
+    for each, options in ((query, {}), (changed, given), (query, {}), (changed, given)):
+        logsumexp = dense_logits(each, each, softcap=options.get("softcap", 0.0)).logsumexp(-1).float()
+        actual = diagonal_from_logsumexp(each, each, logsumexp, **options)
+        expected = diagonal_from_logsumexp_reference(each, each, logsumexp, **options)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-5, atol=1e-6, equal_nan=True)
+    same = change in ("none", "values", "batch")  # another length has other strides
+    assert Executed.compiled - before == (1 if same else 2)
 
 
 def test_offsets_past_2_to_the_31_are_reached(on):
