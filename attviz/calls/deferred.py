@@ -20,7 +20,7 @@ _DEFERRED = 1024
 class Deferred:
     """A diagonal that is finished, or what is missing to finish it. At most two numbers a query and head, never a view of an activation."""
 
-    __slots__ = ("_bias", "_diagonal", "_kv_len", "_logs", "_logsumexp", "_scale", "_scores")
+    __slots__ = ("_bias", "_bounded", "_diagonal", "_kv_len", "_logs", "_logsumexp", "_scale", "_scores")
 
     _scores: Tensor
     _logsumexp: Tensor
@@ -28,8 +28,8 @@ class Deferred:
     _bias: Tensor | None
     _kv_len: int
 
-    def __init__(self, diagonal: Tensor | None = None) -> None:
-        self._diagonal = diagonal
+    def __init__(self, diagonal: Tensor | None = None, bounded: bool = False) -> None:
+        self._diagonal, self._bounded = diagonal, bounded  # bounded: in [0, 1] already, so reading it launches nothing
         self._logs: Tensor | None = None  # logarithms of the weights
 
     @classmethod
@@ -48,6 +48,8 @@ class Deferred:
     @torch.no_grad()
     def finish(self) -> Float[Tensor, "batch num_heads q_len"]:
         """Probabilities in [0, 1], float32."""
+        if self._diagonal is not None and self._bounded and not self._diagonal.is_inference():
+            return self._diagonal
         if self._diagonal is not None:
             return self._diagonal.clamp(0.0, 1.0)  # not in place: it may be an inference tensor
         if self._logs is not None:

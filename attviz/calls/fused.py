@@ -11,12 +11,13 @@ from attviz.calls.call import RowFacts
 from attviz.calls.deferred import Deferred
 from attviz.calls.scores import _HIDDEN, ScoreCall
 from attviz.kernels import (
-    diagonal_from_logsumexp,
     diagonal_from_qk,
     diagonal_of_bias,
+    on_gpu,
     rows_of_logsumexp,
     self_scores,
     summary_from_qk,
+    weights_at_keys,
     weights_from_scores,
 )
 from attviz.kernels.qk import QkOptions
@@ -59,12 +60,12 @@ class FusedCall(ScoreCall):
         if isinstance(offset, Tensor) or (offset and self.is_causal):  # torch aligns its causal mask top left: the own key is hidden
             return Deferred(self.own())
         if logsumexp is None:
-            return Deferred(diagonal_from_qk(query, key, **self._rules(offset)))
+            return Deferred(diagonal_from_qk(query, key, **self._rules(offset)), bounded=True)
         rows = query.shape[:3]
         if logsumexp.shape != rows:
             logsumexp = rows_of_logsumexp(logsumexp, *rows)
-        if query.is_cuda:  # where torch would write the product of query and key out
-            return Deferred(diagonal_from_logsumexp(query, key, logsumexp, scale=self.scale, bias=bias, kv_offset=offset))
+        if on_gpu(query):  # where torch would write the product of query and key out
+            return Deferred(weights_at_keys(query, key, logsumexp, scale=self.scale, bias=bias, kv_offset=offset), bounded=True)
         added = None if bias is None else diagonal_of_bias(bias, rows[2], offset).clone()
         return Deferred.of_scores(self_scores(query, key, offset), logsumexp, self.scale, added, key.shape[2])
 
@@ -76,6 +77,8 @@ class FusedCall(ScoreCall):
         if isinstance(self.kv_offset, Tensor) or q_len == 0:
             return super().own(offset)
         shift = self.kv_offset + offset
+        if on_gpu(self.query):
+            return self._in_one_launch(shift=shift)
         low, high = max(0, -shift), min(q_len, kv_len - shift)
         if low >= high:
             return self.query.new_full(self.query.shape[:3], torch.nan, dtype=torch.float32)
@@ -89,6 +92,16 @@ class FusedCall(ScoreCall):
             scores = self_scores(self.query.detach()[:, :, span], self.key.detach()[:, :, low + shift : high + shift])
             weights = weights_from_scores(scores, self.denominator()[..., span], self.scale, added, kv_len=kv_len)
         return torch.nn.functional.pad(weights, (low, q_len - high), value=torch.nan)
+
+    def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
+        return self._in_one_launch(index=index) if on_gpu(self.query) else super().at(index, bounded=bounded)
+
+    def _in_one_launch(self, index: Tensor | None = None, shift: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weights on the keys ``index``, or ``shift`` after that of the query's number, which a causal mask of torch is aligned with."""
+        right = 0 if self.is_causal else -1
+        rules = {"scale": self.scale, "bias": self.bias, "index": index, "shift": shift, "window_size": (-1, right)}
+        return weights_at_keys(self.query.detach(), self.key.detach(), self.denominator(), **rules)  # type: ignore[arg-type]
 
     def summarise(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys, from one pass over query and key that writes no row out."""

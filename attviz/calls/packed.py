@@ -12,7 +12,7 @@ from attviz.calls.deferred import Deferred
 from attviz.calls.scores import ScoreCall
 from attviz.calls.trust import known, settled
 from attviz.errors import ShapeError
-from attviz.kernels import diagonal_from_qk, rows_of_logsumexp, self_scores, summary_from_qk, weights_from_scores
+from attviz.kernels import diagonal_from_qk, on_gpu, rows_of_logsumexp, summary_from_qk, weights_at_keys
 from attviz.kernels.qk import QkOptions
 
 if TYPE_CHECKING:
@@ -72,9 +72,7 @@ class PackedCall(ScoreCall):
     def defer(self) -> Deferred:
         """The diagonal, from the kernel's log-sum-exp where it has one that is right."""
         packed = self._diagonal()
-        if self.cu_seqlens is not None:
-            packed = torch.where(self._in_a_text(), packed, torch.nan)
-        return Deferred(packed if self.padding is None else _spread(packed, self.padding.queries))
+        return Deferred(packed if self.padding is None else _spread(packed, self.padding.queries), bounded=True)
 
     def _diagonal(self) -> Float[Tensor, "batch num_heads q_len"]:
         """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
@@ -91,15 +89,31 @@ class PackedCall(ScoreCall):
 
     def _own(self, sinks: Tensor | None) -> Tensor:
         """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
-        query, key = self.query, self.key
-        offset, kv_len = self.kv_offset, key.shape[2]
-        assert isinstance(offset, int)
-        if self.cu_seqlens is not None:
-            key = key.index_select(2, self._alignment().own[0, 0].clamp(0, kv_len - 1))
-        softcap = self.options.get("softcap", 0.0)
-        rows = self._rows_of_kernel()
-        weights = weights_from_scores(self_scores(query, key, offset), rows, self.scale, kv_len=kv_len, softcap=softcap, sinks=sinks)
-        return weights if self.cu_seqlens is None else torch.where(self._in_a_text(), weights, 0.0)
+        return self._in_one_launch(self._logsumexp_rows(), sinks)
+
+    def _in_one_launch(
+        self, logsumexp: Tensor, sinks: Tensor | None = None, index: Tensor | None = None
+    ) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weights on the own keys, or on those of an index; NaN behind the last text, and outside the own text."""
+        left, right = self.options.get("window_size", (-1, -1))
+        assert isinstance(self.kv_offset, int)
+        return weights_at_keys(
+            self.query.detach(), self.key.detach(), logsumexp, scale=self.scale, kv_offset=self.kv_offset, sinks=sinks, index=index,
+            softcap=self.options.get("softcap", 0.0), window_size=(left, 0 if self.options.get("is_causal") else right),
+            cu_seqlens=self._bounds(),
+        )  # fmt: skip
+
+    def _bounds(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Where the packed texts begin, among the queries and among the keys."""
+        starts, ends = self.cu_seqlens, self.options.get("cu_seqlens_k")
+        return (None, None) if starts is None else (starts, starts if ends is None else ends)
+
+    def _logsumexp_rows(self) -> Tensor:
+        """The kernel's log-sum-exp as the launch takes it: of all rows, or a padded row of each text (flash-attn before 2.7)."""
+        lse, starts = self.logsumexp, self.cu_seqlens
+        assert lse is not None
+        of_texts = starts is not None and lse.ndim == 3 and lse.shape[:2] == (starts.numel() - 1, self.query.shape[1])
+        return lse if of_texts else rows_of_logsumexp(lse, *self.query.shape[:3])
 
     def _rows_of_kernel(self) -> Float[Tensor, "batch num_heads q_len"]:
         lse, starts = self.logsumexp, self.cu_seqlens
@@ -138,6 +152,9 @@ class PackedCall(ScoreCall):
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
         if self.padding is not None:
             return self._in_rows().at(index, bounded=bounded)
+        plain = self._masked_keys() is None and self.options.get("alibi_slopes") is None and (bounded or self.cu_seqlens is None)
+        if on_gpu(self.query) and plain:
+            return self._in_one_launch(self.denominator(), index=index)
         weights = super().at(index)
         aligned = self._alignment()
         if bounded and aligned.first is not None and aligned.end is not None:

@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from attviz.calls.deferred import Deferred
 from attviz.calls.scores import ScoreCall
 from attviz.calls.trust import agrees
+from attviz.kernels import on_gpu, weights_at_keys
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+_seen_by: WeakKeyDictionary[Any, dict[Any, Tensor]] = WeakKeyDictionary()  # block mask -> which queries see their key
 _SAMPLED = 4  # rows compared with the kernel's log-sum-exp at its first call
 
 
@@ -28,11 +32,11 @@ class ScoredCall(ScoreCall):
     Attributes:
         score_mod: ``(score, batch, head, q_idx, kv_idx) -> score``, on single numbers.
         mask_mod: ``(batch, head, q_idx, kv_idx) -> bool``.
-        present: Which blocks of queries and keys the kernel looks at.
+        block_mask: Which blocks of queries and keys the kernel looks at; None for all.
         block_size: Queries and keys of a block.
     """
 
-    __slots__ = ("block_size", "mask_mod", "present", "score_mod")
+    __slots__ = ("_present", "block_mask", "block_size", "mask_mod", "score_mod")
 
     def __init__(
         self,
@@ -52,9 +56,43 @@ class ScoredCall(ScoreCall):
         self.operator, self.query, self.key, self.kv_offset = operator, query.detach(), key.detach(), kv_offset
         self.scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         self.logsumexp, self.sinks, self._rows_lse = None if logsumexp is None else logsumexp.detach(), sinks, None
-        self.score_mod, self.mask_mod = score_mod, None if block_mask is None else block_mask.mask_mod
-        self.present = None if block_mask is None else block_mask.to_dense().bool()
+        self.score_mod, self.block_mask = score_mod, block_mask
+        self.mask_mod = None if block_mask is None else block_mask.mask_mod
+        self._present: Tensor | None = None
         self.block_size: tuple[int, int] = (1, 1) if block_mask is None else block_mask.BLOCK_SIZE
+
+    @property
+    def present(self) -> Tensor | None:
+        """Which blocks of queries and keys the kernel looks at."""
+        if self._present is None and self.block_mask is not None:
+            self._present = self.block_mask.to_dense().bool()
+        return self._present
+
+    def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weight of each query on the key ``offset`` after its own; on a GPU in one launch where no function changes the scores."""
+        trusted = on_gpu(self.query) and self.score_mod is None and self.logsumexp is not None and self._trusted(self.logsumexp)
+        if not trusted or isinstance(self.kv_offset, Tensor):
+            return super().own(offset)
+        assert self.logsumexp is not None
+        rules = {"scale": self.scale, "sinks": None if self.sinks is None else self.sinks.detach(), "shift": self.kv_offset + offset}
+        return weights_at_keys(self.query, self.key, self.logsumexp, row_mask=self._seen(offset), **rules)  # type: ignore[arg-type]
+
+    def _seen(self, offset: int) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
+        """Which queries see the key ``offset`` after their own; made once for all layers that are given the same mask."""
+        if self.block_mask is None:
+            return None
+        masks = _seen_by.setdefault(self.block_mask, {})
+        kind = (offset, self.kv_offset, self.shape)
+        if kind not in masks:
+            keys = (self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0))[..., None]
+            rows = torch.arange(self.shape[2], device=self.device)[None, None, :, None]
+            scores = torch.zeros((*self.shape[:3], 1), device=self.device)
+            masks[kind] = self.modify(scores, rows, keys)[..., 0] == 0
+        return masks[kind]
+
+    def defer(self) -> Deferred:
+        """The diagonal; what one launch gave is in [0, 1]."""
+        return Deferred(self.own(), bounded=True)
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
@@ -76,7 +114,7 @@ class ScoredCall(ScoreCall):
         """Query, key, log-sum-exp of the rows and what is added to the scaled scores, where its functions add."""
         found = super().pairs()
         last = torch.arange(max(0, self.shape[2] - 8), self.shape[2], device=self.device)
-        plain = self.replace(score_mod=None, mask_mod=None, present=None)
+        plain = self.replace(score_mod=None, mask_mod=None, block_mask=None, _present=None)
         logits = plain._rows_of(last) + found[3][:, :, last]
         if not torch.allclose(torch.exp(logits - found[2][..., last, None]), self.rows(last), rtol=0, atol=1e-3):
             raise self.cannot("QueryKey", "its score_mod does more than add to the scores")
@@ -100,9 +138,12 @@ class ScoredCall(ScoreCall):
 
     def _trusted(self, logsumexp: Tensor) -> bool:
         length = self.query.shape[2]
-        rows = torch.linspace(0, length - 1, min(_SAMPLED, length), device=logsumexp.device).round().long()
+
+        def rows() -> Tensor:  # asked at the first call only
+            return torch.linspace(0, length - 1, min(_SAMPLED, length), device=logsumexp.device).round().long()
+
         return agrees(
-            self.operator, self.query, lambda: logsumexp[..., rows].to(torch.float32), lambda: self._rows_of(rows).logsumexp(-1).float()
+            self.operator, self.query, lambda: logsumexp[..., rows()].to(torch.float32), lambda: self._rows_of(rows()).logsumexp(-1).float()
         )
 
 

@@ -9,6 +9,7 @@ from attviz.kernels.qk import diagonal_from_qk, summary_from_qk
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import AGGREGATES, RowSummary, head_aggregates
 from attviz.kernels.tokens import TokenOrder, TokenState, merge_by_token
+from attviz.kernels.twins import on_gpu
 from attviz.kernels.weights import diagonal_from_weights, summary_from_weights
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "diagonal_of_bias",
     "head_aggregates",
     "merge_by_token",
+    "on_gpu",
     "rows_of_logsumexp",
     "self_scores",
     "summary_from_logsumexp",

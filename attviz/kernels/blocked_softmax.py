@@ -149,8 +149,8 @@ def _finish(state: RowState, sinks: Tensor | None) -> Tensor:
     alive = state.total != 0  # NaN is alive: it must show
     entropy = mass * (shift - state.moment / state.total)
     share = mass / state.total  # not exp(own - logsumexp): beside finfo.min the logarithm of the total would vanish
-    own = torch.exp(state.own - state.top) * share
-    first = torch.exp(state.first - state.top) * share
+    own = (torch.exp(state.own - state.top) * share).clamp_(max=1.0)  # NaN stays
+    first = (torch.exp(state.first - state.top) * share).clamp_(max=1.0)
     dead = torch.zeros_like(own)
     return torch.stack(
         (torch.where(alive, own, dead), everything, torch.where(alive, entropy, dead), state.top, torch.where(alive, first, dead))

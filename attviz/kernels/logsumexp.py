@@ -12,7 +12,7 @@ from attviz.kernels import checks
 from attviz.kernels.key_slots import bias_at, key_slots, logsumexp_of_texts, scores_at
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
-from attviz.kernels.twins import triton_serves, twin
+from attviz.kernels.twins import on_gpu, triton_serves, twin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -116,11 +116,13 @@ def weights_at_keys(
         window_size: Keys seen before and after the own one.
         cu_seqlens: Bounds of packed texts, of the queries and of the keys.
     """
-    rules = (scale, bias, row_mask, kv_offset, softcap, sinks, index, *cu_seqlens, shift, *window_size)
+    rules: tuple[Any, ...] = (scale, bias, row_mask, kv_offset, softcap, sinks, index, *cu_seqlens, shift, *window_size)
+    if cu_seqlens[0] is not None and cu_seqlens[0].numel() == 1:  # no text at all
+        return torch.full(query.shape[:3], torch.nan, device=query.device)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or type(query) is not torch.Tensor:
         out: Tensor = _logsumexp_op(query, key, logsumexp, *rules, False)[0]
         return out
-    kind, serves = (query.dtype, query.shape[3]), query.is_cuda and triton_serves(query, query.shape[3])
+    kind, serves = (query.dtype, query.shape[3]), on_gpu(query) and triton_serves(query, query.shape[3])
     return twin(
         "diagonal_from_logsumexp", kind, serves, lambda: _launcher()(query, key, logsumexp, *rules),
         lambda: _in_torch(query, key, logsumexp, *rules, False)[0],

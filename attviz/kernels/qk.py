@@ -177,7 +177,8 @@ def _in_torch(
 ) -> Tensor:
     """Blocked torch, one sequence after another: ``[5 if summary else 1, batch, num_heads, q_len]``."""
     batch, num_heads, q_len, _ = query.shape
-    out = torch.zeros(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
+    behind = 0.0 if cu_seqlens_q is None else torch.nan  # what no text holds has no weights
+    out = torch.full((5 if summary else 1, batch, num_heads, q_len), behind, dtype=torch.float32, device=query.device)
     if bias is not None:
         bias = bias[(None,) * (4 - bias.dim())]
     for b, queries, keys in _sequences(batch, q_len, key.shape[2], cu_seqlens_q, cu_seqlens_k):

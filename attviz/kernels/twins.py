@@ -22,6 +22,11 @@ MAX_HEAD_DIM = 256  # beyond, the tiles no longer fit the registers
 MAX_HEAD_DIM_SINGLE = 128  # the same where float32 tiles meet the matrix instruction
 
 
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether launches are what costs, and a Triton twin may serve: on CUDA and ROCm."""
+    return tensor.is_cuda
+
+
 @functools.cache
 def has_triton() -> bool:
     """Whether the triton package is installed; it is not imported here."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from attviz.calls.call import AttentionCall
 from attviz.calls.packed import PackedCall
 from attviz.hooks.scope.tokens import TokenContext
+
+_known = WeakTensorKeyDictionary()  # bounds of packed texts -> (version and length, numbers of the texts)
 
 
 def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | None:
@@ -31,6 +34,17 @@ def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | 
 
 
 def _numbers(starts: Tensor, length: int) -> Tensor:
+    """Numbers of the texts; the layers of a forward share their bounds, and the numbers with them."""
+    if starts.is_inference():  # has no version: nobody could tell when it was filled anew
+        return _number(starts, length)
+    known = _known.get(starts)
+    if known is None or known[0] != (starts._version, length):
+        known = _known[starts] = ((starts._version, length), _number(starts, length))
+    numbers: Tensor = known[1]
+    return numbers
+
+
+def _number(starts: Tensor, length: int) -> Tensor:
     positions = torch.arange(length, device=starts.device, dtype=starts.dtype)
     numbers = torch.searchsorted(starts[1:].contiguous(), positions, right=True)
     return torch.where(positions < starts[-1], numbers, -1)[None]

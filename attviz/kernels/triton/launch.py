@@ -105,6 +105,14 @@ def start(kernel: Any, programs: int, key: tuple[Any, ...], arguments: tuple[Any
     _kept[key] = compiled, tuple(given[name] for name in kernel.arg_names[len(arguments) :])
 
 
+def outliving(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Storage for a result that is kept: no inference tensor, whatever mode the model runs in."""
+    if not torch.is_inference_mode_enabled():
+        return torch.empty(shape, dtype=torch.float32, device=device)
+    with torch.inference_mode(False):
+        return torch.empty(shape, dtype=torch.float32, device=device)
+
+
 @functools.cache
 def head_pad(head_dim: int) -> int:
     """Tile width of a head: a power of two, at least the 16 that a matrix instruction takes."""

@@ -15,6 +15,7 @@ from attviz.kernels.triton.launch import (
     head_pad,
     is_far,
     on_device,
+    outliving,
     row_strides,
     start,
     tuned,
@@ -218,14 +219,16 @@ def launch_diagonal(
     """The weights alone, in one launch. The hot path of a capture: as few steps of the host as there are."""
     batch, num_heads, q_len, head_dim = query.shape
     _, num_kv_heads, kv_len, _ = key.shape
-    diagonal = query.new_empty((batch, num_heads, q_len), dtype=torch.float32)
+    diagonal = outliving((batch, num_heads, q_len), query.device)
     if diagonal.numel() == 0:
         return diagonal
     texts = 0 if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
     blocks = tuned("logsumexp", architecture(query.device.index), head_pad(head_dim), query.dtype is torch.float32)
     strides = (*query.stride(), *key.stride(), *logsumexp.stride(), *bias_strides(bias), *row_strides(row_mask), *row_strides(index))
     tensors = (query, key, logsumexp, as_bytes(bias), as_bytes(row_mask), sinks, index, cu_seqlens_q, cu_seqlens_k)
-    looks = (shift or None, left if left >= 0 else None, right if right >= 0 else None)
+    looks: tuple[int | None, ...] = (None, None, None)
+    if index is not None or shift != 0 or kv_offset + q_len > kv_len:  # the own key is always seen, and there unless the queries are more
+        looks = (shift, left if left >= 0 else None, right if right >= 0 else None)
     flags = (softcap > 0, index is not None and index.shape[1] > 1, texts > 0 and logsumexp.shape[0] == texts)
     sizes = (scale, softcap or 1.0, q_len, kv_len, kv_offset, *looks, texts, max(texts - 1, 0).bit_length(), num_kv_heads)
     optional = [None if tensor is None else (tensor.dtype, tensor.data_ptr() % 16) for tensor in tensors]

@@ -256,7 +256,9 @@ def launch(
 ) -> torch.Tensor:
     """Arguments and result of the operator ``attviz::diagonal_from_qk``."""
     batch, num_heads, q_len, head_dim = query.shape
-    out = torch.zeros(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
+    out = torch.empty(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
+    if cu_seqlens_q is not None:
+        out.fill_(torch.nan)  # behind the texts no program writes
     if out.numel() == 0:
         return out
     sequences = batch if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
