@@ -117,15 +117,16 @@ def weights_at_keys(
         cu_seqlens: Bounds of packed texts, of the queries and of the keys.
     """
     rules: tuple[Any, ...] = (scale, bias, row_mask, kv_offset, softcap, sinks, index, *cu_seqlens, shift, *window_size)
+    rules_and_extras: tuple[Any, ...] = (*rules, False)
     if cu_seqlens[0] is not None and cu_seqlens[0].numel() == 1:  # no text at all
         return torch.full(query.shape[:3], torch.nan, device=query.device)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or type(query) is not torch.Tensor:
-        out: Tensor = _logsumexp_op(query, key, logsumexp, *rules, False)[0]
+        out: Tensor = _logsumexp_op(query, key, logsumexp, *rules_and_extras)[0]
         return out
     kind, serves = (query.dtype, query.shape[3]), on_gpu(query) and triton_serves(query, query.shape[3])
     return twin(
         "diagonal_from_logsumexp", kind, serves, lambda: _launcher()(query, key, logsumexp, *rules),
-        lambda: _in_torch(query, key, logsumexp, *rules, False)[0],
+        lambda: _in_torch(query, key, logsumexp, *rules_and_extras)[0],
     )  # fmt: skip
 
 
