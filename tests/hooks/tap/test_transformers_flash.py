@@ -94,8 +94,9 @@ def kernel(monkeypatch):
     module = ModuleType("stand_in")
     module.flash_attn_func, module.flash_attn_varlen_func = flash_attn_func, flash_attn_varlen_func
     module.flash_attn_with_kvcache = flash_attn_with_kvcache
-    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *args, **kwargs: True)
-    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: module)
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda *args, **kwargs: True, raising=False)
+    monkeypatch.setattr(hub_kernels, "_kernels_available", True, raising=False)  # what transformers 4.57 asks instead
+    monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: module, raising=False)
     for name in ("_loaded_implementation", "_flash_fn", "_flash_varlen_fn", "_flash_with_kvcache_fn", "_pad_fn", "_unpad_fn"):
         monkeypatch.setattr(utils, name, None)
     trust.forget()
