@@ -6,6 +6,7 @@ import copy
 import importlib
 import importlib.util
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -147,7 +148,8 @@ def test_openai_whisper(monkeypatch, flash):
 
 def test_sentence_transformers():
     library = importlib.import_module("sentence_transformers")
-    pooling = importlib.import_module("sentence_transformers.sentence_transformer.modules").Pooling
+    home = "sentence_transformers.sentence_transformer.modules"  # before release 6: sentence_transformers.models
+    pooling = importlib.import_module(home if importlib.util.find_spec(home.rpartition(".")[0]) else "sentence_transformers.models").Pooling
 
     class Tower(nn.Module):
         def __init__(self) -> None:
@@ -269,4 +271,4 @@ def test_two_processes_of_ddp_and_fsdp2(tmp_path):
         env={**os.environ, "PYTHONPATH": ".", "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert sorted(done.stdout.split()) == ["0", "1", "seen", "seen"]
+    assert sorted(re.findall(r"seen \d", done.stdout)) == ["seen 0", "seen 1"]  # the gloo of torch 2.9 talks on stdout

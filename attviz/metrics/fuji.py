@@ -262,7 +262,9 @@ def _running(change: np.ndarray, theta: np.ndarray, alone: np.ndarray) -> np.nda
     """Memberships at each size; summed from the small end, where scores are small, so that large ones leave no rounding behind."""
     total = np.zeros(len(change))
     total[:-1] = -np.cumsum(change[:0:-1])[::-1]
-    members: np.ndarray = np.divide(total, theta, out=alone.astype(np.float64), where=theta > 0)
+    members = alone.astype(np.float64)
+    with np.errstate(over="ignore"):  # NumPy 1.26 warns about lanes it computes and throws away, where numbers are subnormal
+        np.divide(total, theta, out=members, where=theta > 0)
     return members
 
 
@@ -272,7 +274,8 @@ def _overlap(one: _Ranking, other: _Ranking, size: int) -> float:
     members = []
     for ranking in (one, other):
         theta = ranking.theta[size - 1]
-        members.append(np.minimum(ranking.scores, theta) / theta if theta > 0 else np.ones(len(ranking.scores)))
+        with np.errstate(over="ignore"):  # as in _running
+            members.append(np.minimum(ranking.scores, theta) / theta if theta > 0 else np.ones(len(ranking.scores)))
     differ = in_one ^ in_other
     return float(((in_one & in_other).sum() + np.minimum(*members)[differ].sum()) / (in_one | in_other).sum())
 

@@ -98,7 +98,7 @@ def kernel(monkeypatch):
     monkeypatch.setattr(hub_kernels, "_kernels_available", True, raising=False)  # what transformers 4.57 asks instead
     monkeypatch.setattr(hub_kernels, "get_kernel", lambda *args, **kwargs: module, raising=False)
     for name in ("_loaded_implementation", "_flash_fn", "_flash_varlen_fn", "_flash_with_kvcache_fn", "_pad_fn", "_unpad_fn"):
-        monkeypatch.setattr(utils, name, None)
+        monkeypatch.setattr(utils, name, None, raising=False)
     trust.forget()
     before = utils.lazy_import_flash_attention
     yield module
@@ -136,6 +136,8 @@ def eager(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
     model, inputs = model_of(family), batch(side)
+    if not model._supports_flash_attn:
+        pytest.skip(f"this release of transformers has no flash kernels for {family}")
     with torch.no_grad():
         plain = model(**inputs).last_hidden_state
         with attviz.capture(model) as cap:
