@@ -17,9 +17,14 @@
 Every message names what was found, where, and the cure.
 """
 
+from attviz.spelling import printable
+
 
 class AttvizError(Exception):
-    """Base of every error that attviz raises on purpose."""
+    """Base of every error that attviz raises on purpose; what it quotes of foreign text is shown, not obeyed by a terminal."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n\t")
 
 
 class CaptureError(AttvizError, RuntimeError):
@@ -30,7 +35,7 @@ class UnknownLayerError(CaptureError, KeyError):
     """A layer name, glob pattern or index that matches no attention module."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # KeyError would print the repr of the message
+        return printable(str(self.args[0]), keep="\n\t") if self.args else ""  # KeyError would print the repr of the message
 
 
 class RaggedLayersError(CaptureError):

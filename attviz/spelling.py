@@ -60,7 +60,7 @@ def readable_pieces(tokens: Sequence[str]) -> list[Piece]:
     word_open = False
     for token in tokens:
         if _is_mark(token):
-            pieces.append(Piece(token))
+            pieces.append(Piece(visible(token)))
             word_open = False
             continue
         text, continues, ends = spell(token, word_open)
@@ -86,6 +86,22 @@ def visible(text: str) -> str:
     if text.isspace():
         return "".join(_VISIBLE.get(char, "␣") for char in text)
     return "".join(_visible_character(char) for char in text)
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""The text with every character that a terminal, an SVG, a LaTeX file or a table could obey made visible; spaces stay spaces.
+
+    Errors, tables and titles show foreign text through this; tokens, of which a lone space matters, through :func:`visible`.
+
+    Args:
+        text: Any text.
+        keep: Control characters that stay, such as line breaks in a message of several lines.
+
+    Example:
+        >>> printable("a\x1b[31mb \u202e\n"), printable("a\nb\x07", keep="\n")
+        ('a⟨U+001B⟩[31mb ⟨U+202E⟩↵', 'a\nb⟨U+0007⟩')
+    """
+    return "".join(char if char in keep or char.isprintable() else _visible_character(char) for char in text)
 
 
 def display_width(text: str) -> int:

@@ -44,38 +44,67 @@ def verify(path: Path, sha256: str) -> None:
         raise FormatError(f"{path}: SHA-256 is {seen.hexdigest()}, expected {sha256}. The file is damaged or changed: install it anew.")
 
 
-def load_model(name: str, *, classify: bool | None = None) -> tuple[Any, Any]:
+def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[Any, Any]:
     """The model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
         name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which is taken from the installed package when it is there.
         classify: Load the classification head; None does so when the checkpoint has one.
+        trust_remote_code: Run the Python that comes with the model. Nothing asks; without this it is never run.
+        allow_pickle: Also read weights in PyTorch's pickle format (``.bin``), which can run code as they are read.
 
     Returns:
         (model, tokenizer).
 
     Raises:
-        ArgumentError: If transformers cannot load it; the message carries its reason.
+        ArgumentError: If transformers cannot load it, the message carries its reason; if the checkpoint lacks weights, which would be
+            random, they are named.
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
     source, local = _source(name)
+    options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
+    weights: dict[str, Any] = {"output_loading_info": True, "use_safetensors": None if allow_pickle else True}
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local)
+        config = AutoConfig.from_pretrained(source, **options)
         heads = getattr(config, "architectures", None) or []
         if classify is None:
             classify = any(head.endswith("ForSequenceClassification") for head in heads)
         kind = AutoModelForSequenceClassification if classify else AutoModel
-        model = kind.from_pretrained(source, local_files_only=local)
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ArgumentError(
-            f"model {name!r} could not be loaded: {reason} Name a hub id or a folder with config.json and weights."
-        ) from error
+        model, found = kind.from_pretrained(source, **options, **weights)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except Exception as error:  # a damaged folder ends in any exception that transformers, tokenizers or safetensors know
+        raise ArgumentError(f"model {name!r} could not be loaded: {_reason(error, trust_remote_code, allow_pickle)}") from error
+    _check_complete(model, sorted(found["missing_keys"]), name)
     if source != name:  # the path of an installed package says nothing to a reader of the archive
         model.config._name_or_path = f"sentence-transformers/{BUNDLED}"
     return model.eval(), tokenizer
+
+
+def _reason(error: Exception, trust_remote_code: bool, allow_pickle: bool) -> str:
+    told = str(error).strip()
+    reason = told.splitlines()[0][:500] if told else type(error).__name__
+    if "trust_remote_code" in told and not trust_remote_code:
+        return f"{reason} It brings Python of its own; after reading that, allow it: --trust-remote-code (trust_remote_code=True)."
+    if "safetensors" in told and not allow_pickle:
+        return (
+            f"{reason} It has no weights in safetensors; those in pickle (.bin) can run code: if you trust them, --allow-pickle "
+            "(allow_pickle=True), or convert them with model.save_pretrained."
+        )
+    return f"{reason} Name a hub id or a folder with config.json and weights."
+
+
+def _check_complete(model: Any, missing: list[str], name: str) -> None:
+    """Weights that the checkpoint lacks are random; a pooler without them is taken off, for it stands behind the attention."""
+    if missing and all("pooler" in key.split(".") for key in missing) and getattr(model, "pooler", None) is not None:
+        model.pooler = None
+        missing = []
+    if missing:
+        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise ArgumentError(
+            f"model {name!r}: the checkpoint lacks {len(missing)} weights, which would be random: {shown}. "
+            "Name a complete checkpoint; without its classification head: classify=False."
+        )
 
 
 def _source(name: str) -> tuple[str, bool]:

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import attviz
 from attviz.errors import AttvizError
+from attviz.spelling import printable
 
 COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "bench", "info", "completion")
 
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"attviz {args.command}: stopped", file=sys.stderr)
         return 130
     except (AttvizError, OSError) as error:
-        print(f"attviz {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"attviz {args.command}: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
 
 

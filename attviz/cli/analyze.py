@@ -18,6 +18,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from attviz.cli.model_options import model_arguments
+
 HELP = "run a data set through a model"
 
 
@@ -47,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there, at the end")
+    model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output, inputs=[args.data], overwrite=args.overwrite or stopped)
     table = read_texts(args.data, text_column=args.text_column, label_column=args.label_column)
     stop = args.limit if args.limit is not None else len(table.texts)
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
     model = _moved(model, args.device)
     asked = args.label_names.split(",") if args.label_names else None
     names = classes_of(table, asked, class_names(model, None))

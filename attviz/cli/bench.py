@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any
 
+from attviz.cli.model_options import model_arguments
+
 HELP = "measure what capture costs on a model"
 
 
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="pairs of forwards (default: %(default)s)")
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: %(default)s)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: what torch takes)")
+    model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
@@ -43,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     try:
-        model, tokenizer = load_model(args.model)
+        model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
         model.to(args.device)
         generator = torch.Generator().manual_seed(0)
         ids = torch.randint(0, len(tokenizer), (args.batch_size, args.length), generator=generator).to(args.device)

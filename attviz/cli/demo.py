@@ -14,6 +14,8 @@ import json
 import sys
 from pathlib import Path
 
+from attviz.cli.model_options import model_arguments
+
 HELP = "see it work: numbers, figures and a page from a small model"
 
 TEXTS = (
@@ -29,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file", type=Path, metavar="FILE", help="a text file; every non-empty line is a text")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="MODEL", help="a hub id or a local folder (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("attviz-demo"), metavar="DIR", help="folder (default: %(default)s)")
+    model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of tables")
     parser.add_argument("--no-figures", action="store_true", help="print only")
 
@@ -40,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from attviz.analysis import analyze
     from attviz.analysis.models import load_model
 
-    model, tokenizer = load_model(args.model)
+    model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
     analysis = analyze(model, tokenizer, texts, precision="float32")
     _print_tables(analysis, as_json=args.json)
     if args.no_figures:
@@ -88,6 +91,7 @@ def _texts(args: argparse.Namespace) -> list[str]:
 def _print_tables(analysis: object, *, as_json: bool) -> None:
     from attviz.cli.table import token_rows, token_table
     from attviz.records import Analysis
+    from attviz.spelling import printable
 
     assert isinstance(analysis, Analysis)
     if as_json:
@@ -97,7 +101,7 @@ def _print_tables(analysis: object, *, as_json: bool) -> None:
     num_heads = analysis.documents[0].diagonal.shape[1]
     print(f"Attention of each token to its own position; aggregates over {len(analysis.layers)} layers x {num_heads} heads.")
     for document in analysis.documents:
-        print(f"\n{document.text}\n\n{token_table(document)}")
+        print(f"\n{printable(document.text, keep=chr(10))}\n\n{token_table(document)}")
 
 
 def _first_picture(written: list[Path]) -> str:

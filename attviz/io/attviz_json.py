@@ -24,9 +24,11 @@ import numpy as np
 
 from attviz.errors import FormatError
 from attviz.files import replacing_text
+from attviz.io.json_stream import root_entries
 from attviz.records import AttvizDocument, AttvizSet, AttvizVector
 
-_NUMBER = re.compile(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")  # linear: no two parts can take the same digit
+_LONGEST_NUMBER = 400
 _COLOR = re.compile(r"#[0-9a-fA-F]{1,6}")
 _ROUNDING = 1e-6  # a softmax in float32 may end a little above 1
 _KNOWN = {"name", "text", "output_activations", "hilight", "sets"}
@@ -49,18 +51,17 @@ def read_attviz_json(path: str | os.PathLike[str], *, max_bytes: int = 1 << 30) 
         OSError: If it cannot be read.
     """
     path = Path(path)
-    if (size := path.stat().st_size) > max_bytes:
-        raise FormatError(f"{path}: {size} bytes, more than max_bytes={max_bytes}. Split the file, or allow more.")
-    try:
-        root = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except RecursionError as error:
-        raise FormatError(f"{path}: nested too deeply to be an AttViz file.") from error
-    except ValueError as error:
-        raise FormatError(f"{path}: no JSON: {error}.") from error
-    try:
-        return parse_attviz(root)
-    except FormatError as error:
-        raise FormatError(f"{path}: {error}") from error
+    listed: list[AttvizDocument] = []
+    keyed: dict[int, AttvizDocument] = {}
+    for key, entry in root_entries(path, max_bytes=max_bytes):
+        try:
+            if key is None:
+                listed.append(_document(entry, f"[{len(listed)}]"))
+            else:
+                keyed[_index(key)] = _document(entry, f"[{key!r}]")
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
+    return (*listed, *(keyed[index] for index in sorted(keyed)))
 
 
 def parse_attviz(root: Any) -> tuple[AttvizDocument, ...]:
@@ -70,7 +71,7 @@ def parse_attviz(root: Any) -> tuple[AttvizDocument, ...]:
         FormatError: With the path of the fault.
     """
     if isinstance(root, dict):
-        return tuple(_document(root[key], f"[{key!r}]") for key in _ordered_keys(root))
+        return tuple(_document(root[key], f"[{key!r}]") for key in sorted(root, key=_index))
     if not isinstance(root, list):
         raise FormatError(f"the root must be a list of documents, got {_kind(root)}.")
     return tuple(_document(entry, f"[{place}]") for place, entry in enumerate(root))
@@ -101,13 +102,12 @@ def write_attviz_json(documents: Iterable[AttvizDocument], path: str | os.PathLi
     return Path(path)
 
 
-def _ordered_keys(root: dict[str, Any]) -> list[str]:
-    for key in root:
-        if not key.isdecimal():
-            raise FormatError(
-                f"the root is an object, so its keys must be '0', '1', ...; got {key!r}. Is it one document without its list?"
-            )
-    return sorted(root, key=int)
+def _index(key: str) -> int:
+    if not (key.isascii() and key.isdecimal() and len(key) <= 18):
+        raise FormatError(
+            f"the root is an object, so its keys must be '0', '1', ...; got {key[:60]!r}. Is it one document without its list?"
+        )
+    return int(key)
 
 
 def _document(entry: Any, at: str) -> AttvizDocument:
@@ -153,16 +153,18 @@ def _probability(value: Any, at: str) -> float:
     number = _number(value, at)
     if not -_ROUNDING <= number <= 1 + _ROUNDING:
         raise FormatError(f"{at}: must be from 0 to 1, got {value!r}.")
-    return float(np.float32(min(max(number, 0.0), 1.0)))
+    if number <= 0 or number >= 1:  # one object for all of these: a file can hold a hundred million
+        return 0.0 if number <= 0 else 1.0
+    return float(np.float32(number))
 
 
 def _number(value: Any, at: str) -> float:
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and len(value) <= _LONGEST_NUMBER and _NUMBER.fullmatch(value.strip()):
         number = float(value)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
         number = float(value) if abs(value) < 1e300 else math.inf
     else:
-        raise FormatError(f"{at}: not a number: {value!r}" if isinstance(value, str) else f"{at}: not a number but {_kind(value)}.")
+        raise FormatError(f"{at}: not a number: {value[:60]!r}" if isinstance(value, str) else f"{at}: not a number but {_kind(value)}.")
     if not math.isfinite(number):
         raise FormatError(f"{at}: must be finite, got {value!r}.")
     return number

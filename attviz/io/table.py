@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from attviz.documents import Diagonals, as_analysis
 from attviz.errors import MissingExtraError
 from attviz.files import replacing, replacing_text
 from attviz.records import Document
+from attviz.spelling import printable
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}\N{MINUS SIGN}"
 
 
 def to_pandas(analysis: Diagonals) -> pd.DataFrame:
@@ -56,7 +58,8 @@ def to_parquet(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
 def to_csv(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     """Write the same rows as CSV, document by document.
 
-    A cell that a spreadsheet would run as a formula (it begins with ``= + - @``) is given a leading apostrophe.
+    A cell that a spreadsheet would run as a formula (it begins with ``= + - @``, plain or full-width, or with blanks and one of these)
+    is given a leading apostrophe; control characters are shown as signs. :func:`to_pandas` and :func:`to_parquet` keep text as it is.
 
     Raises:
         OSError: If the file cannot be written.
@@ -92,4 +95,10 @@ def _columns(place: int, document: Document) -> dict[str, Any]:
 
 def _rows(columns: dict[str, Any]) -> Iterator[list[Any]]:
     for row in zip(*columns.values(), strict=True):
-        yield [f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell for cell in row]
+        yield [_cell(value) if isinstance(value, str) else value for value in row]
+
+
+def _cell(text: str) -> str:
+    """The text without control characters; one that a spreadsheet would run as a formula, if only behind blanks, gets an apostrophe."""
+    begins = next((char for char in text if not (char.isspace() or unicodedata.category(char) in ("Cc", "Cf"))), " ")
+    return f"'{printable(text)}" if begins in _FORMULA else printable(text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 WARN_BYTES = 25 * 2**20
 MAX_BYTES = 64 * 2**20
+MOST_CLASSES = 10_000
 
 
 @dataclass(frozen=True, slots=True)

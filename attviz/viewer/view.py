@@ -18,7 +18,7 @@ from attviz.viewer.page import Page
 from attviz.viewer.pairs import PairLayer
 from attviz.viewer.pairs_capture import captured_pairs, has_pairs
 from attviz.viewer.pairs_source import Pairs, attach_pairs, pairs_of
-from attviz.viewer.payload import MAX_BYTES, HeadMoments, Payload
+from attviz.viewer.payload import MAX_BYTES, MOST_CLASSES, HeadMoments, Payload
 
 
 def view(
@@ -131,7 +131,9 @@ def _grid_page(
         entry = grid_entry(document, place, values, options.precision, options.causal)
         if options.images is not None and options.images[place] is not None:
             entry.chunk["image"] = image_uri(options.images[place], f"images[{place}]")
-        known = (-1 if index is None else int(index) for index in (document.label, document.prediction))
+        known = [-1 if index is None else int(index) for index in (document.label, document.prediction)]
+        if (strange := next((index for index in known if index >= MOST_CLASSES), None)) is not None:
+            raise ArgumentError(f"view: documents[{place}] is of class {strange}; a page shows at most {MOST_CLASSES} classes.")
         labels = max(labels, *known, len(entry.row.get("probabilities", ())) - 1)
         payload.add(entry)
         if pairs is not None:

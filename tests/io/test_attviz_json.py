@@ -124,7 +124,7 @@ def test_a_fault_is_named_with_its_path(root, message):
 
 def test_files_that_are_no_json_or_too_large_or_too_deep_are_refused(tmp_path):
     path = tmp_path / "a.json"
-    for content, message in [(b'[{"text": "a"', "no JSON"), (b"\xff\xfe", "no JSON"), (b"[" * 200_000, "nested too deeply|no JSON")]:
+    for content, message in [(b'[{"text": "a"', "not JSON"), (b"\xff\xfe", "not JSON"), (b"[" * 200_000, "nested too deeply|not JSON")]:
         path.write_bytes(content)
         with pytest.raises(FormatError, match=rf"a.json: ({message})"):
             read_attviz_json(path)

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attviz.errors import FormatError, MetricError
-from attviz.files import replacing
+from attviz.files import check_input, open_regular, replacing
 from attviz.metrics._streaming.moments import FIELDS, Moments
 from attviz.metrics._streaming.shapes import Layout
 from attviz.metrics._streaming.states import LayerInfo, State
@@ -60,27 +59,28 @@ def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf, le
         FormatError: If the file is not one of these, damaged or inconsistent; the message carries path and place.
         MetricError: If it is the state of another metric, or of this one with other options.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
-    if not Path(path).is_file():
-        raise FormatError(f"{os.fspath(path)}: not a regular file.")
+    check_input(path, "the state of a metric")
+    with os.fdopen(open_regular(path, "the state of a metric"), "rb") as file:
+        content = file.read()  # not mapped: a file that is cut short meanwhile is an error, no signal
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _KEY not in metadata:
-                raise FormatError(f"{os.fspath(path)}: a safetensors file, but not the state of an attviz metric.")
-            layers, updates, size = parse_header(metadata[_KEY], identity, os.fspath(path))
-            learn(size)
-            wanted = layout(layers).tensors()
-            _check_names(set(file.keys()), set(wanted), os.fspath(path))
-            for name, (dtype, shape) in wanted.items():  # from the file's table alone: no tensor is allocated for a false claim
-                piece = file.get_slice(name)
-                found = (piece.get_dtype(), tuple(piece.get_shape()))
-                if found != (_DTYPES[dtype], shape):
-                    raise FormatError(f"{os.fspath(path)}: tensor {name!r} is {found}, expected {(_DTYPES[dtype], shape)}.")
-            tensors = {name: file.get_tensor(name) for name in wanted}
-    except SafetensorError as error:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise FormatError(f"{os.fspath(path)}: not a readable safetensors file: {error}. Was it cut short?") from error
+    metadata = header.get("__metadata__") or {}
+    if _KEY not in metadata:
+        raise FormatError(f"{os.fspath(path)}: a safetensors file, but not the state of an attviz metric.")
+    layers, updates, size = parse_header(metadata[_KEY], identity, os.fspath(path))
+    learn(size)
+    wanted = layout(layers).tensors()
+    _check_names(set(tensors), set(wanted), os.fspath(path))
+    for name, (dtype, shape) in wanted.items():
+        found = (header[name]["dtype"], tuple(header[name]["shape"]))
+        if found != (_DTYPES[dtype], shape):
+            raise FormatError(f"{os.fspath(path)}: tensor {name!r} is {found}, expected {(_DTYPES[dtype], shape)}.")
     if metadata.get("sha256") != _digest(metadata[_KEY], tensors):
         raise FormatError(f"{os.fspath(path)}: the checksum does not match the contents: the file is damaged.")
     return assemble(tensors, layers, layout, os.fspath(path)), updates

@@ -102,8 +102,8 @@ def test_header_lengths_and_nested_json_from_an_enemy_are_refused(tmp_path):
     for content in (struct.pack("<Q", 2**62) + b"{}", struct.pack("<Q", 60000) + b"[" * 60000, b"", os.urandom(200)):
         path.write_bytes(content)
         assert_refused(path, FormatError, "not a readable safetensors file")
-    assert_refused(tmp_path, FormatError, "not a regular file")
-    assert_refused(tmp_path / "missing", FormatError, "not a regular file")
+    assert_refused(tmp_path, FormatError, "is a folder, not the state of a metric")
+    assert_refused(tmp_path / "missing", FileNotFoundError, "missing: no such file")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,11 @@
+"""Options of every subcommand that loads a model: what may run or be read beyond numbers is typed, never asked."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def model_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--trust-remote-code`` and ``--allow-pickle``."""
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the Python that comes with the model (default: never)")
+    parser.add_argument("--allow-pickle", action="store_true", help="read .bin weights too, which can run code (default: safetensors only)")
