@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from attviz.errors import ArgumentError, FormatError
+from attviz.files import check_input
 
 _TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 _LABEL_COLUMNS = ("label", "labels", "class")
@@ -75,6 +76,7 @@ def read_texts(source: Any, *, text_column: str | None = None, label_column: str
 
 
 def _read(path: Path) -> str:
+    check_input(path, "a data set")
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -58,7 +58,8 @@ def read_attviz_json(path: str | os.PathLike[str], *, max_bytes: int = 1 << 30) 
             if key is None:
                 listed.append(_document(entry, f"[{len(listed)}]"))
             else:
-                keyed[_index(key)] = _document(entry, f"[{key!r}]")
+                index = _index(key)
+                keyed[index] = _document(entry, f"['{index}']")
         except FormatError as error:
             raise FormatError(f"{path}: {error}") from error
     return (*listed, *(keyed[index] for index in sorted(keyed)))

@@ -108,7 +108,7 @@ class _Entries:
                     return value
             if wanted == _MOST:
                 raise self._fault(f"an entry of more than {_MOST} characters")
-            wanted = min(4 * wanted, _MOST)
+            wanted = _MOST
 
     def _cut_off(self, error: json.JSONDecodeError) -> bool:
         """Whether it may only be the end of the window that makes it wrong."""

@@ -25,3 +25,12 @@ def test_two_writers_and_kills_never_publish_a_wrong_archive(tmp_path):
     assert result["loads"] == 300
     assert result["writes"] > 2
     assert (result["wrong"], result["failed"], result["left"]) == (0, 0, 0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory by /proc and RLIMIT_AS")
+def test_mutated_files_end_in_our_error_or_read_right():
+    command = [sys.executable, "-m", "benchmarks.attacks.mutants", "--budget", "600", "--seed", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    for kind in ("archive", "json", "state", "table", "resume"):
+        assert f"{kind}: refused" in shown.stdout
