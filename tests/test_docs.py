@@ -26,10 +26,11 @@ def _tables():
     layouts._table[:] = entries
 
 
-def test_snippets_of_your_own_model_run():
-    snippets = FENCE.findall((DOCS / "your-own-model.md").read_text(encoding="utf-8"))
-    assert len(snippets) == 5
+@pytest.mark.parametrize(("page", "count"), [("your-own-model.md", 5), ("pairs.md", 2)])
+def test_snippets_run(page, count):
+    snippets = FENCE.findall((DOCS / page).read_text(encoding="utf-8"))
+    assert len(snippets) == count
     names: dict[str, object] = {"__name__": "page"}
     with torch.no_grad():
         for snippet in snippets:
-            exec(compile(snippet, "your-own-model.md", "exec"), names)
+            exec(compile(snippet, page, "exec"), names)

@@ -164,15 +164,17 @@ export class HeadsView implements Part {
     const active = this.panel.query;
     const [from, to] = this.tall.sight;
     const queries = active !== null ? [active] : Array.from({ length: Math.max(0, Math.min(to, layer.qLen) - from) }, (_, i) => from + i);
-    const faint = active !== null || hoverKey !== null ? FAINT_ONE : FAINT;
+    // Of all tokens together only what stands out of an even row.
+    const faint = active !== null || hoverKey !== null ? FAINT_ONE : Math.max(FAINT, 2 / layer.kvLen);
+    const whole = this.panel.special || active !== null || hoverKey !== null;
     const lines: Line[] = [];
     for (const head of this.panel.choice.heads) {
       for (const query of queries) {
         const row = this.rows.get(head * layer.qLen + query);
-        if (!row) continue;
+        if (!row || (!whole && this.queries.special[query])) continue;
         for (let key = hoverKey ?? 0; key < (hoverKey === null ? row.length : hoverKey + 1); key++) {
           const weight = row[key] as number;
-          if (weight >= faint) lines.push({ query, key, head, weight });
+          if (weight >= faint && (whole || !this.keys.special[key])) lines.push({ query, key, head, weight });
         }
       }
     }

@@ -4,7 +4,7 @@ import { fill, h, tell } from "../dom";
 import { Figure } from "../draw/figure";
 import { rampPixels } from "../model/color";
 import { number } from "../model/format";
-import { labelsOf } from "./labels";
+import { type Labels, labelsOf } from "./labels";
 import type { Layer } from "./layer";
 import type { Panel } from "./panel";
 import { Slice } from "./slices";
@@ -39,6 +39,7 @@ export class MatrixView {
   private matrix: Matrix | null = null;
   private job = 0;
   private done = false;
+  private special = false;
 
   constructor(private readonly panel: Panel) {
     this.element = h("div", { class: "pairs-side" }, this.title, this.figure.element, this.note, h("h3", {}, "Strongest pairs"), this.list);
@@ -62,14 +63,15 @@ export class MatrixView {
   }
 
   show(layer: Layer, heads: readonly number[], label: string): void {
-    const same = this.layer === layer && this.heads.length === heads.length && heads.every((head, i) => head === this.heads[i]);
+    const { special } = this.panel;
+    const same = this.layer === layer && this.special === special && this.heads.length === heads.length && heads.every((head, i) => head === this.heads[i]);
     tell(this.title, label);
     this.resize();
     if (same) {
       this.paint();
       return;
     }
-    [this.layer, this.heads] = [layer, heads];
+    [this.layer, this.heads, this.special] = [layer, heads, special];
     void this.fill();
   }
 
@@ -97,6 +99,8 @@ export class MatrixView {
     const slice = new Slice();
     const buffer = new Float32Array(4 * layer.kvLen);
     const mean = new Float32Array(4 * layer.kvLen);
+    const [{ special: queries }, { special: keys }] = this.labels(layer);
+    const out = (query: number): boolean => !this.special && queries[query] === true;
     let painted = performance.now();
     for (let at = 0; at < matrix.queries.length; at += 4) {
       const some = matrix.queries.slice(at, at + 4);
@@ -106,7 +110,7 @@ export class MatrixView {
         for (let i = 0; i < some.length * layer.kvLen; i++) mean[i] = (mean[i] as number) + (buffer[i] as number) / heads.length;
         if (slice.spent && !(await slice.rest(() => job === this.job))) return;
       }
-      some.forEach((_, i) => keep(matrix, at + i, mean.subarray(i * layer.kvLen, (i + 1) * layer.kvLen)));
+      some.forEach((query, i) => keep(matrix, at + i, mean.subarray(i * layer.kvLen, (i + 1) * layer.kvLen), out(query), this.special ? null : keys));
       if (performance.now() - painted > 120) {
         this.paint();
         painted = performance.now();
@@ -155,20 +159,22 @@ export class MatrixView {
     });
   }
 
+  private labels(layer: Layer): [Labels, Labels] {
+    const { sides } = this.panel.data.meta;
+    return [labelsOf(sides[layer.meta.q] as never), labelsOf(sides[layer.meta.k] as never)];
+  }
+
   private strongest(): void {
     const { layer, matrix, panel } = this;
     if (!layer || !matrix) return;
-    const { sides } = panel.data.meta;
-    const queries = labelsOf(sides[layer.meta.q] as never);
-    const keys = labelsOf(sides[layer.meta.k] as never);
-    // Special tokens take most of the attention and say the least of the text.
+    const [queries, keys] = this.labels(layer);
     const found: [number, number, number][] = [];
     let least = 0;
     matrix.queries.forEach((query, row) => {
-      if (queries.special[query]) return;
+      if (!this.special && queries.special[query]) return;
       for (let key = 0; key < matrix.columns; key++) {
         const value = matrix.values[row * matrix.columns + key] as number;
-        if (value <= least || matrix.columns !== layer.kvLen || keys.special[key]) continue;
+        if (value <= least || matrix.columns !== layer.kvLen || (!this.special && keys.special[key])) continue;
         found.push([value, query, key]);
         if (found.length > 8 * LISTED) {
           found.sort((a, b) => b[0] - a[0]).length = LISTED;
@@ -189,12 +195,13 @@ export class MatrixView {
   }
 }
 
-function keep(matrix: Matrix, row: number, weights: Float32Array): void {
+/** Colours end at the largest pair that counts; what is left out of that may be beyond. */
+function keep(matrix: Matrix, row: number, weights: Float32Array, out: boolean, special: readonly boolean[] | null): void {
   const { columns, values } = matrix;
   for (let key = 0; key < weights.length; key++) {
     const at = row * columns + (columns === weights.length ? key : Math.floor((key * columns) / weights.length));
     const weight = weights[key] as number;
     if (weight > (values[at] as number)) values[at] = weight;
-    if (weight > matrix.max) matrix.max = weight;
+    if (weight > matrix.max && !out && !special?.[key]) matrix.max = weight;
   }
 }

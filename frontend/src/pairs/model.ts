@@ -7,7 +7,7 @@ import { rampPixels } from "../model/color";
 import type { Layer } from "./layer";
 import type { Panel, Part } from "./panel";
 import { Slice } from "./slices";
-import { SIDE, type Thumb, thumbnail } from "./thumbs";
+import { type Thumb, thumbnail } from "./thumbs";
 
 const LEFT = 34;
 const TOP = 20;
@@ -16,8 +16,8 @@ const GAP = 3;
 export class ModelView implements Part {
   readonly element: HTMLElement;
   private readonly figure = new Figure("pairs-model", "One picture a head, layers down and heads across. Arrow keys move, Enter opens the head.");
-  /** All pictures on one canvas: a canvas for each would take longer to make than what is on it. */
-  private readonly atlas = h("canvas");
+  /** The picture that is being made. One canvas for all of them would be copied whole each time it is read and written by turns. */
+  private readonly scratch = h("canvas");
   private readonly thumbs = new Map<string, Thumb>();
   private thumbsOf: object | null = null;
   private cell = 48;
@@ -119,14 +119,22 @@ export class ModelView implements Part {
     });
   }
 
-  /** Copies the pictures that are there onto the figure. */
+  /** Draws a picture that is there onto the figure. Square root of the weight: 1 is the end of the ramp in every picture, so that heads compare. */
   private stamp(row: number, head: number): void {
     const thumb = this.thumbs.get(`${this.places[row] ?? -1}.${head}`);
     const pen = this.figure.base.getContext("2d");
-    if (!thumb || !pen) return;
+    const { scratch } = this;
+    const ink = scratch.getContext("2d", { willReadFrequently: true });
+    if (!thumb || !pen || !ink) return;
+    if (scratch.width !== thumb.columns || scratch.height !== thumb.rows) [scratch.width, scratch.height] = [thumb.columns, thumb.rows];
+    const image = ink.createImageData(thumb.columns, thumb.rows);
+    const colors = new Uint32Array(image.data.buffer);
+    const ramp = rampPixels();
+    for (let i = 0; i < thumb.values.length; i++) colors[i] = ramp[Math.round(255 * Math.sqrt(Math.min(1, thumb.values[i] as number)))] as number;
+    ink.putImageData(image, 0, 0);
     const size = this.cell - GAP;
     pen.imageSmoothingEnabled = thumb.columns > size;
-    pen.drawImage(this.atlas, head * SIDE, row * SIDE, thumb.columns, thumb.rows, LEFT + head * this.cell, TOP + row * this.cell, size, size);
+    pen.drawImage(scratch, LEFT + head * this.cell, TOP + row * this.cell, size, size);
   }
 
   private mark(): void {
@@ -148,8 +156,6 @@ export class ModelView implements Part {
     if (this.thumbsOf !== data || this.filledFor !== key) {
       [this.thumbsOf, this.filledFor] = [data, key];
       this.thumbs.clear();
-      this.atlas.width = SIDE * Math.max(...this.places.map((place) => data.at(place).heads.length));
-      this.atlas.height = SIDE * this.places.length;
     }
     const job = ++this.job;
     const wanted = (): boolean => job === this.job;
@@ -160,25 +166,12 @@ export class ModelView implements Part {
       const layer = await data.layer(place);
       if (!(await slice.rest(wanted))) return;
       for (const head of missing) {
-        const thumb = thumbnail(layer, head);
-        this.thumbs.set(`${place}.${head}`, thumb);
-        this.ink(thumb, row, head);
+        this.thumbs.set(`${place}.${head}`, thumbnail(layer, head));
         this.stamp(row, head);
         if (!(await slice.rest(wanted))) return;
       }
     }
     this.element.dataset["done"] = String(this.thumbs.size);
     this.panel.filled();
-  }
-
-  /** Square root of the weight: 1 is the end of the ramp in every picture, so that heads compare. */
-  private ink(thumb: Thumb, row: number, head: number): void {
-    const pen = this.atlas.getContext("2d", { willReadFrequently: true });
-    if (!pen) return;
-    const image = pen.createImageData(thumb.columns, thumb.rows);
-    const colors = new Uint32Array(image.data.buffer);
-    const ramp = rampPixels();
-    for (let i = 0; i < thumb.values.length; i++) colors[i] = ramp[Math.round(255 * Math.sqrt(Math.min(1, thumb.values[i] as number)))] as number;
-    pen.putImageData(image, head * SIDE, row * SIDE);
   }
 }

@@ -13,6 +13,8 @@ export interface Panel {
   readonly query: number | null;
   /** The key under the pointer. */
   readonly key: number | null;
+  /** Whether [CLS], [SEP] and their like are shown among the pairs of all tokens. */
+  readonly special: boolean;
   point(query: number | null, key: number | null): void;
   pin(query: number | null): void;
   /** Shows the matrix of a head that is pointed at; null goes back to what is chosen. */

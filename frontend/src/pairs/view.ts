@@ -75,6 +75,9 @@ export class PairsView implements View {
       get query() {
         return view.hover.query ?? view.choice?.query ?? null;
       },
+      get special() {
+        return view.special;
+      },
       get key() {
         return view.hover.key;
       },
@@ -87,6 +90,11 @@ export class PairsView implements View {
       tell: (text) => tell(this.readout, text || this.hint()),
       say: (text) => this.context.say(text),
     };
+  }
+
+  /** The page's one switch. */
+  private get special(): boolean {
+    return (this.context.store.state as { special?: string }).special === "in";
   }
 
   private hint(): string {
@@ -130,7 +138,7 @@ export class PairsView implements View {
       this.opened = -1;
     }
     if (this.opened !== choice.layer) void this.open(data, choice);
-    else if (change.has("extra", "token")) this.show();
+    else if (change.has("extra", "token", "special" as never)) this.show();
   }
 
   private read(): void {
