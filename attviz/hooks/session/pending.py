@@ -93,16 +93,19 @@ def read_all(call: AttentionCall, tokens: Tokens, readings: Iterable[Reading], p
             except ReadingError as error:
                 pending.reasons[reading.name] = str(error)
                 continue
-            if isinstance(found, Mapping):
-                pending.readings.update({f"{reading.name}.{part}": tensor for part, tensor in found.items()})
-            else:
-                pending.readings[reading.name] = _padded_out(found, tokens) if reading.per == "query" else found
+            parts = (
+                {f"{reading.name}.{part}": tensor for part, tensor in found.items()}
+                if isinstance(found, Mapping)
+                else {reading.name: found}
+            )
+            for name, tensor in parts.items():
+                pending.readings[name] = _padded_out(tensor, tokens) if reading.per == "query" else tensor
 
 
 def _padded_out(found: Tensor, tokens: Tokens) -> Tensor:
-    """NaN where the query is padding."""
+    """NaN, or -1 of whole numbers, where the query is padding."""
     real = tokens.real
     if real is None or found.ndim < 3 or found.shape[2] != real.shape[1]:
         return found
     real = real.to(found.device)[:, None]
-    return torch.where(real.reshape(*real.shape, *(1,) * (found.ndim - 3)), found, torch.nan)
+    return torch.where(real.reshape(*real.shape, *(1,) * (found.ndim - 3)), found, torch.nan if found.is_floating_point() else -1)
