@@ -97,12 +97,13 @@ def test_what_does_not_fit_the_forward_is_a_reason_of_every_layer(reading, reaso
     assert "encoder.layer.0.attention.self" in str(caught.value)
 
 
-def test_query_and_key_of_an_eager_model_are_not_there_and_the_reason_says_so():
+def test_query_and_key_of_an_eager_model_are_its_weights_and_the_message_says_so():
     model, (ids, mask) = build("bert"), batch(None)
     model.set_attn_implementation("eager")
     with torch.no_grad(), attviz.capture(model, read=r.QueryKey()) as cap:
-        model(ids, attention_mask=mask)
-    with pytest.raises(CaptureError, match="shows the weights of its rows, not the query and key they were made of"):
+        weights = model(ids, attention_mask=mask, output_attentions=True).attentions
+    torch.testing.assert_close(cap.reading("query_key.weights"), torch.stack(weights))
+    with pytest.raises(CaptureError, match=r"has several parts: 'query_key.weights'. Ask for one of them, not 'query_key.query'"):
         cap.reading("query_key.query")
 
 
