@@ -11,8 +11,16 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# What the page's script takes for special in a file that does not say (frontend/src/model/tokens.ts): the same expression.
+_SPECIAL = re.compile(r"^(\[[A-Za-z_ ]+\d*\]|</?[a-zA-Z_]+\d*>|<\|.*\|>)$")
 _NAMED_MARKS = re.compile(r"^(\[[A-Z0-9_]+\]|<[^<>\s]{1,40}>|<\|[^|]{1,40}\|>)$")
 _VISIBLE = {"\n": "↵", "\r": "␍", "\t": "⇥", " ": "␣", "\u00a0": "␣", "\x00": "␀"}
 
@@ -69,6 +77,22 @@ def readable_pieces(tokens: Sequence[str]) -> list[Piece]:
     return pieces
 
 
+def special_tokens(tokens: Sequence[str], given: Bool[np.ndarray, " num_tokens"] | None = None) -> Bool[np.ndarray, " num_tokens"]:
+    """Which tokens are special: [CLS], [SEP], padding and their like. The one definition of page, figures and tables.
+
+    Args:
+        tokens: As the tokenizer spells them.
+        given: What the tokenizer said, where it was asked; it counts. None judges by the spelling.
+
+    Example:
+        >>> special_tokens(["[CLS]", "a", "</s>", "<|endoftext|>", "[a"]).tolist()
+        [True, False, True, True, False]
+    """
+    if given is not None:
+        return np.array(given, dtype=bool)
+    return np.array([bool(_SPECIAL.match(token)) for token in tokens], dtype=bool)
+
+
 def readable_labels(tokens: Sequence[str]) -> list[str]:
     """The label of every token; see :func:`readable_pieces`."""
     return [piece.label for piece in readable_pieces(tokens)]
@@ -85,7 +109,17 @@ def visible(text: str) -> str:
         return "∅"
     if text.isspace():
         return "".join(_VISIBLE.get(char, "␣") for char in text)
-    return "".join(_visible_character(char) for char in text)
+    return "".join(char if _joins(text, place) else _visible_character(char) for place, char in enumerate(text))
+
+
+def _joins(text: str, place: int) -> bool:
+    """Whether a joiner stands where one belongs: between two emoji, or between letters of a script that needs it."""
+    if text[place] not in "\u200c\u200d" or not 0 < place < len(text) - 1:
+        return False
+    before, after = text[place - 1], text[place + 1]
+    if text[place] == "\u200d" and unicodedata.category(after) == "So":
+        return unicodedata.category(before) in {"So", "Sk", "Mn"}
+    return unicodedata.category(before) in {"Mn", "Lo"} and unicodedata.category(after) in {"Lo", "Mn"} and before > "\u0590"
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from attviz.records import Analysis, Document
+from attviz.spelling import special_tokens
 from attviz.statistics import pool
 
 _DOCUMENTS_AT_ONCE = 64
@@ -80,8 +81,8 @@ def vocabulary(analysis: Analysis, *, special: bool = False, first: bool = True)
 
 def _kept(document: Document, special: bool, first: bool) -> np.ndarray:
     kept = np.ones(len(document.tokens), dtype=bool)
-    if not special and document.special is not None:
-        kept &= ~document.special
+    if not special:
+        kept &= ~special_tokens(document.tokens, document.special)
     if not first:
         kept[:1] = False
     return kept

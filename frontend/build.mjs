@@ -15,13 +15,27 @@ const common = {
   target: "es2022",
   logLevel: "warning",
   write: false,
+  inject: ["src/math.js"],
+  define: Object.fromEntries(["Max", "Min", "Floor", "Round", "Ceil", "Abs", "Log"].map((name) => [`Math.${name.toLowerCase()}`, `math${name}`])),
   absWorkingDir: here,
 };
 
 const SHIPPED = ["d3-array"];
 
 /** Scripts that a page carries only when its data needs them: src/NAME/index.ts and, where there is one, src/NAME/style.css. */
-export const EXTENSIONS = ["pairs"];
+export const EXTENSIONS = ["corpus", "pairs"];
+
+/** The corpus script takes what the page has from the page (src/views/kit.ts) instead of carrying it a second time. */
+const fromThePage = {
+  name: "from-the-page",
+  async setup(build) {
+    const kit = await readFile(join(here, "src/views/kit.ts"), "utf8");
+    const names = kit.match(/attvizKit = \{([^}]*)\}/)[1].split(",").map((name) => name.trim());
+    const contents = `const kit = () => globalThis.attvizKit;\nmodule.exports = { __esModule: true, ${names.map((name) => `get ${name}() { return kit().${name}; }`).join(", ")} };`;
+    build.onResolve({ filter: /^\.\.\// }, ({ path }) => (path.endsWith("views/extensions") ? undefined : { path: "kit", namespace: "kit" }));
+    build.onLoad({ filter: /.*/, namespace: "kit" }, () => ({ contents }));
+  },
+};
 
 async function bundle(options) {
   const result = await build({ ...common, ...options });
@@ -43,10 +57,10 @@ async function thirdParty() {
 export async function outputs() {
   const css = await bundle({ entryPoints: ["src/style/page.css"] });
   const script = await bundle({ entryPoints: ["src/page.ts"], format: "iife" });
-  const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ATTVIZ_CSS: JSON.stringify(css) } });
+  const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ...common.define, ATTVIZ_CSS: JSON.stringify(css) } });
   const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": await thirdParty() };
   for (const name of EXTENSIONS) {
-    if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife" });
+    if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife", plugins: name === "corpus" ? [fromThePage] : [] });
     if (existsSync(join(here, `src/${name}/style.css`))) files[`${name}.css`] = await bundle({ entryPoints: [`src/${name}/style.css`] });
   }
   return files;

@@ -19,6 +19,8 @@ FLOORS = {
     "documents": 1,
     "vocabulary": 1,
     "tables": 1,
+    "clustering": 1,
+    "_insights": 1,
     "kernels": 1,
     "readings": 1,
     "metrics": 2,

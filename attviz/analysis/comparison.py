@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from attviz.errors import ArgumentError
-from attviz.records import Analysis, Document
+from attviz.records import Analysis
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,7 @@ class Comparison:
         return difference
 
     def view(self, documents: Sequence[int] | None = None) -> Page:
-        """The page with every text once per model, one after the other; the model is the label of the text.
+        """The page with every text in each model: two maps and their difference, both texts over one axis, heads by change.
 
         Args:
             documents: Which texts; None shows the twenty whose diagonals changed most.
@@ -147,15 +147,15 @@ class Comparison:
         from attviz.viewer import view
 
         chosen = self._most_changed(20) if documents is None else list(documents)
-        shown = [self._labelled(model, place) for place in chosen for model in range(len(self.names))]
-        return view(Analysis(self.layers, shown, self.names, " -> ".join(self.names)), title=" -> ".join(self.names))
-
-    def _labelled(self, model: int, place: int) -> Document:
-        if not 0 <= place < len(self.analyses[0].documents):
-            raise ArgumentError(f"Comparison.view: document {place} does not exist: there are {len(self.analyses[0].documents)}.")
-        one = self.analyses[model].documents[place]
-        name = f"{one.name or place}: {self.names[model]}"
-        return Document(one.text, one.tokens, one.diagonal, one.token_ids, one.offsets, one.special, name=name, label=model, grid=one.grid)
+        count = len(self.analyses[0].documents)
+        for place in chosen:
+            if not 0 <= place < count:
+                raise ArgumentError(f"Comparison.view: document {place} does not exist: there are {count}.")
+        sides = {
+            name: Analysis(one.layers, [one.documents[place] for place in chosen], one.label_names, one.model_name)
+            for name, one in zip(self.names, self.analyses, strict=True)
+        }
+        return view(sides, title=" -> ".join(self.names))
 
     def _most_changed(self, count: int) -> list[int]:
         sizes = [float(np.abs(self.token_difference(place)).mean()) for place in range(len(self.analyses[0].documents))]

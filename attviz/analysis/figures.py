@@ -11,8 +11,9 @@ import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.files import replacing
-from attviz.plots._source import FigureSource, ordinary, vectors
+from attviz.plots._source import FigureSource, vectors
 from attviz.records import Analysis, Document
+from attviz.spelling import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,6 +30,8 @@ def write_figures(
     min_count: int | None = None,
     head: tuple[int, int] | None = None,
     cloud_weight: str = "count_top",
+    special: bool = False,
+    caption: bool = False,
     formats: Sequence[str] = ("png",),
     dpi: int = 160,
 ) -> Iterator[Path]:
@@ -43,6 +46,8 @@ def write_figures(
         head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it stands in the top third of the
             head's occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
+        special: Count [CLS], [SEP] and their like; left out by default, as in the page and the tables.
+        caption: Write model and document under each figure.
         formats: ``"png"``, ``"svg"``, ``"pdf"``, or whatever matplotlib writes.
         dpi: Of pictures made of dots.
 
@@ -53,14 +58,40 @@ def write_figures(
         ArgumentError: If a figure or a document does not exist, or there is no document at all.
     """
     names = list(FIGURES) if figures is None else [_known(name) for name in figures]
-    source = FigureSource(
-        analysis, _chosen(analysis, documents), _least_count(analysis) if min_count is None else min_count, head, cloud_weight
-    )
+    least = _least_count(analysis) if min_count is None else min_count
+    source = FigureSource(analysis, _chosen(analysis, documents), least, head, cloud_weight, special)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     for name in names:
         for stem, figure in FIGURES[name](source):
+            if caption:
+                _caption(figure, analysis, stem)
             yield from _saved(figure, place / stem, formats, dpi)
+
+
+def _caption(figure: Figure, analysis: Analysis, stem: str) -> None:
+    """Model and document in a strip of its own below the figure, so that it covers nothing."""
+    from attviz.plots._fonts import drawable, fallback_families
+
+    number = stem.rsplit("_", 1)[-1]
+    parts = [analysis.model_name or "model unknown", f"{len(analysis.documents)} documents"]
+    if len(number) == 4 and number.isdecimal():
+        document = analysis.documents[int(number)]
+        parts[1] = f"document {int(number)}" + (f" ({document.name})" if document.name not in ("", str(int(number))) else "")
+    text = drawable(shorten(" \u00b7 ".join(parts), 120))
+    width, height = figure.get_size_inches()
+    strip = 0.26
+    engine = figure.get_layout_engine()
+    if engine is None:
+        figure.set_size_inches(width, height + strip)
+        for ax in figure.axes:
+            box = ax.get_position()
+            low, tall = (box.y0 * height + strip) / (height + strip), box.height * height / (height + strip)
+            ax.set_position((box.x0, low, box.width, tall))
+    else:
+        figure.set_size_inches(width, height + strip)
+        engine.set(rect=(0, strip / (height + strip), 1, height / (height + strip)))  # type: ignore[call-arg]  # constrained: a subclass's
+    figure.text(0.01, 0.06 / (height + strip), text, fontsize=7, color="#646c7a", va="bottom", fontfamily=fallback_families([text]))
 
 
 def _saved(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> Iterator[Path]:
@@ -114,8 +145,7 @@ def _sequence(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import sequence
 
     for stem, document in _each(source, "sequence"):
-        rows: np.ndarray = document.diagonal.astype(np.float64)
-        rows[:, :, ~ordinary(document)] = np.nan  # [CLS] and [SEP] would take the whole scale
+        rows = source.values(document)  # [CLS] and [SEP] would take the whole scale
         names = None
         if rows.shape[0] * rows.shape[1] > _MOST_SEQUENCE_VECTORS:
             rows = rows.mean(axis=1)
@@ -128,16 +158,14 @@ def _series(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import series
 
     for stem, document in _each(source, "series"):
-        yield stem, series(vectors(document), tokens=document.tokens).figure  # type: ignore[misc]
+        yield stem, series(source.values(document), tokens=document.tokens).figure  # type: ignore[misc]
 
 
 def _aggregates(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import aggregates
 
     for stem, document in _each(source, "aggregates"):
-        values = vectors(document)
-        values[:, ~ordinary(document)] = np.nan
-        yield stem, aggregates(values, tokens=document.tokens).figure  # type: ignore[misc]
+        yield stem, aggregates(source.values(document), tokens=document.tokens).figure  # type: ignore[misc]
 
 
 def _image_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
@@ -151,7 +179,7 @@ def _image_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 def _head_map(source: FigureSource) -> Iterator[tuple[str, Figure]]:
     from attviz.plots import head_map
 
-    if any(ordinary(document).any() for document in source.analysis.documents):
+    if any(source.counted(document).any() for document in source.analysis.documents):
         yield "head_map", head_map(source).figure  # type: ignore[misc]
 
 

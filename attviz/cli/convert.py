@@ -19,6 +19,7 @@ from pathlib import Path
 from attviz.errors import ArgumentError
 from attviz.files import check_output, replacing_text
 from attviz.records import Analysis
+from attviz.spelling import special_tokens
 
 HELP = "to and from AttViz JSON, LaTeX, CSV, Parquet"
 
@@ -109,8 +110,7 @@ def write_latex(analysis: Analysis, target: Path, heads: list[tuple[int, int]] |
         values = document.diagonal.astype("float64")
         chosen = values.reshape(values.shape[0] * values.shape[1], -1) if heads is None else values[tuple(zip(*heads, strict=True))]
         row = chosen.mean(axis=0)
-        if document.special is not None:
-            row[document.special] = 0.0  # [CLS] and [SEP] would take the whole scale
+        row[special_tokens(document.tokens, document.special)] = 0.0  # [CLS] and [SEP] would take the whole scale
         parts.append(to_latex(document.tokens, row))
     with replacing_text(target) as file:
         file.write(LATEX_PREAMBLE + "\n\n\\bigskip\n".join(parts) + LATEX_END)

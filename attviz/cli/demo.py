@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("attviz-demo"), metavar="DIR", help="folder (default: %(default)s)")
     model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of tables")
+    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and their like, which are left out by default")
     parser.add_argument("--no-figures", action="store_true", help="print only")
 
 
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
     analysis = analyze(model, tokenizer, texts, precision="float32")
-    _print_tables(analysis, as_json=args.json)
+    _print_tables(analysis, as_json=args.json, special=args.special)
     if args.no_figures:
         return 0
     from attviz import io
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         args.output / "demo.tex",
     ]
     write_latex(analysis, written[-1])
-    for path in write_figures(analysis, args.output, documents=len(texts)):
+    for path in write_figures(analysis, args.output, documents=len(texts), special=args.special):
         _say(f"drawn {path}")
         written.append(path)
     page = _page(analysis, args.output / "demo.html")
@@ -88,20 +89,25 @@ def _texts(args: argparse.Namespace) -> list[str]:
     return texts or list(TEXTS)
 
 
-def _print_tables(analysis: object, *, as_json: bool) -> None:
+def _print_tables(analysis: object, *, as_json: bool, special: bool) -> None:
+    from attviz import insights
     from attviz.cli.table import token_rows, token_table
     from attviz.records import Analysis
     from attviz.spelling import printable
 
     assert isinstance(analysis, Analysis)
     if as_json:
-        documents = [{"text": document.text, "tokens": token_rows(document)} for document in analysis.documents]
-        print(json.dumps({"model": analysis.model_name, "layers": list(analysis.layers), "documents": documents}))
+        documents = [{"text": document.text, "tokens": token_rows(document, special=special)} for document in analysis.documents]
+        told = [{"name": one.name, "text": one.text, "null": one.null, "value": one.value} for one in insights(analysis)]
+        print(json.dumps({"model": analysis.model_name, "layers": list(analysis.layers), "insights": told, "documents": documents}))
         return
     num_heads = analysis.documents[0].diagonal.shape[1]
     print(f"Attention of each token to its own position; aggregates over {len(analysis.layers)} layers x {num_heads} heads.")
     for document in analysis.documents:
-        print(f"\n{printable(document.text, keep=chr(10))}\n\n{token_table(document)}")
+        print(f"\n{printable(document.text, keep=chr(10))}\n\n{token_table(document, special=special)}")
+    print("\nWhat stands out (special tokens left out):")
+    for one in insights(analysis):
+        print(f"- {printable(one.text)}\n  {one.null}")
 
 
 def _first_picture(written: list[Path]) -> str:

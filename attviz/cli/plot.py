@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--head", metavar="L.H", help="token bars of this head, such as 3.7, instead of all heads pooled")
     parser.add_argument("--cloud-weight", default="count_top", metavar="W", help="count_top, mean or sum (default: %(default)s)")
+    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and their like, which are left out by default")
+    parser.add_argument("--caption", action="store_true", help="write model and document under each figure")
     parser.add_argument("--format", action="append", metavar="SUFFIX", help="png (default), svg, pdf, ...; several times")
     parser.add_argument("--dpi", type=int, default=160, metavar="N", help="dots per inch (default: %(default)s)")
 
@@ -45,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         min_count=args.min_count,
         head=None if args.head is None else head_of(args.head, analysis),
         cloud_weight=args.cloud_weight,
+        special=args.special,
+        caption=args.caption,
         formats=args.format or ["png"],
         dpi=args.dpi,
     ):

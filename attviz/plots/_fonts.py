@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -12,6 +14,17 @@ from matplotlib.ft2font import FT2Font
 SANS = "DejaVu Sans"
 MONO = "DejaVu Sans Mono"
 _BOX = "□"
+# What to install for the scripts that machines lack most often: first letters of Unicode names, font, Debian's package.
+_CURES = (
+    (("CJK", "HIRAGANA", "KATAKANA", "HANGUL"), "Noto Sans CJK", "fonts-noto-cjk"),
+    (("ARABIC",), "Noto Sans Arabic", "fonts-noto-core"),
+    (("DEVANAGARI",), "Noto Sans Devanagari", "fonts-noto-core"),
+)
+_NO_FONT = "LastResort"  # matplotlib ships it: it has a box for every character and a glyph for none
+
+
+class MissingFontWarning(UserWarning):
+    """A figure shows boxes because no installed font has the characters."""
 
 
 def fallback_families(texts: Iterable[str], first: str = SANS) -> list[str]:
@@ -32,9 +45,39 @@ def fallback_families(texts: Iterable[str], first: str = SANS) -> list[str]:
     return list(families)
 
 
+@cache
+def _warn_of(script: str, font: str, package: str) -> None:
+    """Once a process and script."""
+    warnings.warn(
+        f"plots: no installed font has {script} characters; they are drawn as {_BOX}. Install {font} (Debian: {package}), then delete "
+        "matplotlib's font cache (matplotlib.get_cachedir()).",
+        MissingFontWarning,
+        stacklevel=3,
+    )
+
+
+def _missing(char: str) -> None:
+    name = unicodedata.name(char, "unnamed")
+    for starts, font, package in _CURES:
+        if name.startswith(starts):
+            _warn_of(starts[0].title() if starts[0] != "CJK" else "Chinese, Japanese or Korean", font, package)
+            return
+    if unicodedata.category(char) == "So" or ord(char) >= 0x1F000:
+        _warn_of("emoji", "Noto Emoji, the outlined one: colour fonts cannot be drawn", "fonts-noto-extra")
+    elif unicodedata.category(char)[0] == "L":
+        script = name.split()[0].title()
+        _warn_of(script, f"Noto Sans {script}", "fonts-noto-core")
+
+
 def drawable(text: str, first: str = SANS) -> str:
-    """The text with a box for each character that no installed font can draw (matplotlib would warn and do the same)."""
-    return "".join(char if _family_with(char, first) is not None else _BOX for char in text)
+    """The text with a box for each character that no installed font can draw; a warning names the font to install."""
+    shown = []
+    for char in text:
+        known = _family_with(char, first) is not None
+        if not known:
+            _missing(char)
+        shown.append(char if known else _BOX)
+    return "".join(shown)
 
 
 def font_file(texts: Sequence[str]) -> str:
@@ -67,7 +110,10 @@ def _installed() -> tuple[tuple[str, str], ...]:
     regular = {
         (entry.name, entry.fname)
         for entry in font_manager.fontManager.ttflist
-        if entry.style == "normal" and entry.weight in (400, "normal", "regular", "book") and Path(entry.fname).exists()
+        if entry.style == "normal"
+        and entry.weight in (400, "normal", "regular", "book")
+        and Path(entry.fname).exists()
+        and _NO_FONT not in Path(entry.fname).name
     }
     return tuple(sorted(regular, key=lambda font: (not font[0].startswith("Noto Sans"), not font[0].startswith("Noto"), font)))
 

@@ -65,7 +65,11 @@ def head_map(
 
 
 def _ticks(count: int) -> range:
-    return range(0, count, 1 if count <= 16 else 4)
+    """At most two dozen, a power of two apart."""
+    step = 1
+    while count > 24 * step:
+        step *= 2
+    return range(0, count, step)
 
 
 def _write(ax: Axes, values: np.ndarray, image: Any) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attviz import clustering
 from attviz.errors import ShapeError
 from attviz.plots._canvas import INK, new_axes
-from attviz.plots._clustering import leaf_order
 from attviz.plots._source import source_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def head_similarity(
         )
     if names is not None and len(names) != len(matrix):
         raise ShapeError(f"plots.head_similarity: names must be one per head, got {len(names)} names for {len(matrix)} heads.")
-    order = leaf_order(matrix) if cluster else np.arange(len(matrix))
+    order = clustering.cluster(matrix).order if cluster else np.arange(len(matrix))
     ordered = matrix[np.ix_(order, order)]
     lower = np.tril(np.ones_like(ordered, dtype=bool), -1)
     shown = np.where(lower, ordered, np.nan)[1:, :-1]

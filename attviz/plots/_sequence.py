@@ -52,6 +52,7 @@ def sequence(
     scale: str = "shared",
     columns: int = 96,
     max_tokens: int = 256,
+    max_height: float = 20.0,
     fontsize: float = 9.0,
     ax: Axes | None = None,
     **line_kwargs: Any,
@@ -69,6 +70,7 @@ def sequence(
             maximum; ``"probability"``, 1. It is written under the figure.
         columns: Characters on a line.
         max_tokens: Draw this many tokens; the figure says how many follow.
+        max_height: Draw as many lines as fit this height in inches, where the figure is made here.
         fontsize: Of the text, in points.
         ax: Where to draw; None makes a figure that fits. On axes of your own, choose ``columns`` and ``fontsize`` to match.
         **line_kwargs: For the strokes (``LineCollection``).
@@ -88,6 +90,9 @@ def sequence(
     labels, hues = _names_and_colors(np.shape(drawn), names, colors)
     cells = _layout(tokens[:max_tokens], _at_least(columns, 8, "columns"))
     pitch, band = _stroke_rows(values.shape[0])
+    if ax is None:
+        most = max(1, int((max_height * 72 / (1.1 * fontsize) - 1.2) / (_LINE + band)))
+        cells = [cell for cell in cells if cell.line < most]
     num_lines = cells[-1].line + 1
     height = num_lines * (_LINE + band) + 1.2
     used = max(cell.column + cell.width for cell in cells)
@@ -150,7 +155,7 @@ def _layout(tokens: Sequence[str], columns: int) -> list[_Cell]:
 
 def _stroke_rows(num_vectors: int) -> tuple[float, float]:
     """Distance between the strokes of one token, and the height they take together, in text heights."""
-    pitch = 0.62 if num_vectors <= 8 else 0.5 if num_vectors <= _MOST_NAMED_VECTORS else 0.16
+    pitch = 0.62 if num_vectors <= 8 else 0.5 if num_vectors <= _MOST_NAMED_VECTORS else min(0.16, 26 / num_vectors)
     return pitch, num_vectors * pitch + 0.7
 
 

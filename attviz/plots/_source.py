@@ -13,7 +13,7 @@ import numpy as np
 from attviz.documents import Diagonals, as_analysis, only_text
 from attviz.errors import ArgumentError
 from attviz.records import Analysis, Captured, CapturedDocument, Document
-from attviz.spelling import readable_labels
+from attviz.spelling import readable_labels, special_tokens
 from attviz.vocabulary import Vocabulary, vocabulary
 
 CLOUD_WEIGHTS = ("count_top", "mean", "sum")
@@ -32,6 +32,7 @@ class FigureSource:
         min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
         head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word means: one of :data:`CLOUD_WEIGHTS`.
+        special: Count [CLS], [SEP] and their like.
     """
 
     analysis: Analysis
@@ -39,6 +40,7 @@ class FigureSource:
     min_count: int = 1
     head: tuple[int, int] | None = None
     cloud_weight: str = "count_top"
+    special: bool = False
 
     def __post_init__(self) -> None:
         if self.cloud_weight not in CLOUD_WEIGHTS:
@@ -51,15 +53,15 @@ class FigureSource:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """Statistics of every token, special ones left out, and position 0 where the first token always sees only itself."""
-        return vocabulary(self.analysis, first=not self._causal)
+        """Statistics of every token that counts, without position 0 where the first token always sees only itself."""
+        return vocabulary(self.analysis, special=self.special, first=not self._causal)
 
     @cached_property
     def token_values(self) -> dict[str, np.ndarray]:
-        """Mean, max and min over all heads of every token that is not special."""
+        """Mean, max and min over all heads of every token that counts."""
         rows: dict[str, list[np.ndarray]] = {"mean": [], "max": [], "min": []}
         for document in self.analysis.documents:
-            values = vectors(document)[:, ordinary(document)]
+            values = vectors(document)[:, self.counted(document)]
             for name, part in rows.items():
                 part.append(getattr(values, name)(axis=0))
         return {name: np.concatenate([np.zeros(0), *part]) for name, part in rows.items()}
@@ -75,6 +77,16 @@ class FigureSource:
         """Places in the vocabulary of the tokens that occur often enough."""
         return np.flatnonzero(self.vocabulary.count >= self.min_count)
 
+    def counted(self, document: Document) -> np.ndarray:
+        """True for the tokens that count: all of them, or those that are not special."""
+        return np.ones(len(document.tokens), dtype=bool) if self.special else ordinary(document)
+
+    def values(self, document: Document) -> np.ndarray:
+        """Diagonal of every head, ``[num_layers, num_heads, num_tokens]``, NaN where a token does not count."""
+        values: np.ndarray = document.diagonal.astype(np.float64)
+        values[:, :, ~self.counted(document)] = np.nan
+        return values
+
     def bars(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Mean, std and maximum of each token, of the chosen head or pooled over all."""
         if self.head is None:
@@ -83,10 +95,10 @@ class FigureSource:
         return table.mean[:, layer, head], table.std[:, layer, head], table.max[:, layer, head]
 
     def head_means(self) -> np.ndarray:
-        """Mean diagonal of each head over all tokens that are not special, ``[num_layers, num_heads]``."""
+        """Mean diagonal of each head over all tokens that count, ``[num_layers, num_heads]``."""
         total, count = np.zeros(()), 0
         for document in self.analysis.documents:
-            kept = ordinary(document)
+            kept = self.counted(document)
             total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
             count += int(kept.sum())
         if not count:
@@ -146,7 +158,7 @@ def vectors(document: Document) -> np.ndarray:
 
 def ordinary(document: Document) -> np.ndarray:
     """True for tokens that are not special."""
-    return np.ones(len(document.tokens), dtype=bool) if document.special is None else ~document.special
+    return ~special_tokens(document.tokens, document.special)
 
 
 Drawable = Diagonals | FigureSource
@@ -160,11 +172,11 @@ def source_of(value: Any, who: str) -> FigureSource | None:
 
 
 def text_of(value: Any, tokens: Sequence[str] | None, who: str) -> tuple[Any, Sequence[str] | None]:
-    """Diagonal and tokens of the one text that a figure shows."""
+    """Diagonal and tokens of the one text that a figure shows, special tokens missing (NaN): pass arrays to draw them too."""
     if not _holds_diagonals(value):
         return value, tokens
     document = only_text(value, who)
-    return document.diagonal, document.tokens if tokens is None else tokens
+    return FigureSource(Analysis((), (document,))).values(document), document.tokens if tokens is None else tokens
 
 
 def _holds_diagonals(value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attviz.errors import FormatError
+from attviz.spelling import special_tokens
 from attviz.viewer.codec import encode
 from attviz.viewer.payload import Entry, finite, finite_list
 
@@ -73,7 +74,8 @@ def _set_json(one: AttvizSet) -> dict[str, Any]:
         if not vector.visible:
             row["visible"] = False
         rows.append(row)
-    result: dict[str, Any] = {"tokens": list(one.tokens), "rows": rows}
+    special = np.flatnonzero(special_tokens(one.tokens)).tolist()
+    result: dict[str, Any] = {"tokens": list(one.tokens), "rows": rows, "special": special}
     if one.name is not None:
         result["name"] = one.name
     if not one.visible:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from attviz.errors import ArgumentError, FormatError, ShapeError, UnknownLayerError
+from attviz.spelling import special_tokens
 from attviz.viewer.codec import Precision, encode
-from attviz.viewer.payload import Entry, finite, finite_list
+from attviz.viewer.payload import Entry, finite_list
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -117,8 +118,7 @@ def grid_entry(
 ) -> Entry:
     """Turn a document and its chosen vectors into its line in the list and its chunk."""
     count = len(document.tokens)
-    mean = float(np.nanmean(values)) if values.size and not np.isnan(values).all() else None
-    row: dict[str, Any] = {"name": document.name, "text": document.text, "tokens": count, "mean": finite(mean)}
+    row: dict[str, Any] = {"name": document.name, "text": document.text, "tokens": count}
     if document.label is not None:
         row["label"] = int(document.label)
     if document.prediction is not None:
@@ -127,8 +127,8 @@ def grid_entry(
         row["probabilities"] = finite_list(np.asarray(document.probabilities))
     one: dict[str, Any] = {"tokens": list(document.tokens), "grid": True}
     one["causal"] = is_causal(values) if causal is None else bool(causal)
-    if document.special is not None:
-        one["special"] = np.flatnonzero(_one_a_token(document.special, "special", index, count)).tolist()
+    given = None if document.special is None else _one_a_token(document.special, "special", index, count)
+    one["special"] = np.flatnonzero(special_tokens(document.tokens, given)).tolist()
     if document.offsets is not None:
         one["offsets"] = utf16_offsets(document.text, _one_a_token(document.offsets, "offsets", index, count))
     chunk: dict[str, Any] = {"sets": [one], "precision": precision, "data": encode(values, precision)}

@@ -81,6 +81,22 @@ class Payload:
         self.size += len(part)
         self._check_size()
 
+    def keep(self, name: str, index: int, value: Any) -> None:
+        """Keep what the page's own script reads only when it is asked for, as ``collection.part(NAME, index)``.
+
+        Raises:
+            ArgumentError: If the page would pass ``max_bytes``.
+        """
+        part = script_json(value)
+        self.parts[f"{name}-{index}"] = part
+        self.size += len(part)
+        self._check_size()
+
+    def need(self, extension: str) -> None:
+        """Embed a second script that finds its data itself."""
+        if extension not in self.extensions:
+            self.extensions.append(extension)
+
     def _check_size(self) -> None:
         if self.size <= self.max_bytes:
             return

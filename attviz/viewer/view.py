@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
-from attviz.records import AttvizDocument, Captured, Document
+from attviz.records import AttvizDocument, Captured
 from attviz.viewer.attviz_json import attviz_entry, class_names
 from attviz.viewer.codec import Precision, check_precision
+from attviz.viewer.comparing import Others, Side, check_sides
+from attviz.viewer.findings import Findings, row_names
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
 from attviz.viewer.page import Page
 from attviz.viewer.pairs import PairLayer
 from attviz.viewer.pairs_capture import captured_pairs, has_pairs
 from attviz.viewer.pairs_source import Pairs, attach_pairs, pairs_of
-from attviz.viewer.payload import MAX_BYTES, MOST_CLASSES, HeadMoments, Payload
+from attviz.viewer.payload import MAX_BYTES, MOST_CLASSES, Payload, finite
 
 
 def view(
@@ -40,7 +42,8 @@ def view(
 
     Args:
         source: An ``Analysis``; a ``Capture``; a ``Document`` or ``AttvizDocument``, or several of one kind (what
-            ``attviz.io.read_attviz_json`` returns).
+            ``attviz.io.read_attviz_json`` returns). Or several of these by name, of the same texts, to compare:
+            ``{"base": a, "tuned": b}``, or the ``Comparison`` that :func:`attviz.compare` returns.
         title: Shown in the page and as the title of its window.
         layers: Layers to keep: indices, names or glob patterns. None keeps all.
         heads: Heads to keep, by index.
@@ -79,13 +82,24 @@ def view(
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
         pairs_of(source[0], True if pairs else None, len(source))
         return _attviz_page(source, options)
+    if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
+        source = dict(zip(source.names, source.analyses, strict=True))
+    if isinstance(source, Mapping):
+        check_sides(source)
+        sides = [_side(one, tokens, tokenizer, str(name)) for name, one in source.items()]
+        return _grid_page(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)))
     if isinstance(source, Captured) and pairs in (None, True) and has_pairs(source):
         found, pairs = captured_pairs(source, tokens, tokenizer)
-    else:
-        found = as_analysis(source, "view", tokens=tokens, tokenizer=tokenizer)
+        return _grid_page([_side(found, None, None, "")], options, pairs_of(source, pairs, len(found.documents)))
+    side = _side(source, tokens, tokenizer, "")
+    return _grid_page([side], options, pairs_of(source, pairs, len(side.documents)))
+
+
+def _side(source: Any, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None, name: str) -> Side:
+    """Documents of whatever holds diagonals, under the name that the page gives them."""
+    found = as_analysis(source, f"view: {name!r}" if name else "view", tokens=tokens, tokenizer=tokenizer)
     classes, model = getattr(found, "label_names", None), getattr(found, "model_name", "")
-    pairs = pairs_of(source, pairs, len(found.documents))
-    return _grid_page(found.documents, tuple(found.layers), classes, model, options, pairs)
+    return Side(found.documents, tuple(found.layers), classes, model, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,26 +123,23 @@ class _Options:
         return places
 
 
-def _grid_page(
-    documents: Sequence[Document],
-    layers: tuple[str, ...],
-    classes: Sequence[str] | None,
-    model: str,
-    options: _Options,
-    pairs: Pairs | None = None,
-) -> Page:
+def _grid_page(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None) -> Page:
+    documents, layers, classes, model = sides[0].documents, sides[0].layers, sides[0].classes, sides[0].model
     places = options.places(len(documents))
     if options.images is not None and len(options.images) != len(documents):
         raise ArgumentError(f"view: images has {len(options.images)} entries for {len(documents)} documents; use None where there is none.")
     first = documents[places[0]]
     grid = choose_grid(layers, first.diagonal.shape[1], options.layers, options.heads)
-    payload = Payload(options.title or model or "attviz", options.max_bytes)
-    moments = HeadMoments(len(grid.layers) * len(grid.heads))
+    others = Others(sides, options.layers, options.heads)
+    title = options.title or " | ".join(side.name for side in sides) or model or "attviz"
+    payload = Payload(title, options.max_bytes)
+    findings = Findings(row_names(grid.as_json()))
     labels = -1
     for place, document in chain([(places[0], first)], ((i, documents[i]) for i in places[1:])):
         values = grid_values(document, f"documents[{place}]", grid)
-        moments.update(values)
         entry = grid_entry(document, place, values, options.precision, options.causal)
+        entry.row.update({key: finite(mean) for key, mean in findings.add(document, values, entry.chunk["sets"][0]["causal"]).items()})
+        others.add(entry, values, place, options.precision, options.causal)
         if options.images is not None and options.images[place] is not None:
             entry.chunk["image"] = image_uri(options.images[place], f"images[{place}]")
         known = [-1 if index is None else int(index) for index in (document.label, document.prediction)]
@@ -140,7 +151,13 @@ def _grid_page(
             attach_pairs(payload, document, f"documents[{place}]", pairs[place], options.layers, grid.heads if options.heads else None)
     names = [str(name) for name in classes or ()]
     names += [f"class {i}" for i in range(len(names), labels + 1)]
-    payload.fields = {"model": model, "grid": grid.as_json(), "overall": moments.as_json(), "classes": names}
+    found = findings.fields(others.insights(findings))
+    payload.fields = {"model": model, "grid": grid.as_json(), "classes": names, **found}
+    if others.sides:
+        payload.fields["sides"] = others.sides_json(grid, found)
+    findings.keep_parts(payload)
+    if len(places) > 1 or others.sides:
+        payload.need("corpus")
     payload.warn_if_large()
     return Page(payload)
 
@@ -155,5 +172,7 @@ def _attviz_page(documents: Sequence[AttvizDocument], options: _Options) -> Page
     for index, document in enumerate(kept):
         payload.add(attviz_entry(document, index, classes))
     payload.fields = {"model": "", "classes": classes}
+    if len(kept) > 1:
+        payload.need("corpus")
     payload.warn_if_large()
     return Page(payload)

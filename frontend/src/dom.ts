@@ -30,9 +30,15 @@ function apply(element: HTMLElement, name: string, value: Value): void {
 
 export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Props = {}, ...children: Child[]): HTMLElementTagNameMap[K] {
   const element = document.createElement(tag);
+  if (element instanceof HTMLButtonElement) element.type = "button"; // never one that sends a form
   for (const [name, value] of Object.entries(props)) apply(element, name, value);
   append(element, children);
   return element;
+}
+
+/** Listens; shorter than the method, and typed by the name of the event. */
+export function on<K extends keyof HTMLElementEventMap>(target: EventTarget, type: K | keyof WindowEventMap, run: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions | boolean): void {
+  target.addEventListener(type, run as EventListener, options);
 }
 
 export function fill(parent: Element, ...children: Child[]): void {
@@ -64,28 +70,29 @@ export function tell(element: Element, text: string): void {
 /** A row of buttons of which one is pressed. */
 export class Segments {
   readonly element: HTMLElement;
-  private readonly buttons: HTMLButtonElement[];
-  private value = "";
+  readonly #buttons: HTMLButtonElement[];
+  #value = "";
 
   constructor(label: string, options: readonly (readonly [string, string])[], change: (value: string) => void) {
-    this.buttons = options.map(([value, text]) => h("button", { type: "button", "data-value": value, onclick: () => change(value) }, text));
-    this.element = h("div", { class: "segments", role: "group", "aria-label": label }, this.buttons);
+    this.#buttons = options.map(([value, text]) => h("button", { "data-value": value, onclick: () => change(value) }, text));
+    this.element = h("div", { class: "segments", role: "group", "aria-label": label }, this.#buttons);
   }
 
   set(value: string): void {
-    if (this.value === value) return;
-    this.value = value;
-    for (const button of this.buttons) button.setAttribute("aria-pressed", String(button.dataset["value"] === value));
+    if (this.#value === value) return;
+    this.#value = value;
+    for (const button of this.#buttons) button.setAttribute("aria-pressed", String(button.dataset["value"] === value));
   }
 }
 
 /** A card: title, note, controls to the right, body. */
 export function card(name: string, title: string, note: Child, controls: Child, ...body: Child[]): HTMLElement {
   const heading = h("h2", { id: `attviz-title-${name}` }, title);
+  const fold = h("button", { class: "icon fold", "data-card": name, "aria-expanded": "true", "aria-label": `Fold ${title}` });
   return h(
     "section",
     { class: `card card-${name}`, "aria-labelledby": `attviz-title-${name}` },
-    h("header", {}, heading, note, h("span", { class: "controls" }, controls)),
+    h("header", {}, fold, heading, note, h("span", { class: "controls" }, controls)),
     ...body,
   );
 }

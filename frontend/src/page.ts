@@ -2,21 +2,26 @@
 
 import { readEmbedded } from "./data/embedded";
 import { DataFault } from "./data/types";
-import { h } from "./dom";
-import { fromHash, toHash } from "./model/hash";
+import { h, on } from "./dom";
+import { fromHash } from "./model/hash";
+import { Trail } from "./model/trail";
 import { App } from "./views/app";
+import "./views/kit";
 
-const HASH_DELAY_MS = 200;
+function part(id: string): string | null {
+  return document.getElementById(`attviz-${id}`)?.textContent ?? null;
+}
 
 function text(id: string): string {
-  const element = document.getElementById(id);
-  if (!element) throw new DataFault(`This file is incomplete: ${id} is missing. Make the page again.`);
-  return element.textContent ?? "";
+  const found = part(id);
+  if (found === null) throw new DataFault(`This file is incomplete: attviz-${id} is missing. Make the page again.`);
+  return found;
 }
 
 function address(): string {
   try {
-    return decodeURIComponent(location.hash) === "" ? "" : location.hash;
+    // A page that was saved with its view carries it; an address says more.
+    return decodeURIComponent(location.hash) === "" ? (part("state") ?? "") : location.hash;
   } catch {
     return "";
   }
@@ -27,27 +32,21 @@ function start(): void {
   if (!host) return;
   host.classList.add("attviz", "attviz-file");
   try {
-    const collection = readEmbedded(
-      text("attviz-head"),
-      (index) => text(`attviz-doc-${index}`),
-      (name) => document.getElementById(`attviz-${name}`)?.textContent ?? null,
-    );
-    const app = new App(host, collection, { start: fromHash(address()), keys: document });
-    let timer = 0;
-    app.store.subscribe(() => {
-      clearTimeout(timer);
-      timer = setTimeout(() => remember(toHash(app.store.state)), HASH_DELAY_MS);
-    });
-    window.addEventListener("hashchange", () => app.store.set(fromHash(address())));
+    const collection = readEmbedded(text("head"), (index) => text(`doc-${index}`), part);
+    const app = new App(host, collection, { start: fromHash(address()), keys: document, step: (by) => trail.go(by), file: true });
+    const trail = new Trail(app.store, { write: remember });
+    on(window, "popstate", () => trail.moved(address()));
   } catch (error) {
     host.replaceChildren(h("p", { class: "boot", role: "alert" }, error instanceof DataFault ? error.message : `The page cannot start: ${String(error)}`));
   }
 }
 
 /** Inside a notebook's frame there may be no address to write. */
-function remember(hash: string): void {
+function remember(hash: string, step: boolean): void {
   try {
-    history.replaceState(null, "", hash ? `#${hash}` : location.pathname + location.search);
+    const url = hash ? `#${hash}` : location.pathname + location.search;
+    if (step) history.pushState(null, "", url);
+    else history.replaceState(null, "", url);
   } catch {
     return;
   }

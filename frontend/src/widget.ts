@@ -2,8 +2,10 @@
 
 import { readEmbedded } from "./data/embedded";
 import { h } from "./dom";
+import { Trail } from "./model/trail";
 import type { State } from "./model/state";
 import { App } from "./views/app";
+import "./views/kit";
 
 declare const ATTVIZ_CSS: string;
 
@@ -26,7 +28,8 @@ function render({ model, el }: { model: Model; el: HTMLElement }): void {
   const parts = model.get("_parts") as Readonly<Record<string, string>> | undefined;
   try {
     const collection = readEmbedded(String(model.get("_head")), (index) => String(chunks[index]), (name) => parts?.[name] ?? null);
-    const app = new App(host, collection, { start: {}, keys: host });
+    const app = new App(host, collection, { start: {}, keys: host, step: (by) => trail.go(by), file: false });
+    const trail = new Trail(app.store, null);
     let last = "";
     const tell = (): void => {
       const now = selection(app.store.state);

@@ -82,7 +82,9 @@ def test_figure_page_and_token_differences(found):
     assert [ax.get_xlabel() for ax in figure.axes[:2]] == ["head", "change, after - before, with interval (grey: holds 0)"]
     plt.close("all")
     page = found.view([0])
-    assert "2 documents" in repr(page)
+    assert "1 document" in repr(page)
+    assert page.html.count('"grid":1,') == 1
+    assert attviz.view(found).html.count('"grid":1,') == len(TEXTS)
     difference = found.token_difference(0)
     assert difference.shape == (2, 4, len(found.analyses[0].documents[0].tokens))
     assert difference[1, 2].sum() != 0

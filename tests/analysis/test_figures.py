@@ -75,3 +75,36 @@ def test_bars_of_a_head_and_weights_of_clouds():
     np.testing.assert_allclose(source.cloud_weights()[:, 6], table.mean[:, 1, 2] * table.count)
     np.testing.assert_array_equal(FigureSource(one, [0], 1).cloud_weights(), table.top.reshape(len(table.tokens), -1))
     np.testing.assert_array_equal(FigureSource(one, [0], 1).bars()[0], table.pooled()[0])
+
+
+def words_of(path):
+    return path.read_text(encoding="utf-8")
+
+
+def test_special_tokens_are_left_out_of_figures_unless_asked_for():
+    one = analysis(num_documents=1)
+    loud = one.documents[0].diagonal.copy()
+    loud[:, :, [0, -1]] = 0.995
+    one = Analysis(one.layers, [Document(one.documents[0].text, one.documents[0].tokens, loud, special=one.documents[0].special)])
+    out, whole = FigureSource(one, [0]), FigureSource(one, [0], special=True)
+    words = loud[:, :, 1:-1].astype(np.float64)
+    np.testing.assert_allclose(out.head_means(), words.mean(2))
+    np.testing.assert_allclose(whole.head_means(), loud.astype(np.float64).mean(2))
+    assert np.isnan(out.values(one.documents[0])[:, :, [0, -1]]).all()
+    assert out.token_values["max"].max() < 0.99
+    assert whole.token_values["max"].max() > 0.99
+    assert "[CLS]" not in out.vocabulary.tokens
+    assert "[CLS]" in whole.vocabulary.tokens
+
+
+@pytest.mark.parametrize("figure", ["series", "sequence", "head_map", "token_bars"])
+def test_a_caption_names_model_and_document_and_covers_nothing(tmp_path, figure):
+    one = analysis()
+    one = Analysis(one.layers, one.documents, model_name="a-model")
+    plt.rcParams["svg.fonttype"] = "none"
+    plain = next(write_figures(one, tmp_path / "plain", figures=[figure], documents=[2], formats=["svg"]))
+    captioned = next(write_figures(one, tmp_path / "captioned", figures=[figure], documents=[2], formats=["svg"], caption=True))
+    assert "a-model · " + ("document 2" if figure in ("series", "sequence") else "5 documents") in words_of(captioned)
+    assert "a-model" not in words_of(plain)
+    height = [float(words_of(path).split('height="')[1].split("pt")[0]) for path in (plain, captioned)]
+    assert height[1] == pytest.approx(height[0] + 0.26 * 72, abs=1)

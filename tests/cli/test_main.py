@@ -206,7 +206,12 @@ def test_demo_on_a_model_and_texts_of_the_user(folder, tmp_path, capsys):
     assert "2 layers x 4 heads" in out
     assert [line for line in out.splitlines() if line in ("the old bridge", "the river bank")] == ["the old bridge", "the river bank"]
     assert "strongest head" in out
+    assert "2 special tokens are left out; --special shows them" in out
+    assert "What stands out" in out
+    assert "- On average a token gives" in out
+    assert "[CLS]" not in out.split("What stands out")[0]
     assert "loading" in err
+    assert "[CLS]" in call(capsys, "demo", *options, "--special")[1].split("What stands out")[0]
 
 
 def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monkeypatch):
@@ -215,7 +220,9 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     )
     code, out, err = call(capsys, "demo", "--model", folder, "--text", "the river", "--json", "-o", tmp_path / "out")
     assert code == 0
-    assert [row["token"] for row in json.loads(out)["documents"][0]["tokens"]] == ["[CLS]", "the", "river", "[SEP]"]
+    found = json.loads(out)
+    assert [row["token"] for row in found["documents"][0]["tokens"]] == ["the", "river"]
+    assert found["insights"][0]["text"].startswith("On average a token gives")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"demo.attviz", "demo.json", "demo.tex", "demo.html", "series_0000.png", "head_map.png"}
     assert "6 files in" in err

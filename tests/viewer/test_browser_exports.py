@@ -14,18 +14,28 @@ pytestmark = pytest.mark.browser
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-@pytest.mark.parametrize("figure", ["Text", "Series and vectors", "Heat map"])
-def test_pictures_are_twice_the_screen_and_not_blank(show, page, figure):
+@pytest.mark.parametrize(("figure", "width"), [("Text", "336"), ("Series and vectors", "680"), ("Heat map", "336")])
+def test_pictures_can_stand_in_a_paper(show, page, figure, width):
     sheet = show(page, address="pin=L0·H1&pin=L2·H3")
+    sheet.locator(".page-header button", has_text="Export").click()
+    sheet.select_option("[aria-label='Width of pictures']", width)
     image = Image.open(io.BytesIO(sheet.download("PNG", inside=figure)))
-    assert image.width > 600
+    assert image.width == 4 * (int(width) + 24)
     assert len(image.convert("RGB").resize((200, 200)).getcolors(40_000)) > 20
     svg = ElementTree.fromstring(sheet.download("SVG", inside=figure))
-    assert round(float(svg.get("width")) * 2) in range(image.width - 3, image.width + 4)
+    assert float(svg.get("width")) == int(width) + 24
+    assert abs(4 * float(svg.get("height")) - image.height) < 4
     texts = ["".join(text.itertext()) for text in svg.iter(f"{SVG}text")]
-    assert any("tiny-model" in text and "scale log" in text for text in texts)
+    told = " ".join(texts)
+    assert texts[0 if figure == "Heat map" else texts.index(f"{figure}: story 0")] == f"{figure}: story 0"
+    assert "tiny-model" in told
+    assert "scale log" in told
+    assert "without special tokens" in told
+    assert {"L0·H1", "L2·H3"} <= set(texts)
     if figure != "Heat map":
         assert "pounds" in texts
+    widths = [float(text.get("x")) for text in svg.iter(f"{SVG}text") if text.get("text-anchor") == "start"]
+    assert max(widths) < int(width)
 
 
 def test_csv_holds_every_value_and_aggregate(show, page, analysis):

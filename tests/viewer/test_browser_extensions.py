@@ -46,12 +46,19 @@ def test_an_extension_has_a_tab_its_parts_and_a_place_in_the_address(show, probe
 def test_without_its_data_an_extension_leaves_no_trace(show, page):
     sheet = show(page, address="tab=probe")
     assert sheet.locator(".page-grid").is_visible()
+    assert sheet.locator(".tabs button").all_inner_texts() == ["Own position", "Compare"]
+    assert page.html.count("<script>") == 2  # its own, and the one for several documents
+
+
+def test_a_page_of_one_document_carries_one_script(show, analysis):
+    one = view(analysis.documents[0])
+    assert one.html.count("<script>") == 1
+    sheet = show(one)
     assert sheet.locator(".tabs").is_hidden()
-    assert page.html.count("<script>") == 1
 
 
 def test_parts_count_for_the_size_of_the_page(analysis):
-    payload = view(analysis, max_bytes=20_000)._payload
+    payload = view(analysis, max_bytes=40_000)._payload
     with pytest.raises(ArgumentError, match=r"documents=.*layers=.*heads="):
-        payload.attach("probe", 0, "x" * 20_000)
+        payload.attach("probe", 0, "x" * 40_000)
     assert isinstance(payload, Payload)

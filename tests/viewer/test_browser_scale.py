@@ -60,8 +60,8 @@ def test_dense_lines_reach_every_peak_and_ramps_are_viridis(show):
     sheet = show(view(Document("x", ("x",) * 3000, values)), address="pin=L0·H3&strokes=off&tint=off")
     series = picture(sheet, ".figure.series")
     width = series.shape[1]
-    ys, xs = np.nonzero((np.abs(series[:, 46:] - [0, 0x72, 0xB2]) < 12).all(2))
-    assert abs(xs[ys.argmin()] - (width - 54) * 1234.5 / 3000) < 2
+    ys, xs = np.nonzero((np.abs(series[:, 58:] - [0, 0x72, 0xB2]) < 12).all(2))
+    assert abs(xs[ys.argmin()] - (width - 66) * 1234.5 / 3000) < 2
     assert np.ptp(ys) > 30
     heat = picture(sheet, ".figure.heat")
     height, width, _ = heat.shape

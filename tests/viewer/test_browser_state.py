@@ -1,9 +1,11 @@
 """Keys, themes, the address, print, narrow windows, notebooks, assistive technology."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from attviz.records import Document
 from attviz.viewer import view
@@ -81,25 +83,34 @@ def test_theme_follows_the_system_until_it_is_chosen(show, page):
     assert seen == ["light", "dark", "light"]
 
 
-def test_print_is_light_and_complete(show, page):
-    sheet = show(page, color_scheme="dark")
-    sheet.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert sheet.evaluate("document.getElementById('attviz-root').dataset.theme") == "light"
-    sheet.emulate_media(media="print")
-    assert not sheet.locator(".page-header button").first.is_visible()
-    assert sheet.locator(".figure.series canvas").first.is_visible()
-    assert len(sheet.pdf()) > 10_000
-    sheet.emulate_media(media="screen")
-    sheet.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert sheet.evaluate("document.getElementById('attviz-root').dataset.theme") == "dark"
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_paper_shows_every_figure_of_the_screen(show, page, theme, tmp_path):
+    """Pixels of each figure, on paper: the canvases are there, and so are the tokens over their strokes."""
+    sheet = show(page, address="pin=L0·H1&pin=L2·H3&t=3", color_scheme=theme, width=1280, height=720)
+    shapes = {name: sheet.locator(name).bounding_box() for name in (".figure.heat", ".figure.series", ".strip")}
+    (tmp_path / "page.pdf").write_bytes(sheet.pdf(format="A4", print_background=True))
+    subprocess.run(["pdftoppm", "-r", "96", "-png", tmp_path / "page.pdf", tmp_path / "page"], check=True)
+    paper = [np.asarray(Image.open(file).convert("RGB")).astype(int) for file in sorted(tmp_path.glob("page-*.png"))]
+    ramp = [(np.abs(sheet_of_paper - [0xFD, 0xE7, 0x25]).max(2) < 40).sum() for sheet_of_paper in paper]
+    assert sum(ramp) > 400  # the bright end of viridis: heat map and matrix
+    for color in ("0072b2", "c95400") if theme == "light" else ("4aa3df", "ff8a4c"):
+        pin = [int(color[i : i + 2], 16) for i in (0, 2, 4)]
+        seen = sum((np.abs(one - pin).max(2) < 24).sum() for one in paper)
+        assert seen > 120, f"pin #{color}: strokes under the text, line of the series, frame of the cell"
+    words = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], check=True, capture_output=True, text=True).stdout
+    assert "pounds" in words
+    assert sheet.locator(".figure.series").bounding_box() == shapes[".figure.series"]  # the screen is as before
 
 
 def test_paper_gets_the_whole_text(show):
     tokens = tuple(f"w{i}" for i in range(600))
     sheet = show(view(Document(" ".join(tokens), tokens, np.full((1, 1, 600), 0.5, np.float32))))
-    assert sheet.locator(".token").count() < 400
+    before = sheet.locator(".token").count()
+    assert before < 400
     sheet.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     assert sheet.locator(".token").count() == 600
+    sheet.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert sheet.locator(".token").count() == before
 
 
 @pytest.mark.parametrize("width", [320, 700, 1100, 1920])

@@ -29,10 +29,13 @@ def cell(sheet, layer, head):
     return found
 
 
-def test_heat_map_tells_each_statistic_and_pins_on_click(show, page, analysis):
+@pytest.mark.parametrize("special", ["out", "in"])
+def test_heat_map_tells_each_statistic_and_pins_on_click(show, page, analysis, special):
     sheet = show(page)
+    if special == "in":
+        sheet.get_by_role("group", name="Special tokens").get_by_role("button", name="in").click()
     x, y = cell(sheet, 1, 2)
-    values = analysis.documents[0].diagonal[1, 2].astype(np.float64)
+    values = analysis.documents[0].diagonal[1, 2].astype(np.float64)[slice(1, -1) if special == "out" else slice(None)]
     expected = {"mean": values.mean(), "std": values.std(ddof=1), "max": values.max(), "min": values.min(), "range": np.ptp(values)}
     for name, value in expected.items():
         sheet.select_option("[aria-label='Statistic of a cell']", name)
@@ -71,7 +74,7 @@ def test_double_click_and_drag_isolate_vectors(show, page):
 def test_heat_map_over_all_documents(show, page, analysis):
     sheet = show(page)
     x, y = cell(sheet, 2, 3)
-    everything = np.concatenate([one.diagonal[2, 3] for one in analysis.documents]).mean(dtype=np.float64)
+    everything = np.concatenate([one.diagonal[2, 3, 1:-1] for one in analysis.documents]).mean(dtype=np.float64)
     sheet.select_option("[aria-label='Documents of the heat map']", "all")
     sheet.mouse.move(x, y)
     sheet.settle()
@@ -79,7 +82,7 @@ def test_heat_map_over_all_documents(show, page, analysis):
     sheet.select_option("[aria-label='Documents of the heat map']", "difference")
     sheet.mouse.move(x + 1, y)
     sheet.settle()
-    difference = analysis.documents[0].diagonal[2, 3].mean(dtype=np.float64) - everything
+    difference = analysis.documents[0].diagonal[2, 3, 1:-1].mean(dtype=np.float64) - everything
     assert float(sheet.locator(".card-heat .readout").inner_text().split()[2]) == pytest.approx(difference, rel=6e-3)
 
 

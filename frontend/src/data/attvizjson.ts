@@ -72,7 +72,8 @@ export function parseAttvizJson(source: string, name: string): Collection {
     layers: [],
     heads: [],
     classes,
-    overall: null,
+    sides: [],
+    insights: [],
     rows: read.map((one) => one.row),
     load: (index) => Promise.resolve((read[index] as Read).document),
     extensions: [],
@@ -97,7 +98,8 @@ function readDocument(value: unknown, index: number, classes: string[]): Read {
     text: json["text"] === undefined ? (sets[0]?.tokens.join(" ") ?? "") : text(json["text"], `${path}.text`),
     tokens: sets[0]?.tokens.length ?? 0,
     mean: values.length ? (values[0] as number) : null,
-    label: null,
+    meanIn: values.length ? (values[0] as number) : null,
+    label: typeof json["label"] === "string" ? known(classes, json["label"]) : null,
     prediction: best === undefined || best < 0 ? null : best,
     probabilities: scores,
   };
@@ -131,6 +133,16 @@ function readHighlight(value: unknown, path: string): readonly [number, number] 
   return [number(json["block"] ?? 0, `${path}.block`), number(json["vectors"] ?? 0, `${path}.vectors`)];
 }
 
+function known(classes: string[], name: string): number {
+  const place = classes.indexOf(name);
+  return place < 0 ? classes.push(name) - 1 : place;
+}
+
+/** What the file says, else by their spelling. */
+function specialOf(value: unknown, tokens: readonly string[]): boolean[] {
+  return Array.isArray(value) ? tokens.map((_, i) => value.includes(i)) : tokens.map(looksSpecial);
+}
+
 function readSet(value: unknown, path: string, place: number): TokenSet {
   const json = object(value, path);
   const tokens = list(json["tokens"], `${path}.tokens`).map((token, i) => text(token, `${path}.tokens[${i}]`));
@@ -145,12 +157,13 @@ function readSet(value: unknown, path: string, place: number): TokenSet {
       throw new DataFault(`${at}.vectors: ${numbers.length} values for ${tokens.length} tokens; a vector has one value a token.`);
     }
     numbers.forEach((item, i) => (values[row * tokens.length + i] = share(item, `${at}.vectors[${i}]`)));
-    const name = one["name"];
-    const color = one["color"];
+    const { name, color, layer, head, missing } = one;
+    if (Array.isArray(missing)) for (const token of missing) if (Number.isInteger(token) && token >= 0 && token < tokens.length) values[row * tokens.length + (token as number)] = NaN;
     named.push({
       name: typeof name === "string" || typeof name === "number" ? name : null,
       color: typeof color === "string" ? color : null,
       visible: one["visible"] !== false,
+      place: Number.isInteger(layer) && Number.isInteger(head) ? `L${String(layer)}\u00b7H${String(head)}` : null,
     });
   });
   const plan = namedRows(named, place);
@@ -158,7 +171,7 @@ function readSet(value: unknown, path: string, place: number): TokenSet {
     name: typeof json["name"] === "string" && json["name"] ? json["name"] : `set ${place}`,
     visible: json["visible"] !== false,
     tokens,
-    special: tokens.map(looksSpecial),
+    special: specialOf(json["special"], tokens),
     offsets: [],
     causal: causalLike(values, named.length, tokens.length),
     values,

@@ -4,10 +4,17 @@ import type { Palette } from "../model/color";
 import { Scene } from "../model/scene";
 import { aggregateOf, type State } from "../model/state";
 import { single } from "./csv";
+import { GRID_NAME } from "./rows";
 import type { Collection, PageDocument, TokenSet } from "./types";
 
 interface VectorJson {
   name: string;
+  /** Where the vector stands, whatever it was renamed to. */
+  layer?: number;
+  head?: number;
+  note?: string;
+  /** Tokens without a value: the format has no other way to say so than a 0. */
+  missing?: number[];
   color?: string;
   visible: boolean;
   vectors: number[];
@@ -18,7 +25,21 @@ function vectors(scene: Scene, palette: Palette): { key: string; json: VectorJso
   const plain = (values: Float32Array): number[] => Array.from(values, (value) => (Number.isNaN(value) ? 0 : single(value)));
   const rows = scene.rows.map((row) => {
     const color = row.color ?? pins.get(row.key)?.color;
-    return { key: row.key, json: { name: row.name, ...(color ? { color } : {}), visible: !row.hidden, vectors: plain(row.values) } };
+    const place = GRID_NAME.exec(row.base.key);
+    const missing = Array.from(row.values.keys()).filter((token) => Number.isNaN(row.values[token]));
+    const note = scene.state.edits[row.key]?.note;
+    return {
+      key: row.key,
+      json: {
+        name: row.name,
+        ...(place ? { layer: Number(place[1]), head: Number(place[2]) } : {}),
+        ...(color ? { color } : {}),
+        visible: !row.hidden,
+        ...(note ? { note } : {}),
+        ...(missing.length ? { missing } : {}),
+        vectors: plain(row.values),
+      },
+    };
   });
   const aggregates = [...pins.values()].flatMap((pin) => {
     const name = aggregateOf(pin.key);
@@ -29,10 +50,10 @@ function vectors(scene: Scene, palette: Palette): { key: string; json: VectorJso
 }
 
 function setJson(document: PageDocument, set: TokenSet, place: number, text: string, state: State, palette: Palette): { json: object; keys: string[] } {
-  const scene = new Scene(document, set, text, { ...state, set: place, sets: { [place]: { hidden: false } }, scale: "raw", focus: null });
+  const scene = new Scene(document, set, text, { ...state, set: place, sets: { [place]: { hidden: false } }, scale: "raw", focus: null, special: "in" });
   const rows = vectors(scene, palette);
   return {
-    json: { name: set.name, visible: !(state.sets[place]?.hidden ?? !set.visible), tokens: set.tokens, attention_vectors: rows.map((row) => row.json) },
+    json: { name: set.name, visible: !(state.sets[place]?.hidden ?? !set.visible), tokens: set.tokens, special: set.special.flatMap((special, i) => (special ? [i] : [])), attention_vectors: rows.map((row) => row.json) },
     keys: rows.map((row) => row.key),
   };
 }
@@ -48,6 +69,7 @@ async function documentJson(collection: Collection, index: number, state: State,
   return {
     ...(row?.name ? { name: row.name } : {}),
     text: row?.text ?? "",
+    ...(row && row.label !== null ? { label: collection.classes[row.label] ?? `class ${row.label}` } : {}),
     output_activations: activations,
     ...(tinted >= 0 ? { hilight: { block, vectors: tinted } } : {}),
     sets: sets.map((set) => set.json),

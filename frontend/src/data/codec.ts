@@ -50,6 +50,11 @@ async function inflate(bytes: Uint8Array<ArrayBuffer>): Promise<Uint8Array<Array
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
+/** Whole numbers of 32 bits. */
+export async function wholes(text: string): Promise<Uint32Array> {
+  return new Uint32Array((await inflate(base64(text))).buffer);
+}
+
 export async function decode(text: string, precision: string, expected: number): Promise<Float32Array> {
   const bytes = await inflate(base64(text));
   const size = precision === "u16" ? 2 : precision === "u8" ? 1 : 4;

@@ -3,14 +3,24 @@
 import { looksSpecial } from "../model/tokens";
 import { decode } from "./codec";
 import { gridRows, namedRows, type RowPlan } from "./rows";
-import { type Collection, DataFault, type DocumentRow, type PageDocument, type TokenSet } from "./types";
+import { type Collection, DataFault, type DocumentRow, type Insight, type PageDocument, type Side, type TokenSet } from "./types";
 
-interface HeadJson {
+interface GridJson {
+  layers: { index: number; name: string }[];
+  heads: number[];
+}
+
+interface SideJson extends Partial<Omit<Side, "layers" | "heads">> {
+  grid?: GridJson;
+}
+
+interface HeadJson extends SideJson {
   format: number;
   title: string;
   model: string;
-  grid?: { layers: { index: number; name: string }[]; heads: number[] };
-  overall?: Record<string, (number | null)[]>;
+  grid?: GridJson;
+  sides?: SideJson[];
+  insights?: Insight[];
   classes: string[];
   documents: Partial<DocumentRow>[];
   extensions?: string[];
@@ -20,7 +30,8 @@ interface SetJson {
   name?: string;
   visible?: boolean;
   tokens: string[];
-  grid?: boolean;
+  /** True for the first side of the page, else its number. */
+  grid?: boolean | number;
   causal?: boolean;
   special?: number[];
   offsets?: number[];
@@ -50,13 +61,14 @@ function parse<T>(text: string, what: string): T {
 export function readEmbedded(headText: string, chunk: (index: number) => string, part: (name: string) => string | null = () => null): Collection {
   const head = parse<HeadJson>(headText, "The head");
   if (head.format !== 1) throw new DataFault(`This page holds format ${String(head.format)}; its script reads format 1.`);
+  const sides = head.grid ? (head.sides ?? [head]).map(readSide) : [];
   const cache = new Map<number, Promise<PageDocument>>();
   const load = (index: number): Promise<PageDocument> => {
     const known = cache.get(index);
     if (known) return known;
     if (cache.size >= KEPT_DOCUMENTS) cache.delete(cache.keys().next().value as number);
     // In a promise from the start, so that a missing chunk is told like a damaged one.
-    const made = Promise.resolve().then(() => readDocument(parse<ChunkJson>(chunk(index), `Document ${index}`), index, head));
+    const made = Promise.resolve().then(() => readDocument(parse<ChunkJson>(chunk(index), `Document ${index}`), index, sides));
     cache.set(index, made);
     return made;
   };
@@ -66,7 +78,8 @@ export function readEmbedded(headText: string, chunk: (index: number) => string,
     layers: head.grid?.layers ?? [],
     heads: head.grid?.heads ?? [],
     classes: head.classes,
-    overall: head.overall ?? null,
+    sides,
+    insights: head.insights ?? [],
     rows: head.documents.map(fullRow),
     load,
     extensions: head.extensions ?? [],
@@ -83,15 +96,22 @@ function fullRow(row: Partial<DocumentRow>): DocumentRow {
     text: row.text ?? "",
     tokens: row.tokens ?? 0,
     mean: row.mean ?? null,
+    meanIn: row.meanIn ?? row.mean ?? null,
     label: row.label ?? null,
     prediction: row.prediction ?? null,
     probabilities: row.probabilities ?? null,
   };
 }
 
-async function readDocument(chunk: ChunkJson, index: number, head: HeadJson): Promise<PageDocument> {
+function readSide(side: SideJson): Side {
+  const ranges = side.ranges ?? { out: {}, in: {} };
+  return { name: side.name ?? "", layers: side.grid?.layers ?? [], heads: side.grid?.heads ?? [], overall: side.overall ?? {}, overallIn: side.overallIn ?? {}, ranges, cluster: side.cluster ?? null };
+}
+
+async function readDocument(chunk: ChunkJson, index: number, sides: readonly Side[]): Promise<PageDocument> {
   const plans = chunk.sets.map((set, place): RowPlan => {
-    if (set.grid) return gridRows(head.grid?.layers ?? [], head.grid?.heads ?? []);
+    const side = sides[Number(set.grid) - Number(set.grid === true)];
+    if (set.grid && side) return gridRows(side.layers, side.heads);
     const vectors = (set.rows ?? []).map((row) => ({ name: row.name ?? null, color: row.color ?? null, visible: row.visible !== false }));
     return namedRows(vectors, place);
   });

@@ -13,9 +13,11 @@ export interface NamedVector {
   readonly name: string | number | null;
   readonly color: string | null;
   readonly visible: boolean;
+  /** "L0\u00b7H3" where the file says where the vector stands. */
+  readonly place?: string | null;
 }
 
-const GRID_NAME = /^L(\d{1,4})\u00b7H(\d{1,4})$/;
+export const GRID_NAME = /^L(\d{1,4})\u00b7H(\d{1,4})$/;
 const WRAP = 16;
 
 export function gridRows(layers: readonly Layer[], heads: readonly number[]): RowPlan {
@@ -38,14 +40,15 @@ export function namedRows(vectors: readonly NamedVector[], set: number): RowPlan
     seen.set(name, count + 1);
     return `s${set}:${name}${count ? `#${count}` : ""}`;
   });
-  const places = names.map((name) => GRID_NAME.exec(name));
-  const placed = places.length > 0 && places.every((match) => match !== null) && new Set(names).size === names.length;
+  const grid = vectors.map((vector, place) => vector.place ?? (names[place] as string));
+  const places = grid.map((name) => GRID_NAME.exec(name));
+  const placed = places.length > 0 && places.every((match) => match !== null) && new Set(grid).size === grid.length;
   const layers = placed ? [...new Set(places.map((match) => Number(match?.[1])))].sort((a, b) => a - b) : [];
   const heads = placed ? [...new Set(places.map((match) => Number(match?.[2])))].sort((a, b) => a - b) : [];
   const rows = vectors.map((vector, place): BaseRow => {
     const match = places[place];
     return {
-      key: placed ? (names[place] as string) : (keys[place] as string),
+      key: placed ? (grid[place] as string) : (keys[place] as string),
       name: names[place] as string,
       color: cleanColor(vector.color),
       visible: vector.visible,

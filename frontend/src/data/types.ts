@@ -40,7 +40,9 @@ export interface DocumentRow {
   readonly name: string;
   readonly text: string;
   readonly tokens: number;
+  /** Without special tokens, and with them. */
   readonly mean: number | null;
+  readonly meanIn: number | null;
   readonly label: number | null;
   readonly prediction: number | null;
   readonly probabilities: readonly (number | null)[] | null;
@@ -51,14 +53,38 @@ export interface Layer {
   readonly name: string;
 }
 
+export type Moments = Readonly<Record<string, readonly (number | null)[]>>;
+
+/** What is known of all documents of one model together. */
+export interface Side {
+  readonly name: string;
+  readonly layers: readonly Layer[];
+  readonly heads: readonly number[];
+  /** Statistic of each head over all documents by name, without special tokens and with them. */
+  readonly overall: Moments;
+  readonly overallIn: Moments;
+  /** Lowest and highest value of each scale over all documents. */
+  readonly ranges: Readonly<Record<"out" | "in", Readonly<Record<string, readonly [number, number]>>>>;
+  readonly cluster: { readonly order: readonly number[]; readonly merges: readonly (readonly [number, number, number])[] } | null;
+}
+
+/** A computed sentence, what chance or the rest would give, and the state that shows it in the words of the address. */
+export interface Insight {
+  readonly name: string;
+  readonly text: string;
+  readonly null: string;
+  readonly state: Readonly<Record<string, string | number | readonly string[]>>;
+}
+
 export interface Collection {
   readonly title: string;
   readonly model: string;
   readonly layers: readonly Layer[];
   readonly heads: readonly number[];
   readonly classes: readonly string[];
-  /** Statistic of each head over all documents, by name; null where the page has no layers x heads. */
-  readonly overall: Readonly<Record<string, readonly (number | null)[]>> | null;
+  /** One a model, in the order of the token sets; empty where the page has no layers x heads. */
+  readonly sides: readonly Side[];
+  readonly insights: readonly Insight[];
   readonly rows: readonly DocumentRow[];
   load(index: number): Promise<PageDocument>;
   /** Names of the extensions whose data this collection has. */

@@ -7,8 +7,8 @@ export class Figure {
   readonly element: HTMLElement;
   readonly base = h("canvas");
   readonly over = h("canvas", { class: "over", "aria-hidden": "true" });
-  private readonly backdrop = h("canvas");
-  private stillFor: readonly unknown[] = [];
+  readonly #backdrop = h("canvas");
+  #stillFor: readonly unknown[] = [];
   width = 0;
   height = 0;
 
@@ -26,29 +26,30 @@ export class Figure {
       const [across, down] = [Math.max(1, Math.round(width * ratio)), Math.max(1, Math.round(height * ratio))];
       if (canvas.width !== across) canvas.width = across;
       if (canvas.height !== down) canvas.height = down;
-      canvas.style.setProperty("width", `${width}px`);
-      canvas.style.setProperty("height", `${height}px`);
+      canvas.style.width = `${width}px`;
+      canvas.style.height = `${height}px`;
     }
-    this.element.style.setProperty("height", `${height}px`);
+    this.element.style.height = `${height}px`;
   }
 
   paint(draw: (surface: CanvasSurface) => void): void {
-    this.on(this.base, draw);
+    this.#on(this.base, draw);
   }
 
   overlay(draw: (surface: CanvasSurface) => void): void {
-    this.on(this.over, draw);
+    this.#on(this.over, draw);
   }
 
   /** Paints `still` only where one of `parts` is another than before; what moves is painted over a copy of it. */
   layered(parts: readonly unknown[], still: (surface: CanvasSurface) => void, moving: (surface: CanvasSurface) => void): void {
-    const { backdrop, base } = this;
-    if (this.stillFor.length !== parts.length || parts.some((part, i) => part !== this.stillFor[i]) || backdrop.width !== base.width || backdrop.height !== base.height) {
-      this.stillFor = parts;
+    const { base } = this;
+    const backdrop = this.#backdrop;
+    if (this.#stillFor.length !== parts.length || parts.some((part, i) => part !== this.#stillFor[i]) || backdrop.width !== base.width || backdrop.height !== base.height) {
+      this.#stillFor = parts;
       [backdrop.width, backdrop.height] = [base.width, base.height];
-      this.on(backdrop, still);
+      this.#on(backdrop, still);
     }
-    this.on(base, (surface) => {
+    this.#on(base, (surface) => {
       const { context } = surface;
       context.save();
       context.setTransform(1, 0, 0, 1, 0, 0);
@@ -58,7 +59,7 @@ export class Figure {
     });
   }
 
-  private on(canvas: HTMLCanvasElement, draw: (surface: CanvasSurface) => void): void {
+  #on(canvas: HTMLCanvasElement, draw: (surface: CanvasSurface) => void): void {
     const context = canvas.getContext("2d");
     if (!context) return;
     const ratio = window.devicePixelRatio || 1;

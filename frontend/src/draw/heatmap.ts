@@ -18,6 +18,8 @@ export interface HeatModel {
   readonly cells: readonly HeatCell[];
   readonly rowLabels: readonly string[];
   readonly columnLabels: readonly string[];
+  /** Rows are layers and columns heads: their means say something. */
+  readonly means: boolean;
   readonly fit: Fit;
   readonly diverging: boolean;
 }
@@ -36,13 +38,18 @@ export interface HeatLayout {
 const TOP = 18;
 const SIDE = 36;
 const MAX_BODY = 250;
+const LOW_BODY = 140;
+const LOW_WINDOW = 800;
 
-export function heatLayout(model: HeatModel, width: number): HeatLayout {
+export function heatLayout(model: HeatModel, width: number, picture = false): HeatLayout {
+  const most = !picture && window.innerHeight < LOW_WINDOW ? LOW_BODY : MAX_BODY;
   const columns = Math.max(1, model.columnLabels.length);
   const rows = Math.max(1, model.rowLabels.length);
   const left = 8 + 6 * Math.max(1, ...model.rowLabels.map((label) => label.length));
-  const cellWidth = Math.max(3, Math.min(42, Math.floor((width - left - SIDE) / columns)));
-  const cellHeight = Math.max(3, Math.min(Math.round(cellWidth * 1.5), Math.floor(MAX_BODY / rows), 28));
+  // Many columns share the width to the pixel: none is cut.
+  const wide = (width - left - SIDE) / columns;
+  const cellWidth = wide < 5 ? wide : Math.min(42, Math.floor(wide));
+  const cellHeight = Math.max(2, Math.min(Math.round(Math.max(3, cellWidth) * 1.5), Math.floor(most / rows), 28));
   const legendTop = TOP + rows * cellHeight + 28;
   return { left, top: TOP, cellWidth, cellHeight, columns, rows, legendTop, height: legendTop + 30 };
 }
@@ -52,9 +59,13 @@ export function drawHeat(surface: Surface, model: HeatModel, layout: HeatLayout,
   const ramp = model.diverging ? "diverging" : "sequential";
   for (const cell of model.cells) {
     const unit = model.fit.unit(cell.value);
-    const solid = Number.isNaN(unit) ? palette.grid : rampColor(unit, ramp);
-    const fill = cell.faded ? blend(palette.card, solid, 0.25) : solid;
-    surface.rect(left + cell.column * cellWidth, top + cell.row * cellHeight, cellWidth - 1, cellHeight - 1, fill);
+    const box = [left + cell.column * cellWidth, top + cell.row * cellHeight, cellWidth - (cellWidth < 5 ? 0 : 1), cellHeight - (cellHeight < 4 ? 0 : 1)] as const;
+    if (Number.isNaN(unit)) {
+      surface.hatch(...box, palette.edge);
+      continue;
+    }
+    const solid = rampColor(unit, ramp);
+    surface.rect(...box, cell.faded ? blend(palette.card, solid, 0.25) : solid);
   }
   drawLabels(surface, model, layout, palette);
   drawMeans(surface, model, layout, palette);
@@ -84,7 +95,7 @@ function step(size: number, needed: number): number {
 
 function drawMeans(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette): void {
   const { left, top, cellWidth, cellHeight, rows, columns } = layout;
-  if (rows * columns < 2 || model.diverging) return;
+  if (rows * columns < 2 || model.diverging || !model.means) return;
   const across = means(model.cells, rows, (cell) => cell.row);
   const down = means(model.cells, columns, (cell) => cell.column);
   const most = Math.max(...[...across, ...down].filter(Number.isFinite), 1e-30);

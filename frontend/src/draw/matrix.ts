@@ -2,7 +2,7 @@
 
 import { h } from "../dom";
 import { channels, type Palette, rampPixels } from "../model/color";
-import { type Fit, fit, SAMPLE } from "../model/scale";
+import type { Fit } from "../model/scale";
 import type { Row, Scene } from "../model/scene";
 import type { Surface } from "./surface";
 import { columns, type TokenAxis } from "./xaxis";
@@ -20,7 +20,7 @@ export interface MatrixLayout {
 export function matrixLayout(scene: Scene, room: number): MatrixLayout {
   const rows = scene.shown;
   const size = rows.length > room ? room / rows.length : Math.max(1, Math.min(14, Math.floor(room / Math.max(1, rows.length))));
-  const natural = scene.state.rowSort === "own" && !scene.state.order.length;
+  const natural = (scene.state.arrange === "own" && !scene.state.order.length) || scene.state.arrange === "layer";
   const tops = new Float64Array(rows.length + 1);
   const bands: { top: number; label: string }[] = [];
   let y = 0;
@@ -50,7 +50,7 @@ export function rowAt(layout: MatrixLayout, y: number): Row | null {
   return layout.rows[low] ?? null;
 }
 
-/** What the pixels of the matrix show: the largest value of each column, line by line, and the scale fitted to that. */
+/** What the pixels of the matrix show: the largest value of each column, line by line, and the scale of all values. */
 export interface MatrixData {
   readonly across: number;
   readonly lines: readonly { readonly top: number; readonly bottom: number; values: Float32Array }[];
@@ -69,21 +69,8 @@ export function matrixData(scene: Scene, layout: MatrixLayout, axis: TokenAxis):
     if (line?.top === top) line.values = line.values.map((value, column) => (value >= (values[column] as number) || values[column] !== values[column] ? value : (values[column] as number)));
     else lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values });
   });
-  const whole = axis.to - axis.from === across && lines.length === layout.rows.length;
-  return { across, lines, fit: whole ? scene.matrixFit() : fit(thinned(lines, across), scene.scale) };
-}
-
-/** Values of the lines, thinned out evenly where there are many. */
-function thinned(lines: MatrixData["lines"], across: number): Float32Array {
-  const step = Math.max(1, Math.floor((lines.length * across) / SAMPLE));
-  const kept = new Float32Array(Math.ceil((lines.length * across) / step));
-  let start = 0;
-  let at = 0;
-  for (const { values } of lines) {
-    for (; start < across; start += step) kept[at++] = values[start] as number;
-    start -= across;
-  }
-  return kept.subarray(0, at);
+  // Never fitted to the pixels: the same value has the same colour in every window, zoom and picture.
+  return { across, lines, fit: scene.matrixFit() };
 }
 
 const painted = new WeakMap<MatrixData, { readonly palette: Palette; readonly canvas: HTMLCanvasElement }>();
@@ -110,8 +97,8 @@ function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCa
   const image = context.createImageData(canvas.width, canvas.height);
   const pixels = new Uint32Array(image.data.buffer);
   const ramp = rampPixels();
-  const [r, g, b] = channels(palette.grid);
-  const missing = ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
+  const [r, g, b] = channels(palette.card);
+  const clear = ((1 << 24) | (b << 16) | (g << 8) | r) >>> 0; // all but transparent: what lies below shows that it is missing
   // One logarithm for each colour that occurs, not for each pixel.
   const known = new Uint32Array(2 ** (32 - SHIFT));
   for (const line of data.lines) {
@@ -122,7 +109,7 @@ function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCa
       let color = known[index] as number;
       if (!color) {
         const unit = data.fit.unit(line.values[column] as number);
-        color = known[index] = unit === unit ? (ramp[Math.round(unit * 255)] as number) : missing;
+        color = known[index] = unit === unit ? (ramp[Math.round(unit * 255)] as number) : clear;
       }
       pixels[start + column] = color;
     }
@@ -161,11 +148,16 @@ function peaks(scene: Scene, plain: Float32Array, axis: TokenAxis, first: Int32A
   return best;
 }
 
-export function drawMatrix(surface: Surface, layout: MatrixLayout, data: MatrixData, axis: TokenAxis, top: number, palette: Palette): void {
+export function drawMatrix(surface: Surface, scene: Scene, layout: MatrixLayout, data: MatrixData, axis: TokenAxis, top: number, palette: Palette): void {
   if (!layout.rows.length) {
     surface.text(axis.left + 8, top + 18, "Every vector is hidden or removed.", { fill: palette.ink3, size: 12 });
     return;
   }
+  surface.hatch(axis.left, top, axis.width, layout.height, palette.edge);
+  for (let token = axis.from; scene.without && token < axis.to; token++) {
+    if (scene.set.special[token]) surface.rect(axis.x(token) - axis.step / 2, top, axis.step, layout.height, palette.grid);
+  }
+  for (const band of layout.bands) if (band.top > 0) surface.rect(axis.left, top + band.top - 1, axis.width, 1, palette.card);
   surface.image(matrixPixels(data, layout.height, palette), axis.left, top, axis.width, layout.height);
   let free = -Infinity;
   layout.bands.forEach((band, i) => {

@@ -1,10 +1,11 @@
 /** The aggregate as a line, band and extremes around it, the other vectors as dots, pinned rows in their colours. */
 
-import { nice, ticks } from "d3-array";
+import { isEntropy } from "../model/aggregate";
 import type { Palette } from "../model/color";
 import { tick } from "../model/format";
 import { quantileSorted } from "../model/quantile";
 import type { Pin, Row, Scene } from "../model/scene";
+import { aggregateOf } from "../model/state";
 import type { Surface } from "./surface";
 import { decimate, type TokenAxis } from "./xaxis";
 
@@ -13,6 +14,8 @@ export interface ValueAxis {
   readonly ceiling: number;
   readonly logarithmic: boolean;
   readonly ticks: readonly number[];
+  /** What the axis counts. */
+  readonly title: string;
   y(value: number): number;
 }
 
@@ -57,18 +60,39 @@ function lowPositive(values: Float32Array): number {
   return low;
 }
 
+/** The nearest of 1, 2, 5 times a power of ten. */
+function stepOf(rough: number): number {
+  const power = 10 ** Math.floor(Math.log10(rough || 1));
+  return power * ([1, 2, 5].find((factor) => factor * power >= rough * 0.75) ?? 10);
+}
+
+/** An entropy is no attention weight: the axis has one unit, and what has another is not drawn on it. */
+export function foreign(scene: Scene, key: string): boolean {
+  return isEntropy(aggregateOf(key) ?? "") !== isEntropy(scene.state.aggregate);
+}
+
+export function axisTitle(scene: Scene): string {
+  const { aggregate } = scene.state;
+  if (isEntropy(aggregate)) return aggregate === "shannon" ? "entropy (nats)" : "entropy";
+  return scene.scale === "lift" ? "attention, lift" : "attention to itself";
+}
+
 /** Log: floor at the decade under the 2 % quantile. Linear: from 0 (or below, where there are such values) to the largest. */
 export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, height: number): ValueAxis {
-  const highest = scene.aggregate("max");
-  const all = [highest, scene.aggregate("min"), scene.aggregate(scene.state.aggregate), ...pins.map((pin) => pin.values)].map(extent);
+  const entropy = isEntropy(scene.state.aggregate);
+  const highest = entropy ? scene.aggregate(scene.state.aggregate) : scene.aggregate("max");
+  const all = [highest, ...(entropy ? [] : [scene.aggregate("min"), scene.aggregate(scene.state.aggregate)]), ...pins.map((pin) => pin.values)].map(extent);
+  const title = axisTitle(scene);
   const low = Math.min(...all.map((one) => one.low));
   const high = Math.max(...all.map((one) => one.high)) || 1;
   if (scene.state.axis === "linear") {
     const steps = Math.max(1, Math.min(5, Math.floor(height / TICK)));
-    const [from, to] = nice(low, high, steps);
-    return { floor: -Infinity, ceiling: to, logarithmic: false, ticks: ticks(from, to, steps), y: (value) => top + height * (1 - (value - from) / (to - from)) };
+    const step = stepOf((high - low) / steps);
+    const [from, to] = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+    const marks = Array.from({ length: Math.round((to - from) / step) + 1 }, (_, i) => Number((from + i * step).toPrecision(12)));
+    return { floor: -Infinity, ceiling: to, logarithmic: false, ticks: marks, title, y: (value) => top + height * (1 - (value - from) / (to - from)) };
   }
-  const sample = scene.shown.length ? scene.sample() : highest;
+  const sample = scene.shown.length && !entropy ? scene.sample() : highest;
   const floor = 10 ** Math.floor(Math.log10(Math.max(1e-12, Math.min(lowPositive(sample), high / 10))));
   const ceiling = high > 0.3 && high <= 1 ? 1 : high;
   const span = Math.log(ceiling / floor);
@@ -76,7 +100,7 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
   const every = Math.max(1, Math.ceil(decades / Math.max(1, Math.min(5, Math.floor(height / TICK)))));
   const marks = Array.from({ length: Math.floor(decades / every) + 1 }, (_, i) => floor * 10 ** (i * every)).filter((value) => value <= ceiling * 1.001);
   const room = height - 8; // below it stand the values under the floor
-  return { floor, ceiling, logarithmic: true, ticks: marks, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
+  return { floor, ceiling, logarithmic: true, ticks: marks, title, y: (value) => (value !== value ? NaN : value < floor ? top + height : top + room * (1 - Math.log(value / floor) / span)) };
 }
 
 /** The dots show all vectors, or one in so many. */
@@ -92,18 +116,30 @@ export function drawVectors(surface: Surface, scene: Scene, axis: TokenAxis, val
     const label = values.logarithmic && value === values.floor ? `\u2264${tick(value)}` : tick(value);
     surface.text(axis.left - 8, y + 3.5, label, { fill: palette.ink3, size: 10.5, anchor: "end" });
   }
+  surface.text(11, top + height / 2, values.title, { fill: palette.ink3, size: 10.5, anchor: "middle", upward: true });
+  if (isEntropy(scene.state.aggregate)) return;
   const high = decimate(scene.aggregate("max"), axis);
   const low = decimate(scene.aggregate("min"), axis);
-  const bottom = (y: number): number => (y === y ? y : top + height);
-  surface.band(high.xs, low.values.map((value) => bottom(values.y(value))), high.values.map((value) => bottom(values.y(value))), palette.band);
+  drawBand(surface, high.xs, low.values.map(values.y), high.values.map(values.y), palette.band);
   drawDots(surface, scene, axis, values, palette);
   drawExtremes(surface, [high.xs, low.xs], [high.values, low.values], values, top + height, palette);
+}
+
+/** The band breaks where values are missing. */
+function drawBand(surface: Surface, xs: Float64Array, low: Float64Array, high: Float64Array, fill: string): void {
+  let from = 0;
+  for (let i = 0; i <= xs.length; i++) {
+    const gap = i === xs.length || Number.isNaN(low[i]) || Number.isNaN(high[i]);
+    if (!gap) continue;
+    if (i > from) surface.band(xs.subarray(from, i), low.subarray(from, i), high.subarray(from, i), fill);
+    from = i + 1;
+  }
 }
 
 /** Pinned rows and the aggregate, over the vectors. */
 export function drawLines(surface: Surface, scene: Scene, pins: readonly Pin[], axis: TokenAxis, values: ValueAxis, palette: Palette): void {
   for (const pin of pins) {
-    if (pin.hidden) continue;
+    if (pin.hidden || foreign(scene, pin.key)) continue;
     const part = decimate(pin.values, axis);
     surface.line(part.xs, part.values.map(values.y), pin.color, 1.5, pin.dash);
   }

@@ -8,6 +8,8 @@ import type { Piece } from "../model/tokens";
 import { FONT, type Surface } from "./surface";
 
 export interface Stroke {
+  readonly key: string;
+  readonly name: string;
   readonly color: string;
   readonly values: Float32Array;
 }
@@ -75,7 +77,7 @@ function wordFrom(pieces: readonly Piece[], own: Float32Array, first: number): n
 }
 
 /** Where the tokens stand in lines of a width: the strokes change only how far apart the lines are. */
-function place(pieces: readonly Piece[], width: number): Placed {
+function place(pieces: readonly Piece[], width: number, rtl: boolean): Placed {
   const last = placed.get(pieces);
   if (last?.width === width) return last;
   const own = natural(pieces);
@@ -95,7 +97,7 @@ function place(pieces: readonly Piece[], width: number): Placed {
     } else {
       x += gap;
     }
-    xs[token] = x;
+    xs[token] = rtl ? width - x - bounded : x;
     widths[token] = bounded;
     x += bounded;
   }
@@ -107,7 +109,7 @@ function place(pieces: readonly Piece[], width: number): Placed {
 export function stripLayout(scene: Scene, width: number, strokes: number): StripLayout {
   const strokeSize = strokes > 24 ? 2 : 3;
   const strokeGap = strokes > 24 ? 1 : 2;
-  const { xs, widths, lines } = place(scene.pieces, width);
+  const { xs, widths, lines } = place(scene.pieces, width, scene.rtl);
   const lineHeight = TEXT_HEIGHT + (strokes ? 3 + strokes * (strokeSize + strokeGap) : 0) + 6;
   return { xs, widths, lines, lineHeight, strokeSize, strokeGap, height: lines.length * lineHeight };
 }
@@ -136,29 +138,30 @@ export function drawStrokes(surface: Surface, scene: Scene, layout: StripLayout,
         const unit = fit.unit(stroke.values[token] as number);
         if (Number.isNaN(unit)) continue;
         const joined = scene.pieces[token + 1]?.glued && token + 1 < end ? 1 : 0;
-        surface.rect((layout.xs[token] as number) + 1, y, Math.max(1, (layout.widths[token] as number) - 2 + joined), layout.strokeSize, stroke.color, 0.1 + 0.9 * unit);
+        surface.rect((layout.xs[token] as number) + 1 - (scene.rtl ? joined : 0), y, Math.max(1, (layout.widths[token] as number) - 2 + joined), layout.strokeSize, stroke.color, 0.1 + 0.9 * unit);
       }
     });
   }
 }
 
 /** The whole strip with text, for pictures; on screen the tokens are elements. */
-export function drawStrip(surface: Surface, scene: Scene, layout: StripLayout, strokes: readonly Stroke[], palette: Palette, left: number, top: number): void {
+export function drawStrip(surface: Surface, scene: Scene, layout: StripLayout, strokes: readonly Stroke[], palette: Palette, left: number, top: number, past = scene.tokens): void {
   const tint = scene.tint();
   const shifted: StripLayout = { ...layout, xs: layout.xs.map((x) => x + left) };
   layout.lines.forEach((first, line) => {
-    for (let token = first; token < (layout.lines[line + 1] ?? scene.tokens); token++) {
+    for (let token = first; token < (layout.lines[line + 1] ?? past); token++) {
       const piece = scene.pieces[token];
       if (!piece) continue;
       const x = shifted.xs[token] as number;
       const y = top + line * layout.lineHeight;
       const width = layout.widths[token] as number;
+      const fill = tint ? tintColor(tint.values[token] as number, tint.fit, palette) : null;
       if (piece.special) {
+        if (fill) surface.rect(x, y + 3, width, TEXT_HEIGHT - 6, fill);
         surface.frame(x + 0.5, y + 3.5, width - 1, TEXT_HEIGHT - 7, palette.edge, 1);
-        surface.text(x + 5, y + 15, piece.text, { fill: palette.ink3, size: CHIP_SIZE });
+        surface.text(x + 5, y + 15, piece.text, { fill: fill ? palette.ink : palette.ink3, size: CHIP_SIZE });
         continue;
       }
-      const fill = tint ? tintColor(tint.values[token] as number, tint.fit, palette) : null;
       if (fill) surface.rect(x, y, width, TEXT_HEIGHT, fill);
       surface.text(x + (piece.glued ? 0 : PAD), y + 16, piece.text, { fill: palette.ink, size: TEXT_SIZE });
     }

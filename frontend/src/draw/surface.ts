@@ -20,17 +20,32 @@ export interface Surface {
   dots(xs: ArrayLike<number>, ys: ArrayLike<number>, radius: number, fill: string): void;
   /** Open downward carets: values below the floor of a log axis. */
   carets(xs: ArrayLike<number>, y: number, stroke: string): void;
+  /** Where a value is missing: slanted lines, which no ramp has. */
+  hatch(x: number, y: number, width: number, height: number, stroke: string): void;
   text(x: number, y: number, text: string, style: TextStyle): void;
+  /** What is drawn meanwhile stands so much lower. */
+  shifted(down: number, draw: () => void): void;
   image(pixels: HTMLCanvasElement | HTMLImageElement, x: number, y: number, width: number, height: number): void;
 }
 
 export const FONT = '-apple-system, BlinkMacSystemFont, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif';
 
+/** A slanted line through a tile of six pixels, joined to those of its neighbours. */
+function slant(brush: OffscreenCanvasRenderingContext2D, stroke: string): true {
+  brush.strokeStyle = stroke;
+  for (const shift of [-6, 0, 6]) {
+    brush.moveTo(shift, 6);
+    brush.lineTo(shift + 6, 0);
+  }
+  brush.stroke();
+  return true;
+}
+
 /** From so many points on marks are drawn as pixels. */
 const MANY = 240;
 
 export class CanvasSurface implements Surface {
-  private layer: Pixels | null = null;
+  #layer: Pixels | null = null;
 
   constructor(private readonly canvas: CanvasRenderingContext2D) {}
 
@@ -40,14 +55,14 @@ export class CanvasSurface implements Surface {
     return this.canvas;
   }
 
-  private get pixels(): Pixels {
-    return (this.layer ??= new Pixels(this.canvas));
+  get #pixels(): Pixels {
+    return (this.#layer ??= new Pixels(this.canvas));
   }
 
   /** Called when the drawing is done. */
   flush(): void {
-    const { layer } = this;
-    this.layer = null;
+    const layer = this.#layer;
+    this.#layer = null;
     layer?.flush();
   }
 
@@ -66,7 +81,7 @@ export class CanvasSurface implements Surface {
 
   line(xs: ArrayLike<number>, ys: ArrayLike<number>, stroke: string, lineWidth: number, dash: readonly number[] = []): void {
     if (xs.length > MANY) {
-      this.pixels.line(xs, ys, stroke, lineWidth, dash);
+      this.#pixels.line(xs, ys, stroke, lineWidth, dash);
       return;
     }
     const context = this.context;
@@ -93,7 +108,7 @@ export class CanvasSurface implements Surface {
 
   band(xs: ArrayLike<number>, low: ArrayLike<number>, high: ArrayLike<number>, fill: string): void {
     if (xs.length > MANY) {
-      this.pixels.band(xs, low, high, fill);
+      this.#pixels.band(xs, low, high, fill);
       return;
     }
     const context = this.context;
@@ -107,7 +122,7 @@ export class CanvasSurface implements Surface {
 
   dots(xs: ArrayLike<number>, ys: ArrayLike<number>, radius: number, fill: string): void {
     if (radius < 1) {
-      this.pixels.dots(xs, ys, radius, fill);
+      this.#pixels.dots(xs, ys, radius, fill);
       return;
     }
     const context = this.context;
@@ -134,6 +149,15 @@ export class CanvasSurface implements Surface {
     context.stroke();
   }
 
+  hatch(x: number, y: number, width: number, height: number, stroke: string): void {
+    const tile = new OffscreenCanvas(6, 6);
+    const brush = tile.getContext("2d");
+    const pattern = brush && slant(brush, stroke) && this.context.createPattern(tile, "repeat");
+    if (!pattern) return;
+    this.context.fillStyle = pattern;
+    this.context.fillRect(x, y, width, height);
+  }
+
   text(x: number, y: number, text: string, style: TextStyle): void {
     const context = this.context;
     context.fillStyle = style.fill;
@@ -149,6 +173,12 @@ export class CanvasSurface implements Surface {
     context.rotate(-Math.PI / 2);
     context.fillText(text, 0, 0);
     context.restore();
+  }
+
+  shifted(down: number, draw: () => void): void {
+    this.context.translate(0, down);
+    draw();
+    this.context.translate(0, -down);
   }
 
   image(pixels: HTMLCanvasElement | HTMLImageElement, x: number, y: number, width: number, height: number): void {

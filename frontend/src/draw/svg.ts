@@ -14,7 +14,8 @@ function round(value: number): string {
 }
 
 export class SvgSurface implements Surface {
-  private readonly parts: string[] = [];
+  readonly #parts: string[] = [];
+  readonly #patterns = new Map<string, string>();
 
   constructor(
     readonly width: number,
@@ -24,12 +25,12 @@ export class SvgSurface implements Surface {
 
   rect(x: number, y: number, width: number, height: number, fill: string, opacity = 1): void {
     const alpha = opacity < 1 ? ` fill-opacity="${round(opacity)}"` : "";
-    this.parts.push(`<rect x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" fill="${escape(fill)}"${alpha}/>`);
+    this.#parts.push(`<rect x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}" fill="${escape(fill)}"${alpha}/>`);
   }
 
   frame(x: number, y: number, width: number, height: number, stroke: string, lineWidth: number): void {
     const box = `x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}"`;
-    this.parts.push(`<rect ${box} fill="none" stroke="${escape(stroke)}" stroke-width="${round(lineWidth)}"/>`);
+    this.#parts.push(`<rect ${box} fill="none" stroke="${escape(stroke)}" stroke-width="${round(lineWidth)}"/>`);
   }
 
   line(xs: ArrayLike<number>, ys: ArrayLike<number>, stroke: string, lineWidth: number, dash: readonly number[] = []): void {
@@ -41,40 +42,52 @@ export class SvgSurface implements Surface {
       open = y === y;
     }
     const pattern = dash.length ? ` stroke-dasharray="${dash.join(" ")}"` : "";
-    this.parts.push(`<path d="${path}" fill="none" stroke="${escape(stroke)}" stroke-width="${round(lineWidth)}" stroke-linejoin="round"${pattern}/>`);
+    this.#parts.push(`<path d="${path}" fill="none" stroke="${escape(stroke)}" stroke-width="${round(lineWidth)}" stroke-linejoin="round"${pattern}/>`);
   }
 
   band(xs: ArrayLike<number>, low: ArrayLike<number>, high: ArrayLike<number>, fill: string): void {
     const points: string[] = [];
     for (let i = 0; i < xs.length; i++) points.push(`${round(xs[i] as number)},${round(high[i] as number)}`);
     for (let i = xs.length - 1; i >= 0; i--) points.push(`${round(xs[i] as number)},${round(low[i] as number)}`);
-    this.parts.push(`<polygon points="${points.join(" ")}" fill="${escape(fill)}"/>`);
+    this.#parts.push(`<polygon points="${points.join(" ")}" fill="${escape(fill)}"/>`);
   }
 
   dots(xs: ArrayLike<number>, ys: ArrayLike<number>, radius: number, fill: string): void {
     let path = "";
     for (let i = 0; i < xs.length; i++) path += `M${round(xs[i] as number)} ${round(ys[i] as number)}h0`;
-    this.parts.push(`<path d="${path}" stroke="${escape(fill)}" stroke-width="${round(2 * radius)}" stroke-linecap="round"/>`);
+    this.#parts.push(`<path d="${path}" stroke="${escape(fill)}" stroke-width="${round(2 * radius)}" stroke-linecap="round"/>`);
   }
 
   carets(xs: ArrayLike<number>, y: number, stroke: string): void {
     let path = "";
     for (let i = 0; i < xs.length; i++) path += `M${round((xs[i] as number) - 2)} ${round(y - 2)}l2 3l2 -3`;
-    this.parts.push(`<path d="${path}" fill="none" stroke="${escape(stroke)}"/>`);
+    this.#parts.push(`<path d="${path}" fill="none" stroke="${escape(stroke)}"/>`);
+  }
+
+  hatch(x: number, y: number, width: number, height: number, stroke: string): void {
+    const name = `hatch${stroke.replace(/\W/g, "")}`;
+    if (!this.#patterns.has(name)) this.#patterns.set(name, `<pattern id="${name}" width="6" height="6" patternUnits="userSpaceOnUse"><path d="M-1 1L1 -1M0 6L6 0M5 7L7 5" stroke="${escape(stroke)}"/></pattern>`);
+    this.rect(x, y, width, height, `url(#${name})`);
   }
 
   text(x: number, y: number, text: string, style: TextStyle): void {
     const turn = style.upward ? ` transform="rotate(-90 ${round(x)} ${round(y)})"` : "";
     const weight = style.weight ? ` font-weight="${style.weight}"` : "";
     const place = `x="${round(x)}" y="${round(y)}" font-size="${style.size}" text-anchor="${style.anchor ?? "start"}"`;
-    this.parts.push(`<text ${place} fill="${escape(style.fill)}"${weight}${turn} xml:space="preserve">${escape(text)}</text>`);
+    this.#parts.push(`<text ${place} fill="${escape(style.fill)}"${weight}${turn} xml:space="preserve">${escape(text)}</text>`);
+  }
+
+  shifted(down: number, draw: () => void): void {
+    this.#parts.push(`<g transform="translate(0 ${round(down)})">`);
+    draw();
+    this.#parts.push("</g>");
   }
 
   image(pixels: HTMLCanvasElement | HTMLImageElement, x: number, y: number, width: number, height: number): void {
     const source = pixels instanceof HTMLImageElement ? pixels.src : pixels.toDataURL("image/png");
     if (!source.startsWith("data:image/")) return;
     const box = `x="${round(x)}" y="${round(y)}" width="${round(width)}" height="${round(height)}"`;
-    this.parts.push(`<image ${box} preserveAspectRatio="none" image-rendering="${pixels instanceof HTMLImageElement ? "auto" : "pixelated"}" href="${escape(source)}"/>`);
+    this.#parts.push(`<image ${box} preserveAspectRatio="none" image-rendering="${pixels instanceof HTMLImageElement ? "auto" : "pixelated"}" href="${escape(source)}"/>`);
   }
 
   /** The whole file. */
@@ -84,7 +97,7 @@ export class SvgSurface implements Surface {
     const box = `x="${-this.margin}" y="${-this.margin}" width="${round(across)}" height="${round(down)}"`;
     return (
       `<svg xmlns="http://www.w3.org/2000/svg" ${size} font-family="${escape(FONT)}">\n<title>${escape(title)}</title>\n` +
-      `<rect ${box} fill="${escape(background)}"/>\n${this.parts.join("\n")}\n</svg>\n`
+      `<defs>${[...this.#patterns.values()].join("")}</defs>\n<rect ${box} fill="${escape(background)}"/>\n${this.#parts.join("\n")}\n</svg>\n`
     );
   }
 }

@@ -57,7 +57,7 @@ export function moveRow(state: State, key: string, by: -1 | 1, all: readonly str
   const to = from + by;
   if (from < 0 || to < 0 || to >= keys.length) return {};
   keys.splice(to, 0, ...keys.splice(from, 1));
-  return pinned ? { pins: keys } : { order: keys, rowSort: "own" };
+  return pinned ? { pins: keys } : { order: keys, arrange: "own" };
 }
 
 /** Puts a row before another, as a drop does. */
@@ -68,7 +68,7 @@ export function placeRow(state: State, key: string, before: string, all: readonl
   const at = keys.indexOf(before);
   if (at < 0) return {};
   const moved = [...keys.slice(0, at), key, ...keys.slice(at)];
-  return pinned ? { pins: moved } : { order: moved, rowSort: "own" };
+  return pinned ? { pins: moved } : { order: moved, arrange: "own" };
 }
 
 export function setFocus(state: State, keys: readonly string[]): Partial<State> {

@@ -63,6 +63,14 @@ export function fit(values: Float32Array | Float64Array, scale: ScaleName): Fit 
   return logarithmic ? logFit(low, high, scale === "lift") : linearFit(low, high, scale);
 }
 
+/** A scale with ends that are given. */
+export function fitBetween(low: number, high: number, scale: ScaleName): Fit {
+  const logarithmic = scale === "log" || scale === "lift";
+  if (logarithmic) low = Math.max(low, 1e-8);
+  if (!(high > low)) high = low * 2 || 1;
+  return logarithmic ? logFit(low, high, scale === "lift") : linearFit(low, high, scale);
+}
+
 function firstPositive(order: Float64Array): number {
   let at = 0;
   while (at < order.length && (order[at] as number) <= 0) at++;

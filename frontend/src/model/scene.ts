@@ -1,11 +1,11 @@
 /** What the state makes of the open document: rows in force, aggregates, scales. Made once for each change that matters. */
 
-import type { BaseRow, PageDocument, TokenSet } from "../data/types";
+import type { BaseRow, PageDocument, Side, TokenSet } from "../data/types";
 import { type Aggregate, aggregate, AGGREGATE_NAMES, AGGREGATES, isEntropy, type Statistic, statistic } from "./aggregate";
 import { DASHES, type Palette } from "./color";
-import { type Fit, fit, SAMPLE, type ScaleName } from "./scale";
+import { type Fit, fit, fitBetween, SAMPLE, type ScaleName } from "./scale";
 import { aggregateOf, type State } from "./state";
-import { type Piece, pieces } from "./tokens";
+import { type Piece, pieces, rightToLeft } from "./tokens";
 
 export interface Row {
   readonly key: string;
@@ -35,6 +35,7 @@ export interface Tint {
 export class Scene {
   readonly tokens: number;
   readonly pieces: readonly Piece[];
+  readonly rtl: boolean;
   /** Every vector that was not removed, in the reader's order. */
   readonly rows: readonly Row[];
   /** Those that are drawn: not hidden, and in the focus if there is one. */
@@ -42,16 +43,18 @@ export class Scene {
   /** Those that feed the aggregates: in the focus if there is one. */
   readonly counted: readonly Row[];
   readonly removed: readonly BaseRow[];
+  /** Special tokens are left out: their values are missing. */
+  readonly without: boolean;
   /** All of the set is hidden at once. */
   readonly setHidden: boolean;
   readonly scale: ScaleName;
   /** The same object as long as series, dots and names stay as they are. */
   readonly drawn: object = {};
-  private readonly byKey: ReadonlyMap<string, Row>;
-  private readonly aggregates: Map<Aggregate, Float32Array> = new Map();
-  private readonly lifts: WeakMap<Float32Array, Float32Array> = new WeakMap();
+  readonly #byKey: ReadonlyMap<string, Row>;
+  readonly #aggregates: Map<Aggregate, Float32Array> = new Map();
+  readonly #lifts: WeakMap<Float32Array, Float32Array> = new WeakMap();
   /** Values of each vector: the same arrays from scene to scene, as what is known of them hangs on them. */
-  private readonly vectors: readonly Float32Array[];
+  readonly #vectors: readonly Float32Array[];
 
   constructor(
     readonly document: PageDocument,
@@ -59,29 +62,36 @@ export class Scene {
     readonly text: string,
     private current: State,
     before: Scene | null = null,
+    readonly side: Side | null = null,
   ) {
     this.tokens = set.tokens.length;
-    const same = before?.set === set ? before : null;
-    this.pieces = same?.pieces ?? pieces(set, text);
-    this.vectors = same?.vectors ?? set.rows.map((_, place) => set.values.subarray(place * this.tokens, (place + 1) * this.tokens));
-    if (same) [this.lifts, this.known] = [same.lifts, same.known];
+    const marks = set.special.filter(Boolean).length;
+    this.without = current.special === "out" && marks > 0 && marks < this.tokens;
+    const same = before?.set === set && before.without === this.without ? before : null;
+    this.pieces = before?.set === set ? before.pieces : pieces(set, text);
+    this.rtl = before?.set === set ? before.rtl : rightToLeft(this.pieces.find((piece) => !piece.special && /\p{L}/u.test(piece.text))?.text ?? "");
+    this.#vectors = same ? same.#vectors : set.rows.map((_, place) => this.#vector(place));
+    if (same) [this.#lifts, this.#known] = [same.#lifts, same.#known];
     const state = current;
     this.scale = state.scale;
     const whole = state.sets[document.sets.indexOf(set)];
     this.setHidden = whole?.hidden ?? !set.visible;
-    const all = whole?.removed ? [] : set.rows.map((base, place) => this.row(base, place));
+    const all = whole?.removed ? [] : set.rows.map((base, place) => this.#row(base, place));
     this.removed = set.rows.filter((base) => state.edits[base.key]?.removed);
     const kept = all.filter((row) => !state.edits[row.key]?.removed);
-    this.rows = ordered(kept, state, (row) => this.statistic("mean", row, true));
-    this.byKey = new Map(kept.map((row) => [row.key, row]));
+    // Ranked by what the map shows: this text, or all of them.
+    const overall = state.scope === "all" ? (this.without ? side?.overall : side?.overallIn)?.["mean"] : undefined;
+    const columns = side?.heads.length ?? 1;
+    this.rows = ordered(kept, state, (row) => overall?.[row.base.gridRow * columns + row.base.gridColumn] ?? this.statistic("mean", row, true), side);
+    this.#byKey = new Map(kept.map((row) => [row.key, row]));
     const focus = state.focus ? new Set(state.focus) : null;
     const inFocus = focus ? this.rows.filter((row) => focus.has(row.key)) : this.rows;
     this.counted = inFocus.length ? inFocus : this.rows;
     this.shown = this.counted.filter((row) => !row.hidden);
-    if (same && sameRows(same.counted, this.counted)) this.aggregates = same.aggregates;
+    if (same && sameRows(same.counted, this.counted)) this.#aggregates = same.#aggregates;
     if (same && (same.scale === "lift") === (this.scale === "lift") && sameRows(same.shown, this.shown)) {
-      this.cachedSample = same.cachedSample;
-      if (same.aggregates === this.aggregates) this.drawn = same.drawn;
+      this.#cachedSample = same.#cachedSample;
+      if (same.#aggregates === this.#aggregates) this.drawn = same.drawn;
     }
   }
 
@@ -94,7 +104,13 @@ export class Scene {
     this.current = state;
   }
 
-  private row(base: BaseRow, place: number): Row {
+  /** The values of a vector, special tokens missing where they are left out. */
+  #vector(place: number): Float32Array {
+    const values = this.set.values.subarray(place * this.tokens, (place + 1) * this.tokens);
+    return this.without ? values.map((value, token) => (this.set.special[token] ? NaN : value)) : values;
+  }
+
+  #row(base: BaseRow, place: number): Row {
     const edit = this.state.edits[base.key];
     return {
       key: base.key,
@@ -102,12 +118,12 @@ export class Scene {
       color: edit?.color ?? base.color,
       hidden: this.setHidden || (edit?.hidden ?? !base.visible),
       base,
-      values: this.vectors[place] as Float32Array,
+      values: this.#vectors[place] as Float32Array,
     };
   }
 
   find(key: string): Row | undefined {
-    return this.byKey.get(key);
+    return this.#byKey.get(key);
   }
 
   /** Keys the token saw: what lift multiplies by. */
@@ -117,10 +133,10 @@ export class Scene {
 
   /** An aggregate of the counted vectors, as it is. */
   plain(name: Aggregate): Float32Array {
-    let values = this.aggregates.get(name);
+    let values = this.#aggregates.get(name);
     if (!values) {
       values = aggregate(name, this.counted.map((row) => row.values), this.tokens);
-      this.aggregates.set(name, values);
+      this.#aggregates.set(name, values);
     }
     return values;
   }
@@ -133,11 +149,11 @@ export class Scene {
   /** Values times visible keys where the scale is lift, else as they are. */
   lifted(values: Float32Array): Float32Array {
     if (this.scale !== "lift") return values;
-    let result = this.lifts.get(values);
+    let result = this.#lifts.get(values);
     if (!result) {
       result = new Float32Array(this.tokens);
       for (let token = 0; token < this.tokens; token++) result[token] = (values[token] as number) * this.visibleKeys(token);
-      this.lifts.set(values, result);
+      this.#lifts.set(values, result);
     }
     return result;
   }
@@ -146,14 +162,14 @@ export class Scene {
   valuesOf(key: string): Float32Array | null {
     const name = aggregateOf(key);
     if (name) return this.aggregate(name);
-    const row = this.byKey.get(key);
+    const row = this.#byKey.get(key);
     return row ? this.lifted(row.values) : null;
   }
 
   nameOf(key: string): string {
     const name = aggregateOf(key);
     if (name) return this.state.edits[key]?.name ?? `${AGGREGATE_NAMES[name]} of ${this.counted.length}`;
-    return this.byKey.get(key)?.name ?? key;
+    return this.#byKey.get(key)?.name ?? key;
   }
 
   pins(palette: Palette): Pin[] {
@@ -162,7 +178,7 @@ export class Scene {
       const values = this.valuesOf(key);
       if (!values) return;
       const edit = this.state.edits[key];
-      const row = this.byKey.get(key);
+      const row = this.#byKey.get(key);
       result.push({
         key,
         name: this.nameOf(key),
@@ -184,28 +200,33 @@ export class Scene {
 
   tint(): Tint | null {
     const key = this.state.tint;
-    if (this.cachedTint?.key === key) return this.cachedTint;
+    if (this.#cachedTint?.key === key) return this.#cachedTint;
     const values = key === "off" ? null : this.valuesOf(key);
+    const name = aggregateOf(key);
     if (!values) return null;
-    // Special tokens are not tinted, and their large values must not pale the others.
-    const words = values.filter((_, token) => !this.set.special[token]);
-    return (this.cachedTint = { key, values, fit: fit(words.length ? words : values, this.scale) });
+    return (this.#cachedTint = { key, values, fit: name && isEntropy(name) ? fit(values, this.scale) : this.fitted(values) });
   }
-  private cachedTint: Tint | null = null;
+  #cachedTint: Tint | null = null;
 
   /** The scale of strokes and matrix: fitted to all drawn vectors together, so that they compare. */
   matrixFit(): Fit {
-    return (this.cachedFit ??= fit(this.sample(), this.scale));
+    return (this.#cachedFit ??= this.fitted(this.sample()));
   }
-  private cachedFit: Fit | null = null;
+  #cachedFit: Fit | null = null;
+
+  /** The scale of these values, or that of all documents where the reader asked for one. */
+  fitted(values: Float32Array | Float64Array): Fit {
+    const ends = this.state.range === "corpus" ? this.side?.ranges[this.without ? "out" : "in"][this.scale] : undefined;
+    return ends ? fitBetween(ends[0], ends[1], this.scale) : fit(values, this.scale);
+  }
 
   /** Values of the drawn vectors on the scale in force, thinned out evenly where there are many. */
   sample(): Float32Array {
-    return (this.cachedSample ??= this.thinned());
+    return (this.#cachedSample ??= this.#thinned());
   }
-  private cachedSample: Float32Array | null = null;
+  #cachedSample: Float32Array | null = null;
 
-  private thinned(): Float32Array {
+  #thinned(): Float32Array {
     const rows = this.shown;
     const step = Math.max(1, Math.floor((rows.length * this.tokens) / SAMPLE));
     const kept = new Float32Array(Math.ceil((rows.length * this.tokens) / step));
@@ -224,29 +245,38 @@ export class Scene {
     const lift = this.scale === "lift" && !asIs;
     const plain = !lift || !this.set.causal;
     const known = `${name} ${plain} ${row.base.key}`;
-    let value = this.known.get(known);
+    let value = this.#known.get(known);
     if (value === undefined) {
       value = statistic(name, plain ? row.values : this.lifted(row.values));
-      this.known.set(known, value);
+      this.#known.set(known, value);
     }
     // Each of them grows with its values: where all tokens saw as many keys, the factor can wait until here.
     return plain && lift ? value * this.tokens : value;
   }
-  private readonly known: Map<string, number> = new Map();
+  readonly #known: Map<string, number> = new Map();
 }
 
 function sameRows(one: readonly Row[], other: readonly Row[]): boolean {
   return one.length === other.length && one.every((row, i) => row.values === other[i]?.values);
 }
 
-function ordered(rows: readonly Row[], state: State, mean: (row: Row) => number): Row[] {
-  if (state.rowSort === "value") {
-    return [...rows].sort((a, b) => mean(b) - mean(a));
+function ordered(rows: readonly Row[], state: State, mean: (row: Row) => number, side: Side | null): Row[] {
+  const result = [...rows];
+  const value = new Map(result.map((row) => [row, mean(row) || 0]));
+  const down = (a: Row, b: Row): number => (value.get(b) as number) - (value.get(a) as number);
+  if (state.arrange === "value") return result.sort(down);
+  if (state.arrange === "layer") return result.sort((a, b) => a.base.gridRow - b.base.gridRow || down(a, b));
+  const leaves = state.arrange === "cluster" ? side?.cluster?.order : undefined;
+  if (leaves) {
+    const place = new Map(leaves.map((leaf, i) => [leaf, i]));
+    const columns = side?.heads.length ?? 1;
+    const rank = ({ base }: Row): number => place.get(base.gridRow * columns + base.gridColumn) ?? 0;
+    return result.sort((a, b) => rank(a) - rank(b));
   }
-  if (!state.order.length) return [...rows];
+  if (!state.order.length) return result;
   const place = new Map(state.order.map((key, i) => [key, i]));
   const rank = (row: Row): number => place.get(row.key) ?? Infinity;
-  return [...rows].sort((a, b) => {
+  return result.sort((a, b) => {
     const left = rank(a);
     const right = rank(b);
     return left === right ? 0 : left - right;

@@ -1,7 +1,7 @@
 /** Which documents the table lists, and in which order. */
 
 import type { Collection, DocumentRow } from "../data/types";
-import type { Filters, SortKey } from "./state";
+import type { Filters, SortKey, Special } from "./state";
 
 /** Negative log-likelihood of the true class; null where label or probabilities are unknown. */
 export function loss(row: DocumentRow): number | null {
@@ -31,7 +31,7 @@ export function matches(row: DocumentRow, filters: Filters, query: string): bool
   return within(row.tokens, filters.tokens) && within(loss(row), filters.loss);
 }
 
-function sortValue(row: DocumentRow, index: number, key: SortKey, classes: readonly string[]): number | string | null {
+function sortValue(row: DocumentRow, index: number, key: SortKey, classes: readonly string[], special: Special): number | string | null {
   switch (key) {
     case "index":
       return index;
@@ -52,19 +52,19 @@ function sortValue(row: DocumentRow, index: number, key: SortKey, classes: reado
     case "tokens":
       return row.tokens;
     case "mean":
-      return row.mean;
+      return special === "in" ? row.meanIn : row.mean;
   }
 }
 
 /** Indices of the documents that pass, sorted; those without the value come last either way. */
-export function listed(collection: Collection, filters: Filters, [key, direction]: readonly [SortKey, 1 | -1]): number[] {
+export function listed(collection: Collection, filters: Filters, [key, direction]: readonly [SortKey, 1 | -1], special: Special): number[] {
   const query = filters.query.trim().toLowerCase();
   const found: number[] = [];
   collection.rows.forEach((row, index) => {
     if (matches(row, filters, query)) found.push(index);
   });
   if (key === "index") return direction === 1 ? found : found.reverse();
-  const values = new Map(found.map((index) => [index, sortValue(collection.rows[index] as DocumentRow, index, key, collection.classes)]));
+  const values = new Map(found.map((index) => [index, sortValue(collection.rows[index] as DocumentRow, index, key, collection.classes, special)]));
   return found.sort((a, b) => {
     const left = values.get(a) ?? null;
     const right = values.get(b) ?? null;

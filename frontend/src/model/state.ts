@@ -8,6 +8,8 @@ export interface RowEdit {
   readonly color?: string;
   readonly hidden?: boolean;
   readonly removed?: boolean;
+  /** What the reader wrote about the vector. */
+  readonly note?: string;
 }
 
 /** What the reader did to a whole set of vectors, by its place in the documents. */
@@ -17,6 +19,11 @@ export interface SetEdit {
 }
 
 export type Scope = "document" | "all" | "difference";
+export type Arrange = "own" | "layer" | "value" | "cluster";
+export type Special = "out" | "in";
+export type Range = "document" | "corpus";
+export type TopScope = "document" | "all";
+export type TopBy = "value" | "lift";
 export type Strokes = "pinned" | "all" | "off";
 export type Axis = "log" | "linear";
 export type Theme = "auto" | "light" | "dark";
@@ -40,7 +47,12 @@ export interface State {
   readonly sets: Readonly<Record<string, SetEdit>>;
   /** Keys of vectors that the reader moved to the front, in that order; the others follow in their own. */
   readonly order: readonly string[];
-  readonly rowSort: "own" | "value";
+  /** Order of vectors in map and matrix: by layer and head, by value within each layer, as one ranking, by cluster. */
+  readonly arrange: Arrange;
+  /** Whether [CLS], [SEP] and their like count. */
+  readonly special: Special;
+  /** Colours fitted to this document, or the same for all of them. */
+  readonly range: Range;
   /** Only these vectors count; null for all. */
   readonly focus: readonly string[] | null;
   readonly tint: string;
@@ -60,6 +72,13 @@ export interface State {
   readonly sort: readonly [SortKey, 1 | -1];
   readonly theme: Theme;
   readonly rowList: "pinned" | "all";
+  /** Top tokens of this document or of all, by value or by lift. */
+  readonly topScope: TopScope;
+  readonly topBy: TopBy;
+  /** What is compared with the open document and set: "document.set". */
+  readonly against: string;
+  /** Names of the cards that are folded up; null leaves it to the height of the window. */
+  readonly folded: readonly string[] | null;
   /** Name of the extension whose tab is open; empty for the page's own views. */
   readonly tab: string;
   /** What extensions remember, under keys that begin with their name. */
@@ -75,7 +94,9 @@ export const START: State = {
   edits: {},
   sets: {},
   order: [],
-  rowSort: "own",
+  arrange: "own",
+  special: "out",
+  range: "document",
   focus: null,
   tint: "agg:mean",
   strokes: "pinned",
@@ -92,6 +113,10 @@ export const START: State = {
   sort: ["index", 1],
   theme: "auto",
   rowList: "pinned",
+  topScope: "document",
+  topBy: "value",
+  against: "",
+  folded: null,
   tab: "",
   extra: {},
 };
@@ -101,45 +126,45 @@ export type Listener = (changed: ReadonlySet<Key>) => void;
 
 /** Holds the state; listeners run once a frame with all that changed since. */
 export class Store {
-  private current: State;
-  private readonly listeners: Listener[] = [];
-  private readonly changed = new Set<Key>();
-  private scheduled = false;
+  #current: State;
+  readonly #listeners: Listener[] = [];
+  readonly #changed = new Set<Key>();
+  #scheduled = false;
 
   constructor(start: State) {
-    this.current = start;
+    this.#current = start;
   }
 
   get state(): State {
-    return this.current;
+    return this.#current;
   }
 
   set(change: Partial<State>): void {
     let some = false;
     for (const key of Object.keys(change) as Key[]) {
-      if (this.current[key] !== change[key]) {
-        this.changed.add(key);
+      if (this.#current[key] !== change[key]) {
+        this.#changed.add(key);
         some = true;
       }
     }
     if (!some) return;
-    this.current = { ...this.current, ...change };
-    if (this.scheduled) return;
-    this.scheduled = true;
+    this.#current = { ...this.#current, ...change };
+    if (this.#scheduled) return;
+    this.#scheduled = true;
     requestAnimationFrame(() => this.flush());
   }
 
   /** Tells the listeners now; the frame that was asked for then finds nothing to do. */
   flush(): void {
-    this.scheduled = false;
-    if (!this.changed.size) return;
-    const changed = new Set(this.changed);
-    this.changed.clear();
-    for (const listener of this.listeners) listener(changed);
+    this.#scheduled = false;
+    if (!this.#changed.size) return;
+    const changed = new Set(this.#changed);
+    this.#changed.clear();
+    for (const listener of this.#listeners) listener(changed);
   }
 
   subscribe(listener: Listener): void {
-    this.listeners.push(listener);
+    this.#listeners.push(listener);
   }
 }
 
@@ -151,6 +176,14 @@ export const CHOICES = {
   strokes: ["pinned", "all", "off"],
   scope: ["document", "all", "difference"],
   axis: ["log", "linear"],
+  arrange: ["own", "layer", "value", "cluster"],
+  special: ["out", "in"],
+  range: ["document", "corpus"],
+  rowList: ["pinned", "all"],
+  topScope: ["document", "all"],
+  topBy: ["value", "lift"],
+  outcome: ["all", "correct", "wrong"],
+  sortKey: ["index", "name", "ok", "prediction", "probability", "label", "loss", "tokens", "mean"],
   theme: ["auto", "light", "dark"],
   scale: SCALES,
   statistic: STATISTICS,

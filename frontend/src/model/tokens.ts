@@ -13,8 +13,9 @@ export function looksSpecial(token: string): boolean {
   return SPECIAL.test(token);
 }
 
+// Joiners stay where they join: emoji to emoji, letters of scripts that need them. A look-alike elsewhere is shown.
 // Control, soft hyphen, zero-width, bidirectional, invisible operators, surrogates alone, byte order mark, tags, variation selectors alone.
-const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f\u3164\ufeff\uffa0\ufff0-\ufffc]|[\u{e0000}-\u{e0fff}]|(?<![\ud800-\udbff])[\udc00-\udfff]|[\ud800-\udbff](?![\udc00-\udfff])/gu;
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f\u3164\ufeff\uffa0\ufff0-\ufffc]|[\u{e0000}-\u{e0fff}]|(?<![\ud800-\udbff])[\udc00-\udfff]|[\ud800-\udbff](?![\udc00-\udfff])|(?<![\p{Extended_Pictographic}\u{1f3fb}-\u{1f3ff}\ufe0f\p{Mn}])\u200d|\u200d(?!\p{Extended_Pictographic}|(?!\p{Script=Latin})\p{L})|(?<![\p{Mn}\p{Script=Arabic}])\u200c|\u200c(?!(?!\p{Script=Latin})\p{L})/gu;
 
 /** Shows characters that cannot be seen, or that would turn the line around. */
 export function visible(text: string): string {
@@ -76,16 +77,36 @@ function spelled(token: string, style: Style, first: boolean, open: boolean): { 
   return { text: joined ? token.slice(2) : token, glued: joined && !first };
 }
 
+/** A token of a vocabulary, without its text. */
+export function spelledAlone(token: string): string {
+  return pieces({ tokens: [token], special: [false], offsets: [] }, "")[0]?.text ?? token;
+}
+
 export interface TokenSource {
   readonly tokens: readonly string[];
   readonly special: readonly boolean[];
   readonly offsets: readonly number[];
 }
 
+/** Places in the text where a cut would tear what a reader sees as one character; null for plain text. */
+function insideClusters(text: string): ReadonlySet<number> | null {
+  if (!/[^\u0000-\u02ff]/.test(text)) return null;
+  const inside = new Set<number>();
+  for (const { index, segment } of new Intl.Segmenter().segment(text)) for (let i = 1; i < segment.length; i++) inside.add(index + i);
+  return inside;
+}
+
+/** Whether the text runs from right to left: its first letter says so. */
+export function rightToLeft(text: string): boolean {
+  const letter = /\p{L}/u.exec(text)?.[0] ?? "";
+  return /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/.test(letter);
+}
+
 /** One piece a token. With offsets the text itself is shown, in its own spelling. */
 export function pieces(set: TokenSource, text: string): Piece[] {
   const style = styleOf(set.tokens);
   const result: Piece[] = [];
+  const inner = set.offsets.length ? insideClusters(text) : null;
   let end = -1;
   let open = false; // the word goes on ("endword" tokenizers mark its last piece)
   set.tokens.forEach((token, i) => {
@@ -99,9 +120,14 @@ export function pieces(set: TokenSource, text: string): Piece[] {
     const to = set.offsets[2 * i + 1];
     const first = i === 0 || set.special[i - 1] === true;
     if (from !== undefined && to !== undefined && to > from) {
-      const own = text.slice(from, to);
-      result.push({ text: visible(own.trim() || own), glued: from === end && !/^\s/.test(own), special: false });
-      end = to;
+      let past = to;
+      while (inner?.has(past)) past++; // a cluster stays whole: its first token shows it, the others a dot
+      let start = Math.max(from, Math.min(end, past));
+      while (inner?.has(start)) start++;
+      const rest = start > from;
+      const own = text.slice(start, past);
+      result.push({ text: own ? visible(own.trim() || own) : "\u00b7", glued: rest || (from === end && !/^\s/.test(own)), special: false });
+      end = Math.max(past, end);
     } else {
       const { text: shown, glued } = spelled(token, style, first, open);
       result.push({ text: visible(shown) || "\u2205", glued, special: false });

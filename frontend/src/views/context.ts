@@ -8,6 +8,8 @@ import type { Key, State, Store } from "../model/state";
 export interface Context {
   /** The element that holds the page: theme, keys and dialogs belong to it. */
   readonly host: HTMLElement;
+  /** A file, not a cell of a notebook. */
+  readonly file: boolean;
   readonly store: Store;
   collection: Collection;
   /** Null until the first document is read, or where it has no vectors. */
@@ -19,8 +21,6 @@ export interface Context {
   notice(text: string, kind: "error" | "info"): void;
   download(name: string, blob: Blob): void;
   openFile(file: File): void;
-  /** The page is drawn for paper: all of the text, not only what is in sight. */
-  printing: boolean;
 }
 
 export class Change {
@@ -50,6 +50,15 @@ export class Change {
 export interface View {
   readonly element: HTMLElement;
   update(change: Change): void;
+}
+
+/** A drag goes on where it leaves the figure, and ends where the button is let go. */
+export function capture(target: Element, event: PointerEvent): void {
+  try {
+    target.setPointerCapture(event.pointerId);
+  } catch {
+    return; // a pointer that a script made up
+  }
 }
 
 /** The token that counts now: under the pointer, else the pinned one. */

@@ -1,6 +1,6 @@
 /** The layers x heads heat map: the way into everything else. */
 
-import { card, h, select, tell } from "../dom";
+import { card, h, on, select, setOptions, tell } from "../dom";
 import { Figure } from "../draw/figure";
 import { drawHeat, drawPin, type HeatLayout, heatLayout, type HeatModel } from "../draw/heatmap";
 import type { Surface } from "../draw/surface";
@@ -8,101 +8,119 @@ import { setFocus, togglePin } from "../model/actions";
 import { STATISTICS, type Statistic } from "../model/aggregate";
 import { number } from "../model/format";
 import { divergingFit, fit } from "../model/scale";
-import type { Row } from "../model/scene";
-import type { Scope } from "../model/state";
-import type { Change, Context, View } from "./context";
+import type { Row, Scene } from "../model/scene";
+import type { Arrange, Scope } from "../model/state";
+import { capture, type Change, type Context, type View } from "./context";
 
 const SCOPES: readonly (readonly [Scope, string])[] = [
   ["document", "document"],
-  ["all", "all of them"],
+  ["all", "all documents"],
   ["difference", "difference"],
 ];
 
 type Cell = { row: number; column: number };
 
-export class HeatView implements View {
-  readonly element: HTMLElement;
-  private readonly figure = new Figure("heat", "Heat map of vectors. Arrow keys move, Enter pins, Space isolates.");
-  private readonly statisticBox: HTMLSelectElement;
-  private readonly scopeBox: HTMLSelectElement;
-  private readonly tip = h("p", { class: "readout", "aria-hidden": "true" });
-  private model: HeatModel | null = null;
-  private layout: HeatLayout | null = null;
-  private cursor: Cell | null = null;
-  private dragFrom: Cell | null = null;
-  private dragTo: Cell | null = null;
+interface Places {
+  row(row: Row, index: number): number;
+  column(row: Row, index: number): number;
+  readonly rowLabels: readonly string[];
+  readonly columnLabels: readonly string[];
+}
 
-  constructor(private readonly context: Context) {
+export class HeatView implements View {
+  readonly #context: Context;
+  readonly element: HTMLElement;
+  readonly #figure = new Figure("heat", "Heat map of vectors. Arrow keys move, Enter pins, Space isolates.");
+  readonly #statisticBox: HTMLSelectElement;
+  readonly #scopeBox: HTMLSelectElement;
+  readonly #arrangeBox: HTMLSelectElement;
+  readonly #tip = h("p", { class: "readout", "aria-hidden": "true" });
+  #model: HeatModel | null = null;
+  #layout: HeatLayout | null = null;
+  #cursor: Cell | null = null;
+  #dragFrom: Cell | null = null;
+  #dragTo: Cell | null = null;
+
+  constructor(context: Context) {
+    this.#context = context;
     const { store } = context;
-    this.statisticBox = select("Statistic of a cell", STATISTICS.map((name) => [name, name] as const), store.state.statistic, (value) => store.set({ statistic: value as Statistic }));
-    this.scopeBox = select("Documents of the heat map", SCOPES, store.state.scope, (value) => store.set({ scope: value as Scope }));
-    this.element = card("heat", "Layers \u00d7 heads", null, [this.scopeBox, this.statisticBox], this.figure.element, this.tip);
-    this.listen();
+    this.#statisticBox = select("Statistic of a cell", STATISTICS.map((name) => [name, name] as const), store.state.statistic, (value) => store.set({ statistic: value as Statistic }));
+    this.#scopeBox = select("Documents of the heat map", SCOPES, store.state.scope, (value) => store.set({ scope: value as Scope }));
+    this.#arrangeBox = select("Order of the vectors", [], "own", (value) => store.set({ arrange: value as Arrange }));
+    this.element = card("heat", "Layers \u00d7 heads", null, [this.#arrangeBox, this.#scopeBox, this.#statisticBox], this.#figure.element, this.#tip);
+    this.#listen();
   }
 
-  private listen(): void {
-    const target = this.figure.element;
-    const { store } = this.context;
-    target.addEventListener("pointermove", (event) => {
-      const cell = this.cellAt(event);
-      this.cursor = cell;
-      store.set({ hoverRow: this.keyOf(cell) }); // drawn with the next frame
-      this.tell(cell);
-      if (this.dragFrom && cell) {
-        this.dragTo = cell;
-        this.drawCursor();
+  #listen(): void {
+    const target = this.#figure.element;
+    const { store } = this.#context;
+    on(target, "pointermove", (event) => {
+      const cell = this.#cellAt(event);
+      this.#cursor = cell;
+      store.set({ hoverRow: this.#keyOf(cell) }); // drawn with the next frame
+      this.#tell(cell);
+      if (this.#dragFrom && cell) {
+        this.#dragTo = cell;
+        this.#drawCursor();
       }
     });
-    target.addEventListener("pointerleave", () => {
-      this.cursor = null;
+    on(target, "pointerleave", () => {
+      this.#cursor = null;
       store.set({ hoverRow: null });
-      this.drawCursor();
+      this.#drawCursor();
     });
-    target.addEventListener("pointerdown", (event) => (this.dragFrom = this.dragTo = this.cellAt(event)));
-    target.addEventListener("pointerup", () => this.release());
-    target.addEventListener("dblclick", () => {
-      const key = this.keyOf(this.cursor);
+    on(target, "pointerdown", (event) => {
+      capture(target, event);
+      this.#dragFrom = this.#dragTo = this.#cellAt(event);
+    });
+    on(target, "pointerup", () => this.#release());
+    on(target, "pointercancel", () => {
+      this.#dragFrom = this.#dragTo = null;
+      this.#drawCursor();
+    });
+    on(target, "dblclick", () => {
+      const key = this.#keyOf(this.#cursor);
       if (key) store.set(setFocus(store.state, [key]));
     });
-    target.addEventListener("keydown", (event) => this.key(event));
-    target.addEventListener("blur", () => {
-      this.cursor = null;
-      this.drawCursor();
+    on(target, "keydown", (event) => this.#key(event));
+    on(target, "blur", () => {
+      this.#cursor = null;
+      this.#drawCursor();
     });
   }
 
-  private release(): void {
-    const { store } = this.context;
-    const [from, to] = [this.dragFrom, this.dragTo];
-    this.dragFrom = this.dragTo = null;
+  #release(): void {
+    const { store } = this.#context;
+    const [from, to] = [this.#dragFrom, this.#dragTo];
+    this.#dragFrom = this.#dragTo = null;
     if (!from || !to) return;
     if (from.row === to.row && from.column === to.column) {
-      const key = this.keyOf(from);
+      const key = this.#keyOf(from);
       if (key) store.set(togglePin(store.state, key));
     } else {
       const inside = (value: number, a: number, b: number): boolean => value >= Math.min(a, b) && value <= Math.max(a, b);
-      const keys = this.model?.cells.filter((cell) => inside(cell.row, from.row, to.row) && inside(cell.column, from.column, to.column)) ?? [];
+      const keys = this.#model?.cells.filter((cell) => inside(cell.row, from.row, to.row) && inside(cell.column, from.column, to.column)) ?? [];
       store.set(setFocus(store.state, keys.map((cell) => cell.key)));
-      this.context.say(`${keys.length} vectors isolated; Escape shows all`);
-      this.drawCursor();
+      this.#context.say(`${keys.length} vectors isolated; Escape shows all`);
+      this.#drawCursor();
     }
   }
 
-  private key(event: KeyboardEvent): void {
-    const { store } = this.context;
+  #key(event: KeyboardEvent): void {
+    const { store } = this.#context;
     const steps: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     const step = steps[event.key];
-    const layout = this.layout;
+    const layout = this.#layout;
     if (step && layout) {
-      const from = this.cursor ?? { row: 0, column: step[1] ? -1 : 0 };
+      const from = this.#cursor ?? { row: 0, column: step[1] ? -1 : 0 };
       const row = Math.min(layout.rows - 1, Math.max(0, from.row + step[0]));
       const column = Math.min(layout.columns - 1, Math.max(0, from.column + step[1]));
-      this.cursor = { row, column };
-      store.set({ hoverRow: this.keyOf(this.cursor) });
-      this.drawCursor();
-      this.context.say(this.readout(this.cursor));
+      this.#cursor = { row, column };
+      store.set({ hoverRow: this.#keyOf(this.#cursor) });
+      this.#drawCursor();
+      this.#context.say(this.#readout(this.#cursor));
     } else if (event.key === "Enter" || event.key === " ") {
-      const key = this.keyOf(this.cursor);
+      const key = this.#keyOf(this.#cursor);
       if (!key) return;
       store.set(event.key === "Enter" ? togglePin(store.state, key) : setFocus(store.state, [key]));
     } else {
@@ -112,74 +130,80 @@ export class HeatView implements View {
     event.stopPropagation();
   }
 
-  private cellAt(event: MouseEvent): Cell | null {
-    const layout = this.layout;
+  #cellAt(event: MouseEvent): Cell | null {
+    const layout = this.#layout;
     if (!layout) return null;
-    const [x, y] = this.figure.place(event);
+    const [x, y] = this.#figure.place(event);
     const column = Math.floor((x - layout.left) / layout.cellWidth);
     const row = Math.floor((y - layout.top) / layout.cellHeight);
     return column >= 0 && row >= 0 && column < layout.columns && row < layout.rows ? { row, column } : null;
   }
 
-  private keyOf(cell: Cell | null): string | null {
-    return (cell && this.model?.cells.find((one) => one.row === cell.row && one.column === cell.column)?.key) ?? null;
+  #keyOf(cell: Cell | null): string | null {
+    return (cell && this.#model?.cells.find((one) => one.row === cell.row && one.column === cell.column)?.key) ?? null;
   }
 
-  private readout(cell: Cell | null): string {
-    const found = cell && this.model?.cells.find((one) => one.row === cell.row && one.column === cell.column);
-    const { scene, collection, store } = this.context;
+  #readout(cell: Cell | null): string {
+    const found = cell && this.#model?.cells.find((one) => one.row === cell.row && one.column === cell.column);
+    const { scene, collection, store } = this.#context;
     if (!found || !scene) return "";
-    const layer = collection.layers[found.row]?.name;
-    return `${scene.nameOf(found.key)}: ${store.state.statistic} ${number(found.value)}${layer ? ` \u00b7 ${layer}` : ""}`;
+    const row = scene.find(found.key);
+    const layer = row && (scene.side ?? collection).layers[row.base.gridRow]?.name;
+    const note = scene.state.edits[found.key]?.note;
+    return `${scene.nameOf(found.key)}: ${store.state.statistic} ${number(found.value)}${layer ? ` \u00b7 ${layer}` : ""}${note ? ` \u00b7 ${note.slice(0, 80)}` : ""}`;
   }
 
   update(change: Change): void {
-    const { store, collection } = this.context;
-    this.statisticBox.value = store.state.statistic;
-    this.scopeBox.hidden = collection.overall === null || collection.rows.length < 2;
-    this.scopeBox.value = store.state.scope;
+    const { store, collection } = this.#context;
+    this.#statisticBox.value = store.state.statistic;
+    this.#scopeBox.hidden = !this.#context.scene?.side || collection.rows.length < 2;
+    const orders = [["own", "by head"], ["layer", "in layer"], ["value", "ranked"], ["cluster", "clusters"]] as const;
+    setOptions(this.#arrangeBox, this.#context.scene?.side?.cluster ? orders : orders.slice(0, 3), store.state.arrange);
+    this.#scopeBox.value = store.state.scope;
     const title = this.element.querySelector("h2");
-    if (title) tell(title, collection.layers.length || this.context.scene?.set.rowLabels[0]?.startsWith("L") ? "Layers \u00d7 heads" : "Vectors");
+    if (title) tell(title, collection.layers.length || this.#context.scene?.set.rowLabels[0]?.startsWith("L") ? "Layers \u00d7 heads" : "Vectors");
     if (change.has("statistic", "scope")) {
-      this.model = this.build();
-      const width = change.measure || !this.figure.width ? this.figure.element.clientWidth || 286 : this.figure.width;
-      this.layout = this.model && heatLayout(this.model, width);
-      if (this.layout) this.figure.resize(width, this.layout.height);
-      const { model, layout } = this;
-      this.figure.paint((surface) => model && layout && drawHeat(surface, model, layout, this.context.palette, width));
+      this.#model = this.#build();
+      const width = change.measure || !this.#figure.width ? this.#figure.element.clientWidth || 286 : this.#figure.width;
+      this.#layout = this.#model && heatLayout(this.#model, width);
+      if (this.#layout) this.#figure.resize(width, this.#layout.height);
+      const [model, layout] = [this.#model, this.#layout];
+      this.#figure.paint((surface) => model && layout && drawHeat(surface, model, layout, this.#context.palette, width));
     }
-    if (change.has("hoverRow", "statistic", "scope", "pins")) this.drawCursor();
+    if (change.has("hoverRow", "statistic", "scope", "pins")) this.#drawCursor();
   }
 
+  /** For pictures, at a width of their own. */
   draw(surface: Surface, width: number): void {
-    if (!this.model || !this.layout) return;
-    drawHeat(surface, this.model, this.layout, this.context.palette, width);
-    this.drawPins(surface, this.layout);
+    if (!this.#model) return;
+    const layout = heatLayout(this.#model, width, true);
+    drawHeat(surface, this.#model, layout, this.#context.palette, width);
+    this.#drawPins(surface, layout);
+  }
+
+  pictureHeight(width: number): number {
+    return this.#model ? heatLayout(this.#model, width, true).height : 0;
   }
 
   /** Pins lie above the map: a pin leaves the map as it is. */
-  private drawPins(surface: Surface, layout: HeatLayout): void {
-    const { scene, palette } = this.context;
+  #drawPins(surface: Surface, layout: HeatLayout): void {
+    const { scene, palette } = this.#context;
     const colors = new Map(scene?.pins(palette).map((pin) => [pin.key, pin.color]));
-    for (const cell of this.model?.cells ?? []) {
+    for (const cell of this.#model?.cells ?? []) {
       const color = colors.get(cell.key);
       if (color) drawPin(surface, layout, cell, color, palette);
     }
   }
 
-  /** Size of the figure, for pictures. */
-  get size(): [number, number] {
-    return [this.figure.width, this.figure.height];
-  }
-
-  private build(): HeatModel | null {
-    const { scene, store, collection } = this.context;
+  #build(): HeatModel | null {
+    const { scene, store } = this.#context;
     if (!scene || !scene.rows.length) return null;
     const { statistic, scope } = store.state;
     // Statistics over all documents are of plain values: what is compared with them must be plain too.
-    const plain = scope !== "document" && collection.overall !== null;
+    const { side } = scene;
+    const plain = scope !== "document" && side !== null;
     const place = new Map(scene.set.rows.map((row, i) => [row.key, i]));
-    const overall = collection.overall?.[statistic];
+    const overall = (store.state.special === "in" ? side?.overallIn : side?.overall)?.[statistic];
     const value = (row: Row): number => {
       const own = scene.statistic(statistic, row, plain);
       if (scope === "document" || !overall) return own;
@@ -187,26 +211,48 @@ export class HeatView implements View {
       return scope === "all" ? elsewhere : own - elsewhere;
     };
     const counted = new Set(scene.shown);
-    const cells = scene.rows.map((row) => ({ key: row.key, row: row.base.gridRow, column: row.base.gridColumn, value: value(row), faded: !counted.has(row) }));
+    const places = this.#places(scene);
+    const cells = scene.rows.map((row, i) => ({ key: row.key, row: places.row(row, i), column: places.column(row, i), value: value(row), faded: !counted.has(row) }));
     const values = Float64Array.from(cells, (cell) => cell.value);
     const diverging = scope === "difference" && overall !== undefined;
     const scale = (scene.scale === "log" || (plain && scene.scale === "lift")) && values.every((one) => !(one <= 0)) ? "log" : scene.scale === "log" || plain ? "raw" : scene.scale;
-    return { cells, rowLabels: scene.set.rowLabels, columnLabels: scene.set.columnLabels, fit: diverging ? divergingFit(values) : fit(values, scale), diverging };
+    const shared = store.state.range === "corpus" && overall ? Float64Array.from(overall, (one) => one ?? NaN) : values;
+    return { cells, rowLabels: places.rowLabels, columnLabels: places.columnLabels, means: store.state.arrange === "own", fit: diverging ? divergingFit(values) : fit(shared, scale), diverging };
   }
 
-  private tell(cell: Cell | null): void {
-    tell(this.tip, this.readout(cell) || "click pins \u00b7 drag isolates \u00b7 double-click shows one");
+  /** Where each vector stands: by layer and head, by value within its layer, or one after the other as the rows are ordered. */
+  #places(scene: Scene): Places {
+    const { arrange } = scene.state;
+    const { rowLabels, columnLabels } = scene.set;
+    if (arrange === "own") return { row: (row) => row.base.gridRow, column: (row) => row.base.gridColumn, rowLabels, columnLabels };
+    const columns = Math.max(1, columnLabels.length);
+    const ranks = columnLabels.map((_, i) => String(i + 1));
+    if (arrange === "layer") {
+      const seen = new Map<number, number>();
+      const column = ({ base }: Row): number => {
+        const at = seen.get(base.gridRow) ?? 0;
+        seen.set(base.gridRow, at + 1);
+        return at;
+      };
+      return { row: (row) => row.base.gridRow, column, rowLabels, columnLabels: ranks };
+    }
+    const lines = Array.from({ length: Math.ceil(scene.rows.length / columns) }, (_, i) => String(i * columns + 1));
+    return { row: (_, i) => Math.floor(i / columns), column: (_, i) => i % columns, rowLabels: lines, columnLabels: ranks };
   }
 
-  private drawCursor(): void {
-    const { store, palette } = this.context;
-    const { layout, model } = this;
+  #tell(cell: Cell | null): void {
+    tell(this.#tip, this.#readout(cell) || "click pins \u00b7 drag isolates \u00b7 double-click shows one");
+  }
+
+  #drawCursor(): void {
+    const { store, palette } = this.#context;
+    const [model, layout] = [this.#model, this.#layout];
     if (!layout || !model) return;
-    const hovered = this.cursor ?? model.cells.find((cell) => cell.key === store.state.hoverRow) ?? null;
-    this.figure.overlay((surface) => {
-      this.drawPins(surface, layout);
-      if (this.dragFrom && this.dragTo && (this.dragFrom.row !== this.dragTo.row || this.dragFrom.column !== this.dragTo.column)) {
-        const [a, b] = [this.dragFrom, this.dragTo];
+    const hovered = this.#cursor ?? model.cells.find((cell) => cell.key === store.state.hoverRow) ?? null;
+    this.#figure.overlay((surface) => {
+      this.#drawPins(surface, layout);
+      if (this.#dragFrom && this.#dragTo && (this.#dragFrom.row !== this.#dragTo.row || this.#dragFrom.column !== this.#dragTo.column)) {
+        const [a, b] = [this.#dragFrom, this.#dragTo];
         const x = layout.left + Math.min(a.column, b.column) * layout.cellWidth;
         const y = layout.top + Math.min(a.row, b.row) * layout.cellHeight;
         const width = (Math.abs(a.column - b.column) + 1) * layout.cellWidth;
@@ -217,6 +263,6 @@ export class HeatView implements View {
         drawPin(surface, layout, hovered, palette.ink, palette);
       }
     });
-    this.tell(hovered);
+    this.#tell(hovered);
   }
 }

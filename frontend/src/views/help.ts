@@ -9,6 +9,8 @@ const KEYS: readonly (readonly [string, string])[] = [
   ["Enter", "pin the token (in the heat map: the vector)"],
   ["Space", "in the heat map: isolate the vector"],
   ["+ \u2212 0", "zoom series and matrix in, out, all"],
+  ["i", "about the vector under the pointer: profile, places, note"],
+  ["Ctrl Z", "undo; Ctrl Shift Z redo; Back and Forward too"],
   ["/", "search the documents"],
   ["t", "the numbers as tables"],
   ["e", "export pictures, CSV, JSON"],
@@ -19,13 +21,14 @@ const KEYS: readonly (readonly [string, string])[] = [
 ];
 
 const WORDS: readonly (readonly [string, string])[] = [
-  ["a value", "is the attention a token gives itself in one layer and head (a vector): the diagonal of the attention matrix. L0\u00b7H0 is the first layer's first head, as in the arrays."],
-  ["heat map", "one cell a vector. Click pins it with a colour, a drag or a double-click isolates: only those vectors are drawn and counted, until Escape."],
-  ["hide", "stops drawing a vector; it still counts in the aggregates. Remove takes it out of everything, and can be undone below the list."],
-  ["aggregates", "are made of vectors, never of other aggregates. std divides by n \u2212 1. Entropy: Table 2 of the AttViz paper, the binned one of its page, or Shannon's over the shares."],
-  ["sets", "of vectors over other tokens are chosen above the text; the dots beside the rows hide or remove a whole set."],
+  ["a value", "is the attention a token gives itself in one layer and head (a vector): the diagonal of the attention matrix. L0\u00b7H0 is the first layer's first head."],
+  ["special", "[CLS], [SEP], padding and their like: out by default, in every number; the switch is at the top."],
+  ["colours", "come from the values of this text, or are the same for all; never from the window or the zoom. Slanted lines: no value."],
+  ["heat map", "one cell a vector. Click pins, a drag or a double-click isolates: only those vectors are drawn and counted, until Escape."],
+  ["hide", "stops drawing a vector; it still counts. Remove takes it out of everything, and can be undone."],
+  ["aggregates", "are made of vectors, never of other aggregates. std divides by n \u2212 1. Entropy: Table 2 of the AttViz paper, the binned one of its page, or Shannon's."],
   ["lift", "multiplies by the number of keys the token could see: 1 is uniform attention."],
-  ["wheel", "with Ctrl zooms series and matrix; a drag in them chooses a part of the text; the strip below moves it."],
+  ["wheel", "with Ctrl zooms series and matrix; a drag in them chooses a part of the text."],
 ];
 
 export function openHelp(host: HTMLElement): void {

@@ -1,5 +1,6 @@
 /** Keys of the whole page. They listen on the host only: a notebook around keeps its own. */
 
+import { on } from "../dom";
 import { togglePin } from "../model/actions";
 import { activeToken, type Context } from "./context";
 import { closeMenu } from "./menu";
@@ -14,6 +15,8 @@ export interface Commands {
   readonly token: (by: number) => void;
   readonly document: (by: number) => void;
   readonly zoom: (key: string) => boolean;
+  readonly step: (by: -1 | 1) => boolean;
+  readonly about: () => void;
 }
 
 function typing(event: KeyboardEvent): boolean {
@@ -45,15 +48,23 @@ export function listenToKeys(target: HTMLElement | Document, context: Context, c
     ArrowUp: () => commands.document(-1),
     ArrowDown: () => commands.document(1),
     Escape: () => escape(context),
+    i: commands.about,
     p: () => {
       if (store.state.hoverRow) store.set(togglePin(store.state, store.state.hoverRow));
     },
   };
-  target.addEventListener("keydown", (raw) => {
+  on(target, "keydown", (raw) => {
     const event = raw as KeyboardEvent;
-    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.defaultPrevented || event.altKey) return;
+    if (event.ctrlKey || event.metaKey) {
+      const by = event.key.toLowerCase() === "y" || (event.key.toLowerCase() === "z" && event.shiftKey) ? 1 : event.key === "z" ? -1 : 0;
+      if (by && !typing(event) && commands.step(by)) event.preventDefault();
+      return;
+    }
     if (typing(event)) {
-      if (event.key === "Escape") (event.composedPath()[0] as HTMLElement).blur();
+      const field = event.composedPath()[0] as HTMLElement;
+      if (event.key === "Escape" && field.matches("[type=search]")) store.set({ filters: { ...store.state.filters, query: "" } });
+      if (event.key === "Escape") field.blur();
       return;
     }
     const action = actions[event.key];

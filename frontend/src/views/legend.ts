@@ -1,7 +1,7 @@
 /** What the marks of the series mean, and what the pointer is on. */
 
 import { fill, h } from "../dom";
-import { AGGREGATE_NAMES } from "../model/aggregate";
+import { AGGREGATE_NAMES, isEntropy } from "../model/aggregate";
 import { rampColor } from "../model/color";
 import { number } from "../model/format";
 import { SCALE_NOTES } from "../model/scale";
@@ -16,17 +16,16 @@ function ramp(): HTMLElement {
 export const seriesLegend = {
   fill(element: HTMLElement, scene: Scene, stride: number, ramped: string): void {
     const name = AGGREGATE_NAMES[scene.state.aggregate];
+    const entropy = isEntropy(scene.state.aggregate);
     const others = stride > 1 ? `other vectors (1 in ${stride})` : "other vectors";
     const title = `Colours of the matrix: ${SCALE_NOTES[scene.scale]}.${scene.scale === "lift" ? " All values are lifted." : ""}`;
-    if (element.title === title && element.textContent === `${name}min\u2013maxextreme${others}${ramped}`) return;
+    if (element.title === title && element.textContent === `${name}${entropy ? "" : `min\u2013maxextreme${others}`}${ramped}`) return;
     const item = (mark: Node, text: string): HTMLElement => h("span", { class: "legend-item" }, mark, text);
     const mark = (name: string): HTMLElement => h("span", { class: `mark mark-${name}` });
     fill(
       element,
       item(mark("line"), name),
-      item(mark("band"), "min\u2013max"),
-      item(mark("extreme"), "extreme"),
-      item(mark("dot"), others),
+      entropy ? null : [item(mark("band"), "min\u2013max"), item(mark("extreme"), "extreme"), item(mark("dot"), others)],
       item(ramp(), ramped),
     );
     element.title = title;

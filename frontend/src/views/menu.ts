@@ -1,6 +1,6 @@
 /** A small menu beside a button. */
 
-import { h } from "../dom";
+import { h, on } from "../dom";
 
 export interface MenuItem {
   readonly label: string;
@@ -26,7 +26,6 @@ export function openMenu(host: HTMLElement, button: HTMLElement, label: string, 
     h(
       "button",
       {
-        type: "button",
         role: "menuitem",
         tabindex: "-1",
         onclick: () => {
@@ -43,7 +42,7 @@ export function openMenu(host: HTMLElement, button: HTMLElement, label: string, 
     const at = buttons.indexOf(root.activeElement as HTMLButtonElement);
     buttons[(at + by + buttons.length) % buttons.length]?.focus();
   };
-  menu.addEventListener("keydown", (event) => {
+  on(menu, "keydown", (event) => {
     if (event.key === "ArrowDown" || event.key === "ArrowUp") move(event.key === "ArrowDown" ? 1 : -1);
     else if (event.key === "Escape" || event.key === "Tab") closeMenu();
     else return;
@@ -56,7 +55,7 @@ export function openMenu(host: HTMLElement, button: HTMLElement, label: string, 
   host.append(menu);
   button.setAttribute("aria-expanded", "true");
   place(host, button, menu);
-  document.addEventListener("pointerdown", outside, true);
+  on(document, "pointerdown", outside, true);
   close = () => {
     close = null;
     document.removeEventListener("pointerdown", outside, true);
@@ -73,6 +72,6 @@ function place(host: HTMLElement, button: HTMLElement, menu: HTMLElement): void 
   const left = Math.max(4, Math.min(box.right - menu.offsetWidth, frame.right - menu.offsetWidth - 4));
   const below = box.bottom + menu.offsetHeight < window.innerHeight;
   const top = below ? box.bottom + 2 : Math.max(4, box.top - menu.offsetHeight - 2);
-  menu.style.setProperty("left", `${left - frame.left}px`);
-  menu.style.setProperty("top", `${top - frame.top}px`);
+  menu.style.left = `${left - frame.left}px`;
+  menu.style.top = `${top - frame.top}px`;
 }

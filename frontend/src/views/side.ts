@@ -1,15 +1,15 @@
-/** The right column: class probabilities, the token, the top tokens. */
+/** The right column: class probabilities and the token. */
 
-import { card, fill, h, tell } from "../dom";
-import { AGGREGATE_NAMES, type Aggregate } from "../model/aggregate";
+import { card, fill, h } from "../dom";
+import type { Aggregate } from "../model/aggregate";
 import { number, percent } from "../model/format";
 import { correct } from "../model/search";
 import { visible } from "../model/tokens";
 import { activeToken, type Change, type Context, type View } from "./context";
 import { openDialog } from "./dialog";
+import { toolsOf } from "./extensions";
 
 const SHOWN_CLASSES = 6;
-const SHOWN_TOKENS = 40;
 /** A longer name does not fit half the card. */
 const LONG_NAME = 10;
 
@@ -23,71 +23,79 @@ export function classColor(context: Context, index: number): string {
 }
 
 export class ClassView implements View {
+  readonly #context: Context;
   readonly element: HTMLElement;
-  private readonly body = h("div");
-  private readonly note = h("span", { class: "note" });
-  private readonly details = h("button", { type: "button", class: "link", onclick: () => this.open() }, "details");
+  readonly #body = h("div");
+  readonly #note = h("span", { class: "note" });
+  readonly #details = h("button", { class: "link", onclick: () => this.#open() }, "details");
 
-  constructor(private readonly context: Context) {
-    this.element = card("class", "Class", null, [this.note, this.details], this.body);
+  constructor(context: Context) {
+    this.#context = context;
+    this.element = card("class", "Class", null, [this.#note, this.#details], this.#body);
   }
 
-  private scores(): { index: number; share: number }[] {
-    const row = this.context.collection.rows[this.context.store.state.document];
+  #scores(): { index: number; share: number }[] {
+    const row = this.#context.collection.rows[this.#context.store.state.document];
     const scores = (row?.probabilities ?? []).map((share, index) => ({ index, share: share ?? NaN }));
     return scores.filter((score) => !Number.isNaN(score.share)).sort((a, b) => b.share - a.share);
   }
 
   update(change: Change): void {
     if (!change.lists("document")) return;
-    const { store, collection } = this.context;
+    const { store, collection } = this.#context;
     const row = collection.rows[store.state.document];
-    const scores = this.scores();
-    this.details.hidden = scores.length === 0;
+    const scores = this.#scores();
+    this.#details.hidden = scores.length === 0;
     const right = row ? correct(row) : null;
-    this.note.textContent = row?.label === null || row === undefined ? "" : `label ${className(this.context, row.label)} ${right === null ? "" : right ? "\u2713" : "\u2717"}`;
+    this.#note.textContent = row?.label === null || row === undefined ? "" : `label ${className(this.#context, row.label)} ${right === null ? "" : right ? "\u2713" : "\u2717"}`;
     if (!scores.length) {
-      fill(this.body, h("p", { class: "empty" }, row?.prediction !== null && row !== undefined ? `predicted ${className(this.context, row.prediction)}` : "No class probabilities here."));
+      fill(this.#body, h("p", { class: "empty" }, row?.prediction !== null && row !== undefined ? `predicted ${className(this.#context, row.prediction)}` : "No class probabilities here."));
       return;
     }
     const total = scores.reduce((sum, score) => sum + Math.max(0, score.share), 0) || 1;
-    const bar = h("div", { class: "class-bar", role: "img", "aria-label": scores.slice(0, SHOWN_CLASSES).map((score) => `${className(this.context, score.index)} ${percent(score.share)}`).join(", ") });
+    const bar = h("div", { class: "class-bar", role: "img", "aria-label": scores.slice(0, SHOWN_CLASSES).map((score) => `${className(this.#context, score.index)} ${percent(score.share)}`).join(", ") });
     for (const score of scores) {
       const width = `${(Math.max(0, score.share) / total) * 100}%`;
-      bar.append(h("span", { title: `${className(this.context, score.index)} ${percent(score.share)}`, style: { width, "background-color": classColor(this.context, score.index) } }));
+      bar.append(h("span", { title: `${className(this.#context, score.index)} ${percent(score.share)}`, style: { width, "background-color": classColor(this.#context, score.index) } }));
     }
     const list = scores.slice(0, SHOWN_CLASSES).map((score, place) =>
-      h("li", { class: place === 0 ? "best" : null }, h("span", { class: "square", style: { "background-color": classColor(this.context, score.index) } }), h("span", { class: "class-name" }, className(this.context, score.index)), h("span", { class: "value" }, percent(score.share))),
+      h("li", { class: place === 0 ? "best" : null }, h("span", { class: "square", style: { "background-color": classColor(this.#context, score.index) } }), h("span", { class: "class-name" }, className(this.#context, score.index)), h("span", { class: "value" }, percent(score.share))),
     );
     const rest = scores.length - SHOWN_CLASSES;
-    const long = scores.slice(0, SHOWN_CLASSES).some((score) => className(this.context, score.index).length > LONG_NAME);
-    fill(this.body, bar, h("ul", { class: long ? "classes long" : "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
+    const long = scores.slice(0, SHOWN_CLASSES).some((score) => className(this.#context, score.index).length > LONG_NAME);
+    fill(this.#body, bar, h("ul", { class: long ? "classes long" : "classes" }, list), rest > 0 && h("p", { class: "note" }, `and ${rest} more`));
   }
 
-  private open(): void {
-    const scores = this.scores();
+  #open(): void {
+    const scores = this.#scores();
     const best = scores[0];
-    const rows = scores.map((score) => h("tr", {}, h("td", {}, className(this.context, score.index)), h("td", { class: "value" }, String(Number(score.share.toPrecision(6)))), h("td", { class: "value" }, percent(score.share))));
+    const rows = scores.map((score) => h("tr", {}, h("td", {}, className(this.#context, score.index)), h("td", { class: "value" }, String(Number(score.share.toPrecision(6)))), h("td", { class: "value" }, percent(score.share))));
     const head = h("thead", {}, h("tr", {}, ["class", "score", "share"].map((text) => h("th", { scope: "col" }, text))));
-    const intro = best && h("p", {}, "The class with the highest score, ", h("strong", {}, percent(best.share)), ", is ", h("strong", {}, className(this.context, best.index)), ".");
-    openDialog(this.context.host, "Class probabilities", [intro ?? null, h("table", { class: "plain" }, head, h("tbody", {}, rows))]);
+    const intro = best && h("p", {}, "The class with the highest score, ", h("strong", {}, percent(best.share)), ", is ", h("strong", {}, className(this.#context, best.index)), ".");
+    openDialog(this.#context.host, "Class probabilities", [intro ?? null, h("table", { class: "plain" }, head, h("tbody", {}, rows))]);
   }
 }
 
 export class TokenView implements View {
+  readonly #context: Context;
   readonly element: HTMLElement;
-  private readonly body = h("div", { class: "token-body" });
+  readonly #body = h("div", { class: "token-body" });
 
-  constructor(private readonly context: Context) {
-    this.element = card("token", "Token", null, h("span", { class: "note" }, "Esc unpins"), this.body);
+  constructor(context: Context) {
+    this.#context = context;
+    this.element = card("token", "Token", null, h("span", { class: "note" }, "Esc unpins"), this.#body);
   }
 
   update(change: Change): void {
     if (!change.has("token", "hoverToken", "hoverRow", "edits", "focus")) return;
-    const { scene, store } = this.context;
+    const { scene, store } = this.#context;
     const token = activeToken(store.state);
     if (!scene || token === null || token >= scene.tokens) {
-      fill(this.body, h("p", { class: "empty" }, "Point at a token anywhere; click keeps it."));
+      fill(this.#body, h("p", { class: "empty" }, "Point at a token anywhere; click keeps it."));
+      return;
+    }
+    if (scene.without && scene.set.special[token]) {
+      fill(this.#body, h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), h("span", { class: "note" }, ` #${token}`)), h("p", { class: "empty" }, "A special token: it is left out of every number. The switch at the top takes it in."));
       return;
     }
     const value = (name: Aggregate): string => number(scene.aggregate(name)[token]);
@@ -100,95 +108,14 @@ export class TokenView implements View {
     const own = hovered ? scene.valuesOf(hovered) : null;
     const pair = (name: string, text: string, wide = false): Node[] => [h("dt", {}, name), h("dd", { class: wide ? "wide" : null }, text)];
     const raw = scene.set.tokens[token] ?? "";
+    const tools = toolsOf(this.#context.collection);
     fill(
-      this.body,
+      this.#body,
       h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), h("span", { class: "note" }, ` #${token}${raw !== scene.pieces[token]?.text ? ` \u00b7 ${visible(raw)}` : ""}`)),
       h("dl", { class: "stats" }, pair("mean", value("mean")), pair("std", value("std")), pair("min", value("min")), pair("max", value("max")), pair("range", value("range")), pair("lift", number((scene.plain("mean")[token] as number) * scene.visibleKeys(token)))),
       h("dl", { class: "stats single" }, pair("highest", best ? visible(best.name) : "\u2013", true), pair(hovered ? visible(scene.nameOf(hovered)) : "this vector", own ? number(own[token]) : "\u2013", true)),
+      tools && h("button", { class: "link", onclick: () => void tools.openOccurrences(this.#context, raw) }, "this token in all documents"),
     );
   }
 }
 
-export class TopView implements View {
-  readonly element: HTMLElement;
-  private readonly note = h("span", { class: "note" });
-  private readonly body = h("ol", { class: "top", tabindex: "0", "aria-label": "Top tokens" });
-  private readonly empty = h("p", { class: "empty" }, "No tokens to rank.");
-  private readonly items: TopItem[] = [];
-  private shownFor: readonly unknown[] = [];
-
-  constructor(private readonly context: Context) {
-    const { store } = context;
-    this.element = card("top", "Top tokens", null, this.note, this.empty, this.body);
-    const tokenOf = (event: Event): number | null => {
-      const item = (event.target as Element).closest<HTMLElement>("li");
-      return item ? Number(item.dataset["token"]) : null;
-    };
-    this.body.addEventListener("pointerover", (event) => store.set({ hoverToken: tokenOf(event) }));
-    this.body.addEventListener("pointerleave", () => store.set({ hoverToken: null }));
-    this.body.addEventListener("click", (event) => {
-      const token = tokenOf(event);
-      if (token !== null) store.set({ token: token === store.state.token ? null : token });
-    });
-  }
-
-  update(change: Change): void {
-    if (change.has("aggregate")) this.build();
-    if (change.has("hoverToken", "token", "aggregate")) this.mark();
-  }
-
-  private build(): void {
-    const { scene, store } = this.context;
-    const { aggregate } = store.state;
-    const values = scene?.aggregate(aggregate) ?? null;
-    const now = [scene?.pieces, values, aggregate];
-    if (now.every((part, i) => part === this.shownFor[i])) return;
-    this.shownFor = now;
-    tell(this.note, `${AGGREGATE_NAMES[aggregate]}, bar to max`);
-    const order = scene && values ? largest(values, scene.set.special, SHOWN_TOKENS) : [];
-    const most = Math.max(1e-30, values && order.length ? (values[order[0] as number] as number) : 0);
-    while (this.items.length < order.length) this.items.push(new TopItem());
-    this.items.length = order.length;
-    order.forEach((token, i) => (this.items[i] as TopItem).set(token, scene?.pieces[token]?.text ?? "", values?.[token] as number, most));
-    if (this.body.childElementCount !== order.length) fill(this.body, this.items.map((item) => item.element));
-    this.empty.hidden = order.length > 0;
-  }
-
-  private mark(): void {
-    const active = activeToken(this.context.store.state);
-    for (const item of this.items) item.element.classList.toggle("active", item.token === active);
-  }
-}
-
-/** A line of the list; the same lines serve every text. */
-class TopItem {
-  token = -1;
-  private readonly name = document.createTextNode("");
-  private readonly place = h("span", { class: "note" });
-  private readonly bar = h("span", { class: "bar" });
-  private readonly value = h("span", { class: "value" });
-  readonly element = h("li", {}, h("span", { class: "top-name" }, this.name, this.place), h("span", { class: "bar-track" }, this.bar), this.value);
-
-  set(token: number, name: string, value: number, most: number): void {
-    this.token = token;
-    this.element.dataset["token"] = String(token);
-    this.name.data = name;
-    tell(this.place, ` ${token}`);
-    tell(this.value, number(value));
-    this.bar.style.width = `${Math.max(0, value / most) * 100}%`;
-  }
-}
-
-/** The tokens with the largest values, largest first; of equals the earlier one. */
-function largest(values: Float32Array, special: readonly boolean[], count: number): number[] {
-  const best: number[] = [];
-  for (let token = 0; token < values.length; token++) {
-    const value = values[token] as number;
-    if (special[token] || value !== value || (best.length === count && value <= (values[best[count - 1] as number] as number))) continue;
-    let at = best.length;
-    while (at > 0 && (values[best[at - 1] as number] as number) < value) at--;
-    best.splice(at, 0, token);
-    if (best.length > count) best.pop();
-  }
-  return best;
-}

@@ -35,9 +35,9 @@ export function openTables(context: Context): void {
     const pager = h(
       "p",
       { class: "pager" },
-      h("button", { type: "button", onclick: () => ((vectors = !vectors), (start = 0), draw()) }, vectors ? "show tokens" : "show vectors"),
-      h("button", { type: "button", disabled: start === 0, onclick: turn(-PAGE) }, "previous"),
-      h("button", { type: "button", disabled: end >= count, onclick: turn(PAGE) }, "next"),
+      h("button", { onclick: () => ((vectors = !vectors), (start = 0), draw()) }, vectors ? "show tokens" : "show vectors"),
+      h("button", { disabled: start === 0, onclick: turn(-PAGE) }, "previous"),
+      h("button", { disabled: end >= count, onclick: turn(PAGE) }, "next"),
       h("span", { class: "note" }, `${start} to ${end - 1} of ${count}`),
     );
     fill(holder, pager, vectors ? vectorTable() : tokenTable(end));

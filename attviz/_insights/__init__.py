@@ -1,0 +1,14 @@
+"""What stands out in an analysis, in words: sentences that are computed, each with what chance or the rest would give.
+
+for insight in attviz.insights(analysis):
+    print(insight.text, insight.null)
+"""
+
+from attviz._insights._cards import head_cards
+from attviz._insights._change import change_sentences
+from attviz._insights._corpus import Corpus, read_corpus
+from attviz._insights._insight import Insight
+from attviz._insights._sentences import insights, sentences
+from attviz._insights._text import text_sentences
+
+__all__ = ["Corpus", "Insight", "change_sentences", "head_cards", "insights", "read_corpus", "sentences", "text_sentences"]

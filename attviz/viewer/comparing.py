@@ -1,0 +1,107 @@
+"""Several analyses of the same texts in one page: each document carries the vectors of every side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attviz._insights import Insight, change_sentences
+from attviz.errors import ArgumentError, ShapeError
+from attviz.viewer.codec import Precision, encode
+from attviz.viewer.findings import Findings, row_names
+from attviz.viewer.grid import Grid, choose_grid, grid_entry, grid_values
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jaxtyping import Float
+
+    from attviz.records import Document
+    from attviz.viewer.payload import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One source of a page: documents and the layers of their diagonals.
+
+    Attributes:
+        documents: In order.
+        layers: Names of the first axis of every diagonal.
+        classes: Names of the classes, where there are any.
+        model: What made it.
+        name: What the page calls it; empty where the page has one side only.
+    """
+
+    documents: Sequence[Document]
+    layers: tuple[str, ...]
+    classes: Sequence[str] | None = None
+    model: str = ""
+    name: str = ""
+
+
+def check_sides(sides: Mapping[Any, Any]) -> None:
+    """Refuse what cannot be compared before anything is read.
+
+    Raises:
+        ArgumentError: If there are not at least two sides with names.
+    """
+    if len(sides) < 2:
+        raise ArgumentError(f'view: a comparison needs at least two sides, such as view({{"base": a, "tuned": b}}), got {len(sides)}.')
+    nameless = [name for name in sides if not str(name).strip()]
+    if nameless:
+        raise ArgumentError(f"view: every side of a comparison needs a name, got {nameless[0]!r}.")
+
+
+class Others:
+    """The sides after the first: their grids, what was found in them, and their part of each document."""
+
+    def __init__(self, sides: Sequence[Side], layers: Iterable[int | str] | None, heads: Iterable[int] | None) -> None:
+        first, sides = sides[0], sides[1:]
+        count = len(first.documents)
+        for side in sides:
+            if len(side.documents) != count:
+                raise ShapeError(
+                    f"view: {side.name!r} has {len(side.documents)} documents and the first side {count}; sides are compared document by "
+                    "document. Analyse the same texts, or give both the same part: analysis.documents[:n]."
+                )
+        layers, heads = None if layers is None else list(layers), None if heads is None else list(heads)
+        self.first, self.sides = first.name, sides
+        self.grids: list[Grid] = [choose_grid(side.layers, side.documents[0].diagonal.shape[1], layers, heads) for side in sides]
+        self.findings = [Findings(row_names(grid.as_json())) for grid in self.grids]
+
+    def add(
+        self, entry: Entry, values: Float[np.ndarray, "num_rows num_tokens"], place: int, precision: Precision, causal: bool | None
+    ) -> None:
+        """Put the vectors of every other side behind those of the first."""
+        parts = [values.reshape(-1)]
+        for number, (side, grid, findings) in enumerate(zip(self.sides, self.grids, self.findings, strict=True), start=1):
+            document = side.documents[place]
+            own = grid_values(document, f"{side.name}: documents[{place}]", grid)
+            one = grid_entry(document, place, own, precision, causal)
+            findings.add(document, own, one.chunk["sets"][0]["causal"])
+            made = one.chunk["sets"][0] | {"grid": number, "name": side.name}
+            if document.text != entry.row["text"]:
+                made.pop("offsets", None)  # they count in a text that the page does not have
+            entry.chunk["sets"].append(made)
+            parts.append(own.reshape(-1))
+        if self.sides:
+            entry.chunk["sets"][0]["name"] = self.first
+            entry.chunk["data"] = encode(np.concatenate(parts), precision)
+
+    def sides_json(self, grid: Grid, findings: dict[str, Any]) -> list[dict[str, Any]]:
+        """Grid, moments, ranges and clusters of every side, the first included."""
+        kept = ("overall", "overallIn", "ranges", "cluster")
+        result = [{"name": self.first, "grid": grid.as_json()} | {key: findings[key] for key in kept}]
+        for side, one, found in zip(self.sides, self.grids, self.findings, strict=True):
+            fields = found.fields()
+            result.append({"name": side.name, "grid": one.as_json()} | {key: fields[key] for key in kept})
+        return result
+
+    def insights(self, findings: Findings) -> list[Insight]:
+        """Sentences about what changed from the first side to the second."""
+        if not self.sides:
+            return []
+        return change_sentences(findings.corpus, self.findings[0].corpus, (self.first, self.sides[0].name))
