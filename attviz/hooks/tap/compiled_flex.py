@@ -1,4 +1,7 @@
-"""``torch.compile(flex_attention)`` held by hand-written code: as a global of the file that defines a module, or as its attribute."""
+"""``torch.compile(flex_attention)`` held by hand-written code: as a global of the file that defines a module, or as an attribute.
+
+The attribute may be the module's own, or that of its class, where torchtitan keeps it (``FlexAttentionWrapper._compiled_flex_attn``).
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,23 @@ def compiled_flex_places(layout: Layout) -> Iterator[Place]:
         if type(module) in own:
             yield from _held_by(module, flex)
     for kind in own:
+        yield from _held_by(kind, flex)
         if kind.__module__ in sys.modules:
             files[kind.__module__] = sys.modules[kind.__module__]
     for file in files.values():
         yield from _held_by(file, flex)
 
 
-def _held_by(owner: nn.Module | ModuleType, flex: Any) -> Iterator[Place]:
+def _held_by(owner: nn.Module | ModuleType | type, flex: Any) -> Iterator[Place]:
     for attribute, value in list(vars(owner).items()):
-        if isinstance(value, FunctionType) and getattr(value, "_torchdynamo_orig_callable", None) is flex:
+        if isinstance(value, staticmethod) and getattr(value.__func__, "_torchdynamo_orig_callable", None) is flex:
+            yield Place(owner, attribute, _watched_static)
+        elif isinstance(value, FunctionType) and getattr(value, "_torchdynamo_orig_callable", None) is flex:
             yield Place(owner, attribute, _watched)
+
+
+def _watched_static(compiled: Any) -> Any:
+    return staticmethod(_watched(compiled.__func__))
 
 
 def _watched(compiled: Function) -> Function:

@@ -8,6 +8,7 @@ from itertools import chain
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.tap import dispatcher, functions
 from attviz.hooks.tap.compiled_flex import compiled_flex_places
+from attviz.hooks.tap.packages import package_places
 from attviz.hooks.tap.transformers import transformers_places
 
 
@@ -18,7 +19,7 @@ def listen(listener: dispatcher.Listener, layout: Layout) -> Callable[[], None]:
     """
     dispatcher.add_listener(listener)
     try:
-        places = () if layout.regions else chain(transformers_places(), compiled_flex_places(layout))
+        places = () if layout.regions else chain(transformers_places(), compiled_flex_places(layout), package_places(layout))
         unwatch = functions.add_listener(listener, places)
     except BaseException:
         dispatcher.remove_listener(listener)

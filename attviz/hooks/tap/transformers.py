@@ -53,13 +53,13 @@ def _flash(fetch: Function) -> Function:
         fetched = fetch(*args, **kwargs)
         if torch.compiler.is_compiling() or not isinstance(fetched, tuple) or not isinstance(fetched[0], tuple):
             return fetched
-        return tuple(_watched_kernel(kernel) for kernel in fetched[0]), *fetched[1:]
+        return tuple(watched_kernel(kernel) for kernel in fetched[0]), *fetched[1:]
 
     return fetch_watched
 
 
 @lru_cache(maxsize=64)
-def _watched_kernel(function: Function | None) -> Function | None:
+def watched_kernel(function: Function | None) -> Function | None:
     """The watched form of a kernel function; itself where it is none, or where its operators are in the table."""
     if function is None or _calls_operators(function):
         return function

@@ -249,10 +249,10 @@ def test_the_packages_own_functions_are_left_to_their_operators(monkeypatch):
         return q
 
     of_the_package.__module__ = "flash_attn.flash_attn_interface"
-    assert watched._watched_kernel.__wrapped__(of_the_package) is not of_the_package  # too old to have operators
+    assert watched.watched_kernel.__wrapped__(of_the_package) is not of_the_package  # too old to have operators
     library = Library("flash_attn", "FRAGMENT")
     library.define("_flash_attn_forward(Tensor q, Tensor k, bool causal) -> Tensor")
     try:
-        assert watched._watched_kernel.__wrapped__(of_the_package) is of_the_package
+        assert watched.watched_kernel.__wrapped__(of_the_package) is of_the_package
     finally:
         library._destroy()

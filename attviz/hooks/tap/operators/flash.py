@@ -25,30 +25,41 @@ _NAMES = (
     "flash_attn::_flash_attn_forward",
     "flash_attn::_flash_attn_varlen_forward",
     "flash_attn_3::_flash_attn_forward",
+    "flash_attn_3::fwd",  # what FlashAttention-3's own functions end in, and vLLM calls directly
+    "xformers_flash::flash_fwd",
+    "xformers_flash3::flash_fwd",
+    "aten::_flash_attention_forward.quantized",
 )
 _SPELLED = {
     "query": ("query", "q"),
     "key": ("key", "k"),
-    "scale": ("scale", "softmax_scale"),
+    "scale": ("scale", "softmax_scale", "sm_scale"),
     "is_causal": ("is_causal", "causal"),
     "cu_seqlens_q": ("cu_seqlens_q", "cum_seq_q"),
     "cu_seqlens_k": ("cu_seqlens_k", "cum_seq_k"),
-    "left": ("window_size_left",),
-    "right": ("window_size_right",),
+    "left": ("window_size_left", "window_left"),
+    "right": ("window_size_right", "window_right"),
     "window": ("window_size",),
-    "softcap": ("softcap",),
+    "softcap": ("softcap", "logits_soft_cap"),
     "alibi_slopes": ("alibi_slopes",),
     "sinks": ("s_aux", "learnable_sink"),
 }
-_PAGED = ("block_table", "page_table", "seqused_k", "leftpad_k", "k_new", "cache_seqlens", "k_cache", "cache_leftpad")
-_SCALED = ("q_descale", "k_descale", "qv")
+_PAGED = (
+    *("block_table", "block_tables", "page_table", "seqused_q", "seqused_k", "leftpad_k", "k_new", "cache_seqlens", "k_cache"),
+    *("cache_leftpad", "kv_batch_idx"),
+)
+_SCALED = ("q_descale", "k_descale", "descale_q", "descale_k", "qv", "q_v", "scale_q", "scale_k")
+_ROTATED = ("rotary_cos", "rotary_sin")
+_FUNCTIONS = ("score_mod", "mask_mod")  # of FlashAttention-4
 
 
 @cache
 def _parameters(name: str) -> tuple[str, ...]:
     """Names of the operator's arguments, in order."""
     namespace, operator = name.split("::")
-    names = tuple(argument.name for argument in getattr(getattr(torch.ops, namespace), operator).default._schema.arguments)
+    operator, _, overload = operator.partition(".")
+    schema = getattr(getattr(getattr(torch.ops, namespace), operator), overload or "default")._schema
+    names = tuple(argument.name for argument in schema.arguments)
     return checked_parameters(name, names)
 
 
@@ -72,6 +83,8 @@ def _bound(names: tuple[str, ...], args: Arguments, kwargs: Keywords) -> dict[st
     bound = {ours: next((given[theirs] for theirs in spelled if theirs in given), None) for ours, spelled in _SPELLED.items()}
     bound["paged"] = any(isinstance(given.get(theirs), Tensor) for theirs in _PAGED) or bool(given.get("attention_chunk"))
     bound["scaled"] = any(isinstance(given.get(theirs), Tensor) for theirs in _SCALED)
+    bound["rotated"] = any(isinstance(given.get(theirs), Tensor) for theirs in _ROTATED)
+    bound["functions"] = [theirs for theirs in _FUNCTIONS if callable(given.get(theirs))]
     if bound["window"] is not None:  # the functions have a pair where the operators have two numbers
         bound["left"], bound["right"] = bound["window"]
     return bound
@@ -85,7 +98,12 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
         if given["paged"]:
             return f"{name} was given paged or shifted keys, in which a query's own key cannot be found"
         if given["scaled"]:
-            return f"{name} was given scaled 8-bit or split queries and keys, which are not read"
+            return f"{name} was given scaled 8-bit or split queries and keys, which are not read; capture the model in bfloat16"
+        if given["rotated"]:
+            return f"{name} rotates queries and keys itself, so what it multiplies is not to be seen; rotate them before the call"
+        if given["functions"]:
+            functions = " and a ".join(given["functions"])
+            return f"{name} was given a {functions}, which runs inside its kernel only; use flex_attention, which is read"
         query, key = given["query"].detach(), given["key"].detach()
         packed = query.ndim == 3
         query, key = (tensor.transpose(0, 1)[None] if packed else tensor.transpose(1, 2) for tensor in (query, key))
@@ -97,7 +115,7 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
             "alibi_slopes": given["alibi_slopes"],
             "sinks": None if given["sinks"] is None else given["sinks"].detach(),
         }
-        if packed:
+        if packed and given["cu_seqlens_q"] is not None:
             options["cu_seqlens_q"], options["cu_seqlens_k"] = given["cu_seqlens_q"], given["cu_seqlens_k"]
         return PackedCall(name, query, key, _logsumexp_of(result), options)
 

@@ -40,7 +40,7 @@ class Operator:
     restore: Restorer | None = None
 
 
-_FAMILIES = ("sdpa", "softmax", "fast_path", "flash")
+_FAMILIES = ("sdpa", "softmax", "fast_path", "flash", "raw")
 _table: dict[str, Operator] = {}
 
 

@@ -78,6 +78,10 @@ def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall:
     return SoftmaxCall("aten::_scaled_dot_product_attention_math_for_mps", weights)
 
 
+def _eight_bits(args: Arguments, kwargs: Keywords, result: Any) -> str:
+    return "its queries and keys are 8-bit numbers with scales of their own, which are not read; capture the model in bfloat16"
+
+
 def _ask_for_logsumexp(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keywords]:
     if len(args) > 4:
         return (*args[:4], True, *args[5:]), kwargs
@@ -93,9 +97,10 @@ def _entry(
 
 OPERATORS = (
     Operator("aten::_scaled_dot_product_flash_attention_for_cpu", _read_flash_cpu, "fused", ("CPU",)),
-    _entry("flash_attention", ("CUDA",), 4, None, _as_it_is),
-    _entry("efficient_attention", ("CUDA",), 6, 3, _without_padding, _ask_for_logsumexp),
+    _entry("flash_attention", ("CUDA", "XPU"), 4, None, _as_it_is),
+    _entry("efficient_attention", ("CUDA", "XPU"), 6, 3, _without_padding, _ask_for_logsumexp),
     _entry("cudnn_attention", ("CUDA",), 6, 3, _without_last, _ask_for_logsumexp),
+    Operator("aten::_scaled_dot_product_flash_attention.quantized", _eight_bits, "fused", ("CUDA",)),
     _entry("fused_attention_overrideable", ("XPU", "HPU", "PrivateUse1"), 5, 3, _by_dimensions),
     Operator("aten::_scaled_dot_product_attention_math_for_mps", _read_mps, "fused", ("MPS",)),
 )
