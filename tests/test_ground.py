@@ -52,6 +52,23 @@ def _library_can_be_undone() -> bool:
     return bool(kept) and len(seen) == 1 and torch.equal(before, during) and torch.equal(before, after)
 
 
+def _kernels_can_be_asked_for() -> bool:
+    has = torch._C._dispatch_has_computed_kernel_for_dispatch_key
+    known, unknown = "aten::_softmax", "flash_attn_9::fwd"
+    asked = [bool(torch._C._jit_get_schemas_for_operator(name)) for name in (known, unknown)]
+    return asked == [True, False] and has(known, "CPU") and not has("aten::_flash_attention_forward", "CPU")
+
+
+def _third_devices_have_a_name() -> bool:
+    return isinstance(torch._C._get_privateuse1_backend_name(), str)
+
+
+def _dispatch_modes_are_counted() -> bool:
+    with torch.utils._python_dispatch.TorchDispatchMode():
+        inside = torch._C._len_torch_dispatch_stack()
+    return inside == 1 + torch._C._len_torch_dispatch_stack()
+
+
 def _frames_hold_the_running_module() -> bool:
     found = []
 
@@ -149,6 +166,10 @@ def _caches_know_their_length() -> bool:
 GROUND = [
     Ground("_destroy", "hooks/tap", "the override of the attention operators stays after a capture", _library_can_be_undone),
     Ground("call_boxed", "hooks/tap", "the tap cannot call the kernel that was in force: no capture at all", _library_can_be_undone),
+    Ground("_jit_get_schemas_for_operator", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
+    Ground("_dispatch_has_computed_kernel_for_dispatch_key", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
+    Ground("_get_privateuse1_backend_name", "hooks/tap", "entering a capture fails", _third_devices_have_a_name),
+    Ground("_len_torch_dispatch_stack", "kernels", "every diagonal on a GPU fails", _dispatch_modes_are_counted),
     Ground("_call_impl", "hooks/scope", "calls find no owner: CaptureError for every model", _frames_hold_the_running_module),
     Ground("_wrapped_call_impl", "hooks/scope", "the same, for modules that are called plainly", _frames_hold_the_running_module),
     Ground("_compiled_call_impl", "hooks/scope", "modules compiled in place are missed, loudly", _compiled_call_is_used_by_call),
