@@ -16,7 +16,20 @@ from typing import Any
 from attviz._capture import Capture, capture
 from attviz._version import __version__
 
-__all__ = ["Analysis", "Capture", "Comparison", "Page", "__version__", "analyze", "capture", "compare", "insights", "pairs", "view"]
+__all__ = [
+    "Analysis",
+    "Capture",
+    "Comparison",
+    "Page",
+    "__version__",
+    "analyze",
+    "capture",
+    "compare",
+    "head_roles",
+    "insights",
+    "pairs",
+    "view",
+]
 
 _HOMES = {
     "Analysis": "attviz.analysis",
@@ -24,6 +37,7 @@ _HOMES = {
     "Comparison": "attviz.analysis",
     "analyze": "attviz.analysis",
     "compare": "attviz.analysis",
+    "head_roles": "attviz.analysis",
     "insights": "attviz._insights",
     "pairs": "attviz.analysis.pairs",
     "view": "attviz.viewer",

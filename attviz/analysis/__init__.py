@@ -2,7 +2,8 @@
 
 from attviz.analysis.comparing import compare
 from attviz.analysis.comparison import Comparison, HeadChange
+from attviz.analysis.roles import head_roles
 from attviz.analysis.run import analyze
 from attviz.records import Analysis
 
-__all__ = ["Analysis", "Comparison", "HeadChange", "analyze", "compare"]
+__all__ = ["Analysis", "Comparison", "HeadChange", "analyze", "compare", "head_roles"]

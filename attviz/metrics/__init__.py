@@ -16,9 +16,11 @@ from attviz.metrics.lifts import lift
 _LAZY = {
     "Alarm": "attviz.metrics.alarms",
     "AttentionHealth": "attviz.metrics.attention_health",
+    "HeadRoles": "attviz.metrics.head_roles",
     "HeadStatistics": "attviz.metrics.head_statistics",
     "HeadTable": "attviz.metrics.head_statistics",
     "HealthTable": "attviz.metrics.health_table",
+    "RolesTable": "attviz.metrics.roles_table",
     "TokenStatistics": "attviz.metrics.token_statistics",
     "VocabularyStatistics": "attviz.metrics.vocabulary_statistics",
     "VocabularyTable": "attviz.metrics.vocabulary_table",

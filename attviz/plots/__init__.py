@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from attviz.plots._head_changes import head_changes
     from attviz.plots._head_curves import head_curves
     from attviz.plots._head_map import head_map
+    from attviz.plots._head_roles import head_roles
     from attviz.plots._head_similarity import head_similarity
     from attviz.plots._image_map import image_map
     from attviz.plots._quantiles import quantiles
@@ -29,6 +30,7 @@ __all__ = [
     "head_changes",
     "head_curves",
     "head_map",
+    "head_roles",
     "head_similarity",
     "image_map",
     "quantiles",

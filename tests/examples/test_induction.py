@@ -1,0 +1,75 @@
+"""The example: heads of a small model appear in training, and one layer is not enough for induction."""
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+
+import attviz
+from attviz.errors import ArgumentError
+from examples.induction.train import AttentionOnly, train
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return train(350)
+
+
+@pytest.fixture(scope="module")
+def table(trained):
+    return attviz.head_roles(trained[0], vocab_size=64)
+
+
+def test_previous_token_heads_feed_induction_heads(trained, table):
+    assert sum(trained[1][-20:]) / 20 < 0.5 < trained[1][0]
+    assert {head.layer for head in table.find("previous")} == {0}
+    assert {head.layer for head in table.find("induction")} == {1}
+    assert table.find("induction")[0].mass > 0.5
+    assert table.find("induction")[0].lift > 10
+
+
+def test_before_training_and_with_one_layer_there_is_no_induction_head():
+    torch.manual_seed(0)
+    untrained = attviz.head_roles(AttentionOnly(), vocab_size=64)
+    assert not untrained.find("induction")
+    shallow, losses = train(150, num_layers=1)
+    assert not attviz.head_roles(shallow, vocab_size=64).find("induction")
+    assert min(losses) > 1
+
+
+def test_the_null_is_near_chance(table):
+    """A key that is picked blindly gets what any key gets."""
+    assert (table.null / table.chance[0]).mean().item() == pytest.approx(1, abs=0.5)
+
+
+def test_the_figure_shows_each_role_in_its_colour(table):
+    ax = attviz.plots.head_roles(table)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"previous", "induction"} <= set(names)
+    assert len(ax.patches) == sum(label != "none" for row in table.labels for label in row)
+    plt.close("all")
+    with pytest.raises(ArgumentError, match="takes what attviz.head_roles returned, got int"):
+        attviz.plots.head_roles(3)
+
+
+def test_the_model_is_left_as_it_was(trained):
+    model = trained[0].train()
+    before = [parameter.clone() for parameter in model.parameters()]
+    first, second = (attviz.head_roles(model, vocab_size=64, texts=8) for _ in range(2))
+    assert model.training
+    assert all(layer.training for layer in model.layers)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(left, right) for left, right in zip(before, model.parameters(), strict=True))
+    assert torch.equal(first.mass, second.mass)  # the same seed gives the same table
+
+
+def test_what_cannot_be_is_told(trained):
+    with pytest.raises(ArgumentError, match="the size of the vocabulary is not known. Give vocab_size="):
+        attviz.head_roles(trained[0])
+    with pytest.raises(ArgumentError, match="repeats=1 at least 2"):
+        attviz.head_roles(trained[0], vocab_size=64, repeats=1)
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    small = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=40, bos_token_id=39))
+    with pytest.raises(ArgumentError, match="49 tokens, and the model takes 32. Choose a smaller period="):
+        attviz.head_roles(small)
+    assert attviz.head_roles(small, period=8, texts=8).mass.shape == (6, 1, 2)
