@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,8 @@ def length_limit(model: nn.Module, tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def encode(sources: Iterable[Source], tokenizer: Any, cutting: Cutting) -> Iterator[Encoded]:
-    """Every input of the data set, in order.
+def encode(sources: Iterable[Source], tokenizer: Any, cutting: Cutting, cut: Callable[[int], None] = lambda _: None) -> Iterator[Encoded]:
+    """Every input of the data set, in order; ``cut`` is called with the tokens that a truncated text loses.
 
     Raises:
         ArgumentError: If a text is no string, or must be split by a tokenizer that cannot.
@@ -93,7 +93,7 @@ def encode(sources: Iterable[Source], tokenizer: Any, cutting: Cutting) -> Itera
     number = 0
     for source in sources:
         for piece in _divided(source, cutting.delimiter):
-            for encoded in _tokenized(piece, tokenizer, cutting):
+            for encoded in _tokenized(piece, tokenizer, cutting, cut):
                 yield Encoded(number, *encoded)
                 number += 1
 
@@ -111,7 +111,7 @@ def _divided(source: Source, delimiter: str | None) -> list[Source]:
 
 
 def _tokenized(
-    source: Source, tokenizer: Any, cutting: Cutting
+    source: Source, tokenizer: Any, cutting: Cutting, cut: Callable[[int], None]
 ) -> list[tuple[Source, Mapping[str, Sequence[int]], tuple[str, ...], np.ndarray | None, np.ndarray]]:
     fast = bool(getattr(tokenizer, "is_fast", False))
     split = cutting.long == "split"
@@ -125,6 +125,10 @@ def _tokenized(
     if split:
         options |= {"return_overflowing_tokens": True, "stride": cutting.overlap}
     encoding = tokenizer([source.text], **options)
+    if not split and len(encoding["input_ids"][0]) >= cutting.max_length:
+        whole = len(tokenizer([source.text], verbose=False)["input_ids"][0])
+        if whole > cutting.max_length:
+            cut(whole - cutting.max_length)
     pieces: list[tuple[Source, Mapping[str, Sequence[int]], tuple[str, ...], np.ndarray | None, np.ndarray]] = []
     for place, ids in enumerate(encoding["input_ids"]):
         inputs = {name: list(encoding[name][place]) for name in encoding if name in tokenizer.model_input_names or name == "input_ids"}

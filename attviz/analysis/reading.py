@@ -1,22 +1,29 @@
-"""Data sets from files: CSV, TSV, JSON lines, text files, folders of them, and Hugging Face ``datasets``."""
+"""Data sets: CSV, TSV, JSON lines, text, Parquet, Arrow, folders of them, standard input, and Hugging Face ``datasets``, also streaming."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, tee
 from pathlib import Path
 from typing import Any
 
+from attviz.analysis.table_files import arrow, parquet, saved_dataset
+from attviz.analysis.text_files import STDIN, Rows, delimited, json_lines, plain_lines, read_text
 from attviz.errors import ArgumentError, FormatError
-from attviz.files import check_input
 
+FORMATS = ("csv", "tsv", "jsonl", "text", "parquet", "arrow")
+_FORMAT_OF = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
 _TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 _LABEL_COLUMNS = ("label", "labels", "class")
-_LONGEST_FIELD = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,129 +31,147 @@ class TextTable:
     """Texts with what is known of them, ready for :func:`attviz.analyze`.
 
     Attributes:
-        texts: In the order of the file.
+        texts: In the order of the file; a list, or an iterator where the source streams.
         labels: Indices or names of classes, None where unknown; None altogether where there is no such column.
         label_names: Sorted, where labels are names.
         names: File names or row numbers.
+        oddities: What was odd in the file, with how often: rows with too many fields, blank lines.
     """
 
-    texts: list[str]
-    labels: list[int | str | None] | None
+    texts: Any
+    labels: Any
     label_names: tuple[str, ...] | None
-    names: list[str]
+    names: Any
+    oddities: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_texts(source: Any, *, text_column: str | None = None, label_column: str | None = None) -> TextTable:
+def read_texts(
+    source: Any,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    encoding: str | None = None,
+    format: str | None = None,
+) -> TextTable:
     """Read a data set.
 
     Args:
-        source: A path: ``.csv``, ``.tsv``, ``.jsonl`` (one object or string a line), any other file (one text a line), a folder of
-            ``.txt`` files (one text each). Or a Hugging Face data set.
+        source: A path: ``.csv``, ``.tsv``, ``.jsonl`` (one object or string a line), ``.parquet``, ``.arrow``, any other file (one text a
+            line), a folder of ``.txt`` files (one text each), of ``.parquet`` or ``.arrow`` files (shards, in the order of their names), or
+            one that ``datasets`` saved; ``"-"`` for standard input. Or a Hugging Face data set; a streaming one is read as it is needed.
         text_column: The column of the texts; None takes ``text``, ``text_a``, ``sentence``, ``content`` or ``document``.
         label_column: The column of the classes; None takes ``label``, ``labels`` or ``class`` if there is one.
+        encoding: Of text files, such as ``"cp1252"``; None is UTF-8.
+        format: One of ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"text"``, ``"parquet"``, ``"arrow"``; None goes by the ending.
 
     Returns:
         The texts.
 
     Raises:
-        FormatError: If a column is missing (those found are named), a line cannot be read, or there is no text.
+        FormatError: If a column is missing (those found are named), a line cannot be read, a quote never closes, or there is no text.
+        ArgumentError: If there is no such format or encoding.
         OSError: If the file cannot be read.
     """
+    if format is not None and format not in FORMATS:
+        raise ArgumentError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")
     if hasattr(source, "column_names"):
-        return _table(
-            source, list(source.column_names), text_column, label_column, "the data set", names=_class_names(source, label_column)
-        )
+        return _dataset(source, text_column, label_column, "the data set")
+    if str(source) == STDIN:
+        return _one_file(STDIN, format or "text", encoding, text_column, label_column)
     path = Path(source)
     if path.is_dir():
-        files = sorted(path.glob("*.txt"))
-        if not files:
-            raise FormatError(f"{path}: no .txt file in this folder.")
-        return TextTable([_read(file) for file in files], None, None, [file.name for file in files])
-    suffix = path.suffix.lower()
-    if suffix in {".csv", ".tsv"}:
-        rows, columns = _delimited(path, "\t" if suffix == ".tsv" else ",")
-        return _table(rows, columns, text_column, label_column, str(path))
-    if suffix in {".jsonl", ".ndjson"}:
-        rows, columns = _json_lines(path)
-        return _table(rows, columns, text_column, label_column, str(path))
-    lines = [line.removesuffix("\r") for line in _read(path).split("\n") if line.strip()]
-    if not lines:
-        raise FormatError(f"{path}: there is no text in this file.")
-    return TextTable(lines, None, None, [str(number) for number in range(len(lines))])
+        return _folder(path, encoding, text_column, label_column)
+    return _one_file(path, format or _FORMAT_OF.get(path.suffix.lower(), "text"), encoding, text_column, label_column)
 
 
-def _read(path: Path) -> str:
-    check_input(path, "a data set")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path}: not UTF-8 (byte {error.start}: {error.reason}). Convert it, as with iconv.") from error
+def _one_file(path: str | Path, format: str, encoding: str | None, text: str | None, label: str | None) -> TextTable:
+    where = "standard input" if str(path) == STDIN else str(path)
+    if format in _BINARY:
+        if str(path) == STDIN:
+            raise ArgumentError(f"standard input cannot be read as {format}; name a file.")
+        rows = _BINARY[format]([Path(path)])
+    else:
+        content = read_text(path, encoding)
+        rows = _READERS[format](content, where)
+        if format == "text" and not rows.rows:
+            raise FormatError(f"{where}: there is no text in this file.")
+    return _table(rows, text, label, where)
 
 
-def _delimited(path: Path, delimiter: str) -> tuple[list[dict[str, Any]], list[str]]:
-    with _long_fields():
-        reader = csv.DictReader(io.StringIO(_read(path), newline=""), delimiter=delimiter)
-        try:
-            rows = list(reader)
-        except csv.Error as error:
-            raise FormatError(f"{path}: line {reader.line_num}: {error}.") from error
-    return rows, list(reader.fieldnames or [])
+_BINARY: dict[str, Callable[[Sequence[Path]], Rows]] = {"parquet": parquet, "arrow": arrow}
+_READERS: dict[str, Callable[[str, str], Rows]] = {
+    "csv": lambda text, where: delimited(text, ",", where),
+    "tsv": lambda text, where: delimited(text, "\t", where),
+    "jsonl": json_lines,
+    "text": lambda text, where: plain_lines(text),
+}
 
 
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """The csv module refuses fields of more than 128 kB, and a document is soon longer."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
+def _folder(path: Path, encoding: str | None, text: str | None, label: str | None) -> TextTable:
+    if any((path / name).exists() for name in ("state.json", "dataset_dict.json", "dataset_info.json")):
+        return _dataset(saved_dataset(path), text, label, str(path))
+    for suffix, read in ((".parquet", parquet), (".arrow", arrow)):
+        if shards := sorted(path.glob(f"*{suffix}")):
+            return _table(read(shards), text, label, str(path))
+    files = sorted(path.glob("*.txt"))
+    if not files:
+        raise FormatError(f"{path}: no .txt, .parquet or .arrow file in this folder, and it is not a saved data set.")
+    return TextTable([read_text(file, encoding) for file in files], None, None, [file.name for file in files])
 
 
-def _json_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}: line {number} is no JSON: {error}.") from error
-        if isinstance(row, str):
-            row = {"text": row}
-        if not isinstance(row, dict):
-            raise FormatError(f"{path}: line {number} must be an object or a string, got {type(row).__name__}.")
-        rows.append(row)
-    return rows, list(dict.fromkeys(name for row in rows for name in row))
+def _dataset(source: Any, text: str | None, label: str | None, where: str) -> TextTable:
+    columns = source.column_names
+    if isinstance(columns, dict):
+        raise FormatError(f"{where}: holds several splits ({', '.join(columns)}). Pass one of them.")
+    if hasattr(source, "__len__"):
+        return _table(Rows(source, list(columns)), text, label, where, names=_class_names(source, label))
+    rows = iter(source)
+    first = next(rows, None)
+    return _streamed(Rows(chain([] if first is None else [first], rows), list(columns or first or ())), text, label, where, source)
 
 
-def _table(
-    rows: Iterable[Mapping[str, Any]],
-    columns: Sequence[str],
-    text: str | None,
-    label: str | None,
-    where: str,
-    names: Sequence[str] | None = None,
-) -> TextTable:
+def _streamed(table: Rows, text: str | None, label: str | None, where: str, source: Any) -> TextTable:
+    """Texts, labels and names of a stream, drawn one by one and never all held."""
+    text = _column(text, _TEXT_COLUMNS, table.columns, "text", where)
+    label = _column(label, _LABEL_COLUMNS, table.columns, "label", where, needed=label is not None)
+    one, other, third = tee(table.rows, 3)
+
+    def texts() -> Iterator[str]:
+        for number, row in enumerate(one):
+            yield _text(row, text, number, where)
+
+    labels = None if label is None else (row.get(label) for row in other)
+    names = _class_names(source, label)
+    return TextTable(texts(), labels, tuple(names) if names else None, (str(number) for number, _ in enumerate(third)))
+
+
+def _text(row: Mapping[str, Any], column: str, number: int, where: str) -> str:
+    value = row.get(column)
+    if not isinstance(value, str):
+        raise FormatError(f"{where}: row {number} has no text in column {column!r}.")
+    return value
+
+
+def _table(table: Rows, text: str | None, label: str | None, where: str, names: Sequence[str] | None = None) -> TextTable:
+    columns = table.columns
     text = _column(text, _TEXT_COLUMNS, columns, "text", where)
     label = _column(label, _LABEL_COLUMNS, columns, "label", where, needed=label is not None)
     texts: list[str] = []
     raw: list[Any] = []
-    for number, row in enumerate(rows):
-        value = row.get(text)
-        if not isinstance(value, str):
-            raise FormatError(f"{where}: row {number} has no text in column {text!r}.")
-        texts.append(value)
+    for number, row in enumerate(table.rows):
+        texts.append(_text(row, text, number, where))
         raw.append(None if label is None else row.get(label))
     if not texts:
         raise FormatError(f"{where}: there is no text below the columns {', '.join(columns)}.")
     labels, found = (None, None) if label is None else _labels(raw, where, label)
-    return TextTable(texts, labels, tuple(names) if names else found, [str(number) for number in range(len(texts))])
+    return TextTable(texts, labels, tuple(names) if names else found, [str(number) for number in range(len(texts))], table.oddities)
 
 
 def _column(asked: str | None, usual: Sequence[str], columns: Sequence[str], what: str, where: str, *, needed: bool = True) -> Any:
     candidates = [asked] if asked is not None else usual
     for name in candidates:
+        if columns.count(name) > 1:
+            raise FormatError(f"{where}: {columns.count(name)} columns are called {name!r}. Rename all but one.")
         if name in columns:
             return name
     if not needed:

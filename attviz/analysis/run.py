@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -20,6 +21,7 @@ from attviz.analysis.runner import TextRunner, run_signals
 from attviz.analysis.signals import is_processor
 from attviz.analysis.sources import sources_of
 from attviz.analysis.temporary import TemporaryFolder
+from attviz.analysis.text_counts import TextCounts
 from attviz.errors import ArgumentError
 from attviz.files import check_output
 from attviz.hooks.session.recorder import as_metrics
@@ -78,13 +80,13 @@ def analyze(
         metrics: One or several streaming metrics, fed along the way. Their states are saved with an archive, so that a resumed run
             gives the same statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
-        archive: Where to keep the result; None keeps nothing on disk that outlives the analysis. Beside it, ``archive + ".part"``
-            holds what was done of a run that was stopped; see ``docs/files.md``.
+        archive: Where to keep the result; None keeps nothing that outlives the analysis. What a stopped run did is in ``archive + ".part"``.
         overwrite: Whether a file that is there under that name may be replaced, at the end.
         progress: Show a bar on stderr.
 
     Returns:
-        The analysis: layers, documents in the order of the texts, class names, model name.
+        The analysis: layers, documents in the order of the texts, class names, model name. ``settings["data"]`` counts, as JSON, the
+        texts, the empty, repeated and truncated ones, and the tokens lost by truncation.
 
     Raises:
         ArgumentError: If a parameter, a text or a label does not fit; a tokenizer that does not belong to the model among them. If
@@ -98,11 +100,9 @@ def analyze(
         check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
     metrics = as_metrics(metrics)
     known = class_names(model, label_names)
-    sources = sources_of(texts, labels, names, known)
-    settings = {"model": _model_name(model), "precision": precision, "batch_size": str(batch_size)}
-    settings["layers"] = repr(None if layers is None else list(layers))
-    settings["metrics"] = repr([type(metric).__name__ for metric in metrics])
-    settings["label_names"] = json.dumps(None if known is None else list(known))
+    counts = TextCounts()
+    sources = counts.counted(sources_of(texts, labels, names, known))
+    settings = _settings(model, batch_size, precision, layers, metrics, known)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
     if is_processor(tokenizer):
@@ -111,9 +111,36 @@ def analyze(
         cutting = _cutting(model, tokenizer, max_length, long, overlap, delimiter)
         settings |= {name: repr(value) for name, value in asdict(cutting).items()}
         runner = TextRunner(model, tokenizer, layers=layers, metrics=metrics or None)
-        work = partial(runner.run, encode(sources, tokenizer, cutting), batch_size=batch_size)
+        work = partial(runner.run, encode(sources, tokenizer, cutting, counts.cut), batch_size=batch_size)
     total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
-    return _kept(work, archive, settings, known, overwrite, lambda: _bar(total, progress))
+    analysis = _kept(work, archive, settings, known, overwrite, lambda: _bar(total, progress), counts)
+    _tell(counts, progress)
+    return analysis
+
+
+def _tell(counts: TextCounts, progress: bool) -> None:
+    if progress:
+        for sentence in counts.sentences():
+            print(f"attviz: {sentence}", file=sys.stderr)
+
+
+def _settings(
+    model: nn.Module,
+    batch_size: int,
+    precision: str,
+    layers: Sequence[str | int] | None,
+    metrics: Sequence[Any],
+    known: Sequence[str] | None,
+) -> dict[str, str]:
+    """What the run was asked for, as text."""
+    return {
+        "model": _model_name(model),
+        "precision": precision,
+        "batch_size": str(batch_size),
+        "layers": repr(None if layers is None else list(layers)),
+        "metrics": repr([type(metric).__name__ for metric in metrics]),
+        "label_names": json.dumps(None if known is None else list(known)),
+    }
 
 
 def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
@@ -130,6 +157,7 @@ def _kept(
     known: Sequence[str] | None,
     overwrite: bool,
     bar: Callable[[], tqdm[Any]],
+    counts: TextCounts,
 ) -> Analysis:
     """Do the work into the archive asked for, or into a temporary one."""
     with ExitStack() as stack:
@@ -137,7 +165,8 @@ def _kept(
         path = Path(archive or "") if temporary is None else temporary.path / "run.attviz"
         growing = stack.enter_context(PartialArchive(path, settings, resumable=temporary is None, overwrite=overwrite))
         work(growing, stack.enter_context(bar()))
-        growing.finish(layers=growing.layers, label_names=known, model_name=settings["model"])
+        told = settings | {"data": json.dumps(counts.as_dict())}
+        growing.finish(layers=growing.layers, label_names=known, model_name=settings["model"], settings=told)
         return load(path) if temporary is None else _result(path, temporary)
 
 

@@ -1,8 +1,9 @@
 """Run a data set through a transformer and keep the self-attention of every token, layer and head.
 
-MODEL is a hub id, a local folder, or all-MiniLM-L6-v2 (in the `demo` extra). DATA is a .csv, .tsv or .jsonl file, a file
-with one text a line, or a folder of .txt files. A run that was stopped (Ctrl-C, a full disk) goes on when the same command
-is given again.
+MODEL is a hub id, a local folder, or all-MiniLM-L6-v2 (in the `demo` extra). DATA is a .csv, .tsv, .jsonl, .parquet or .arrow
+file, a file with one text a line, a folder of .txt files or of .parquet or .arrow shards, a data set that `datasets` saved,
+or - for standard input. Texts that are cut, empty or repeated are counted and told. A run that was stopped (Ctrl-C, a full
+disk) goes on when the same command is given again; a run that is not the same is refused.
 
   attviz analyze distilbert-base-uncased-finetuned-sst-2-english reviews.csv -o run.attviz
   attviz analyze ./my-model test.tsv --text-column text_a --label-names business,sport -o run.attviz
@@ -20,14 +21,17 @@ from typing import Any
 
 from attviz.cli.model_options import model_arguments
 
+FORMATS = ("csv", "tsv", "jsonl", "text", "parquet", "arrow")
 HELP = "run a data set through a model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz analyze``."""
     parser.add_argument("model", metavar="MODEL", help="a hub id or a local folder")
-    parser.add_argument("data", type=Path, metavar="DATA", help=".csv, .tsv, .jsonl, a text file, or a folder of .txt files")
+    parser.add_argument("data", type=Path, metavar="DATA", help="a file or folder of texts (see above); - reads standard input")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive to write, such as run.attviz")
+    parser.add_argument("--format", choices=FORMATS, help="of DATA (default: by its ending; text for standard input)")
+    parser.add_argument("--encoding", metavar="NAME", help="of a text file, such as cp1252 (default: UTF-8)")
     parser.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, text_a, sentence, content or document)")
     parser.add_argument("--label-column", metavar="NAME", help="column of the classes (default: label, labels or class, if there)")
     parser.add_argument("--label-names", metavar="A,B,...", help="names of the classes, in the order of their indices")
@@ -48,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be read and how long it would take; write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there, at the end")
     model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
@@ -63,8 +68,10 @@ def run(args: argparse.Namespace) -> int:
     from attviz.files import check_output
 
     stopped = os.path.lexists(f"{args.output}.part")
-    check_output(args.output, inputs=[args.data], overwrite=args.overwrite or stopped)
-    table = read_texts(args.data, text_column=args.text_column, label_column=args.label_column)
+    if not args.dry_run:
+        check_output(args.output, inputs=[args.data], overwrite=args.overwrite or stopped)
+    columns = {"text_column": args.text_column, "label_column": args.label_column}
+    table = read_texts(args.data, **columns, encoding=args.encoding, format=args.format)
     stop = args.limit if args.limit is not None else len(table.texts)
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
     model = _moved(model, args.device)
@@ -76,12 +83,20 @@ def run(args: argparse.Namespace) -> int:
         "label_names": names,
         "labels": None if table.labels is None else table.labels[:stop],
     }
+    if args.dry_run:
+        from attviz.cli.dry_run import estimate
+
+        _report(estimate(model, tokenizer, table.texts[:stop], table.oddities, options), as_json=args.json, then=None)
+        return 0
     try:
         analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], **options)
     except KeyboardInterrupt:
         print(f"\nwhat is done is kept beside {args.output}; the same command goes on from there", file=sys.stderr)
         raise
-    _report(_summary(analysis, args.output), as_json=args.json)
+    summary = _summary(analysis, args.output) | {"odd_rows": dict(table.oddities)} | _data_counts(analysis)
+    for what, count in table.oddities.items():
+        print(f"attviz: {count} {what}", file=sys.stderr)
+    _report(summary, as_json=args.json, then=f"Next: attviz plot {args.output} --figure all -o figures/")
     return 0
 
 
@@ -132,9 +147,16 @@ def _summary(analysis: object, output: Path) -> dict[str, object]:
     return summary | ({"accuracy": correct / labelled} if labelled else {})
 
 
-def _report(summary: dict[str, object], *, as_json: bool) -> None:
+def _data_counts(analysis: object) -> dict[str, object]:
+    counts = json.loads(analysis.settings["data"])  # type: ignore[attr-defined]
+    return {name: counts[name] for name in ("empty", "repeated", "truncated", "lost_tokens")}
+
+
+def _report(summary: dict[str, object], *, as_json: bool, then: str | None) -> None:
     if as_json:
         print(json.dumps(summary))
         return
-    print("\n".join(f"{name:<10} {value:.4f}" if isinstance(value, float) else f"{name:<10} {value}" for name, value in summary.items()))
-    print(f"Next: attviz plot {summary['output']} --figure all -o figures/", file=sys.stderr)
+    shown = {name: value for name, value in summary.items() if value != {}}
+    print("\n".join(f"{name:<12} {value:.4f}" if isinstance(value, float) else f"{name:<12} {value}" for name, value in shown.items()))
+    if then is not None:
+        print(then, file=sys.stderr)

@@ -228,7 +228,8 @@ class PartialArchive:
         from attviz.io.archive import ArchiveDocuments
 
         try:
-            return bool(ArchiveDocuments(self.path).metadata["settings"] == self.settings)
+            found = ArchiveDocuments(self.path).metadata["settings"]
+            return all(found.get(name) == value for name, value in self.settings.items())
         except (FormatError, OSError):
             return False
 

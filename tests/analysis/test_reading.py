@@ -68,7 +68,7 @@ def test_a_hugging_face_data_set_with_its_class_names():
         ("a.csv", "text\n", {}, "no text below the columns text"),
         ("a.csv", "label,text\n1\n", {}, "row 0 has no text in column 'text'"),
         ("a.csv", b"text\n\xe9\n", {}, r"not UTF-8 .byte 5"),
-        ("a.jsonl", "{\n", {}, "line 1 is no JSON"),
+        ("a.jsonl", "{\n", {}, "line 1 is not JSON"),
         ("a.jsonl", "[1]\n", {}, "line 1 must be an object or a string, got list"),
         ("a.jsonl", '{"text": "a", "label": 0.5}\n', {}, "column 'label' must hold whole numbers or names of classes, got float"),
         ("a.txt", "\n \n", {}, "there is no text in this file"),
@@ -80,7 +80,7 @@ def test_bad_files_are_named(file, name, content, options, message):
 
 
 def test_an_empty_folder_is_named(tmp_path):
-    with pytest.raises(FormatError, match=r"no \.txt file"):
+    with pytest.raises(FormatError, match=r"no \.txt, \.parquet or \.arrow file in this folder"):
         read_texts(tmp_path)
 
 

@@ -1,0 +1,167 @@
+"""Rows of text files: CSV, TSV, JSON lines, plain lines; what is odd in them is counted, what cannot be read is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attviz.errors import ArgumentError, FormatError
+from attviz.files import check_input
+
+STDIN = "-"
+_LONGEST_FIELD = 2**31 - 1
+_MAGIC = {
+    b"PAR1": "a Parquet file: name it .parquet, or say --format parquet",
+    b"ARROW1": "an Arrow file: name it .arrow, or say --format arrow",
+    b"PK\x03\x04": "a ZIP archive (or a spreadsheet): unpack it, or export the sheet as CSV",
+    b"\x1f\x8b": "compressed by gzip: unpack it first",
+    b"(\xb5/\xfd": "compressed by zstd: unpack it first",
+    b"%PDF": "a PDF: extract its text first",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A table as it is read.
+
+    Attributes:
+        rows: One mapping a row.
+        columns: Their names.
+        oddities: What is odd, with how often.
+    """
+
+    rows: Iterable[Mapping[str, Any]]
+    columns: list[str]
+    oddities: Mapping[str, int] = field(default_factory=dict)
+
+
+def read_text(path: str | Path, encoding: str | None) -> str:
+    """The whole text of a file, or of the standard input (``-``).
+
+    Raises:
+        FormatError: If it is not a regular file, or not in this encoding.
+        ArgumentError: If there is no such encoding.
+    """
+    if str(path) == STDIN:
+        raw = sys.stdin.buffer.read()
+    else:
+        check_input(path, "a data set")
+        raw = Path(path).read_bytes()
+    where = "standard input" if str(path) == STDIN else str(path)
+    for magic, what in _MAGIC.items():
+        if raw.startswith(magic):
+            raise FormatError(f"{where}: is {what}.")
+    try:
+        return raw.decode(encoding or "utf-8-sig")
+    except LookupError as error:
+        raise ArgumentError(f"encoding {encoding!r} is not one that Python knows, such as utf-8, cp1252, utf-16, shift_jis.") from error
+    except UnicodeDecodeError as error:
+        name = "UTF-8" if encoding is None else encoding
+        cure = "Say which it is (encoding=, --encoding cp1252), or convert it, as with iconv."
+        raise FormatError(f"{where}: not {name} (byte {error.start}: {error.reason}). {cure}") from error
+
+
+def delimited(text: str, delimiter: str, where: str) -> Rows:
+    """Rows of CSV or TSV.
+
+    Raises:
+        FormatError: If a quote is never closed, which would make one text of everything behind it, or the csv module refuses a line.
+    """
+    with _long_fields():
+        lines = _Lines(text)
+        reader = csv.reader(lines, delimiter=delimiter)
+        columns: list[str] | None = None
+        rows: list[dict[str, Any]] = []
+        odd: Counter[str] = Counter()
+        try:
+            for fields in reader:
+                if columns is None:
+                    columns = fields
+                elif fields:
+                    odd["rows with more fields than columns"] += len(fields) > len(columns)
+                    odd["rows with fewer fields than columns"] += len(fields) < len(columns)
+                    rows.append(dict(zip(columns, fields, strict=False)))
+                lines.record_ends()
+        except csv.Error as error:
+            raise FormatError(f"{where}: line {reader.line_num}: {error}.") from error
+        if lines.unclosed(delimiter):
+            raise FormatError(f"{where}: line {lines.started}: a quote opens and never closes. Close it, or double it inside a text.")
+    return Rows(rows, columns or [], {name: count for name, count in odd.items() if count})
+
+
+class _Lines:
+    """The lines of a CSV file, with those of the last record kept: the csv module says nothing of a quote that is open at the end."""
+
+    def __init__(self, text: str) -> None:
+        self._lines = enumerate(io.StringIO(text, newline=""), start=1)
+        self._record: list[str] = []
+        self._last: list[str] = []
+        self.started = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for number, line in self._lines:
+            if not self._record:
+                self.started = number
+            self._record.append(line)
+            yield line
+
+    def record_ends(self) -> None:
+        """The lines so far made a row."""
+        self._last, self._record = self._record, []
+
+    def unclosed(self, delimiter: str) -> bool:
+        """Whether the last record ends inside a quote."""
+        try:
+            for _ in csv.reader(self._last, delimiter=delimiter, strict=True):
+                pass
+        except csv.Error as error:
+            return "unexpected end of data" in str(error)
+        return False
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """The csv module refuses fields of more than 128 kB, and a document is soon longer."""
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def json_lines(text: str, where: str) -> Rows:
+    """Rows of JSON lines: an object or a string each.
+
+    Raises:
+        FormatError: If a line is neither.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{where}: line {number} is not JSON: {error}.") from error
+        if isinstance(row, str):
+            row = {"text": row}
+        if not isinstance(row, dict):
+            raise FormatError(f"{where}: line {number} must be an object or a string, got {type(row).__name__}.")
+        rows.append(row)
+    return Rows(rows, list(dict.fromkeys(name for row in rows for name in row)))
+
+
+def plain_lines(text: str) -> Rows:
+    """Each line that is not blank is a text."""
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    kept = [line for line in lines if line.strip()]
+    blank = len(lines) - len(kept) - (not lines[-1].strip())  # the end of the last line begins none
+    return Rows([{"text": line} for line in kept], ["text"], {"blank lines left out": blank} if blank > 0 else {})
