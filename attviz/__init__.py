@@ -19,11 +19,13 @@ from attviz._version import __version__
 __all__ = [
     "Analysis",
     "Capture",
+    "Check",
     "Comparison",
     "Page",
     "__version__",
     "analyze",
     "capture",
+    "check",
     "compare",
     "head_roles",
     "insights",
@@ -33,16 +35,18 @@ __all__ = [
 
 _HOMES = {
     "Analysis": "attviz.analysis",
+    "Check": "attviz.checking",
     "Page": "attviz.viewer",
     "Comparison": "attviz.analysis",
     "analyze": "attviz.analysis",
+    "check": "attviz.checking",
     "compare": "attviz.analysis",
     "head_roles": "attviz.analysis",
     "insights": "attviz._insights",
     "pairs": "attviz.analysis.pairs",
     "view": "attviz.viewer",
 }
-_PACKAGES = ("calls", "hooks", "integrations", "io", "kernels", "metrics", "plots", "readings", "viewer")
+_PACKAGES = ("calls", "checking", "hooks", "integrations", "io", "kernels", "metrics", "plots", "readings", "viewer")
 
 
 def __getattr__(name: str) -> Any:

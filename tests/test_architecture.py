@@ -30,6 +30,7 @@ FLOORS = {
     "calls": 2,
     "hooks": 3,
     "_capture": 4,
+    "checking": 5,
     "analysis": 5,
     "integrations": 5,
     "cli": 6,

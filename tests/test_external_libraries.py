@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import importlib.util
 import os
@@ -21,7 +20,6 @@ from torch import nn
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
 
 import attviz
-from benchmarks.families.reference import run_reference
 
 BERT = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
 LLAMA = LlamaConfig(
@@ -29,17 +27,11 @@ LLAMA = LlamaConfig(
 )
 
 
-def truths(model: nn.Module, dtype: torch.dtype = torch.float64, **inputs: torch.Tensor) -> list[torch.Tensor]:
-    """Diagonals of every softmax and SDPA call of a copy in float64, in order."""
-    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in inputs.items()}
-    reference = run_reference(copy.deepcopy(model).to(dtype), cast)
-    return [seen.weights.diagonal(0, -2, -1) for seen in reference.seen if seen.weights.shape[-1] == seen.weights.shape[-2] > 1]
-
-
-def assert_right(cap: attviz.Capture, expected: list[torch.Tensor]) -> None:
-    assert len(cap.records) == len(expected) > 0
-    for record, truth in zip(cap.records, expected, strict=True):
-        torch.testing.assert_close(record.diagonal.double(), truth.reshape(record.diagonal.shape).double(), rtol=0, atol=1e-5)
+def assert_right(model: nn.Module, *args: torch.Tensor, layers: int, **kwargs: torch.Tensor) -> None:
+    """Every attention of the model against the independent reference, by ``attviz.check``."""
+    check = attviz.check(model, *args, **kwargs)
+    assert check.ok, check
+    assert sum(row.shape is not None for row in check.layers) == layers
 
 
 class CausalSelfAttention(nn.Module):
@@ -77,10 +69,9 @@ class SmallGPT(nn.Module):
 @pytest.mark.parametrize("flash", [True, False])
 def test_hand_written_language_model(flash):
     model, idx = SmallGPT(flash).eval(), torch.randint(0, 99, (2, 9))
-    expected = truths(model, idx=idx)
     with torch.no_grad(), attviz.capture(model) as cap:
         model(idx)
-    assert_right(cap, expected)
+    assert_right(model, idx, layers=3)
     assert cap.layers == ("h.0.attn", "h.1.attn", "h.2.attn")
     assert torch.equal(cap.token_ids, idx)
 
@@ -94,10 +85,10 @@ def test_x_transformers(flash, causal):
         dim=32, depth=2, heads=4, attn_dim_head=8, attn_flash=flash, rotary_pos_emb=True
     )
     model, ids = library.TransformerWrapper(num_tokens=99, max_seq_len=32, attn_layers=layers).eval(), torch.randint(0, 99, (2, 9))
-    expected = truths(model, x=ids)
+    assert_right(model, ids, layers=2)
     with torch.no_grad(), attviz.capture(model, token_ids="x") as cap:
         model(ids)
-    assert_right(cap, expected)
+    assert torch.equal(cap.token_ids, ids)
 
 
 def source(package: str, name: str) -> types.ModuleType:
@@ -117,10 +108,9 @@ def test_vit_pytorch():
     library = source("vit_pytorch", "vit")
     model = library.ViT(image_size=32, patch_size=8, num_classes=3, dim=32, depth=2, heads=4, dim_head=8, mlp_dim=48).eval()
     image = torch.randn(2, 3, 32, 32)
-    expected = truths(model, img=image)
     with torch.no_grad(), attviz.capture(model) as cap:
         model(image)
-    assert_right(cap, expected)
+    assert_right(model, image, layers=2)
     assert cap.diagonal.shape == (2, 2, 4, 17)
 
 
@@ -136,12 +126,10 @@ def test_openai_whisper(monkeypatch, flash):
     model = model_file.Whisper(sizes).eval()
     nn.init.normal_(model.decoder.positional_embedding)  # left as the memory was
     sound, ids = torch.randn(2, 16, 24), torch.randint(0, 99, (2, 7))
-    monkeypatch.setattr(model_file.MultiHeadAttention, "use_sdpa", False)
-    expected = truths(model, torch.float32, mel=sound, tokens=ids)  # its norms are written for float32
     monkeypatch.setattr(model_file.MultiHeadAttention, "use_sdpa", flash)
     with torch.no_grad(), attviz.capture(model) as cap:
         model(sound, ids)
-    assert_right(cap, expected)
+    assert_right(model, sound, ids, layers=4)
     assert [record.diagonal.shape for record in cap.records] == [(2, 4, 12)] * 2 + [(2, 4, 7)] * 2
     assert set(cap.skipped) == {"decoder.blocks.0.cross_attn", "decoder.blocks.1.cross_attn"}
 
@@ -161,10 +149,9 @@ def test_sentence_transformers():
 
     model = library.SentenceTransformer(modules=[Tower(), pooling(32)], device="cpu").eval()
     features = {"input_ids": torch.randint(0, 99, (2, 7)), "attention_mask": torch.ones(2, 7, dtype=torch.long)}
-    expected = truths(model[0].bert, **features)
+    assert_right(model, dict(features), layers=2)
     with torch.no_grad(), attviz.capture(model) as cap:
         model(dict(features))
-    assert_right(cap, expected)
     assert torch.equal(cap.token_ids, features["input_ids"])
 
 
@@ -176,10 +163,9 @@ def test_low_rank_adapters():
     )
     model.eval()
     ids = torch.randint(1, 99, (2, 7))
-    expected = truths(model, input_ids=ids)
     with torch.no_grad(), attviz.capture(model) as cap:
         model(input_ids=ids)
-    assert_right(cap, expected)
+    assert_right(model, input_ids=ids, layers=2)
     assert all(name.endswith("self_attn") for name in cap.layers)
 
 
@@ -187,25 +173,26 @@ def test_quantised_linears():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = torch.ao.quantization.quantize_dynamic(BertModel(BERT).eval(), {nn.Linear}, dtype=torch.qint8)
-        ids = torch.randint(0, 99, (2, 7))
-        model.set_attn_implementation("eager")
-        with torch.no_grad():
-            expected = [weights.diagonal(0, -2, -1) for weights in model(ids, output_attentions=True).attentions]
-        model.set_attn_implementation("sdpa")
-        with torch.no_grad(), attviz.capture(model) as cap:
-            model(ids)
-    torch.testing.assert_close(cap.diagonal, torch.stack(expected), rtol=0, atol=1e-5)
+        for implementation in ("sdpa", "eager"):
+            model.set_attn_implementation(implementation)
+            check = attviz.check(model, torch.randint(0, 99, (2, 7)))
+            assert check.outputs_identical
+            # Right as queries by keys, not more: a linear rounds by its largest input, so one disturbed token changes all a little.
+            assert [row.status for row in check.layers] == ["could not tell"] * 2
+            assert max(row.error for row in check.layers) < 1e-6
 
 
 def test_replicas_of_data_parallel_keep_their_names():
     """DataParallel makes replicas: new modules, same hooks, run in threads."""
     model, ids = BertModel(BERT).eval(), torch.randint(0, 99, (2, 7))
-    expected = truths(model, input_ids=ids)
+    with torch.no_grad(), attviz.capture(model) as plain:
+        model(ids)
+    assert_right(model, ids, layers=2)
     with torch.no_grad(), attviz.capture(model, keep="all") as cap:
         replica = replicate(model)
         replica(ids)
     assert [record.layer for record in cap.records] == ["encoder.layer.0.attention.self", "encoder.layer.1.attention.self"]
-    assert_right(cap, expected)
+    assert torch.equal(cap.diagonal, plain.diagonal)
 
 
 def replicate(module: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ import attviz
 from attviz.errors import AttvizError
 from attviz.spelling import printable
 
-COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "bench", "info", "completion")
+COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "check", "bench", "info", "completion")
 
 _EPILOG = """\
 the usual way:
@@ -22,8 +22,9 @@ the usual way:
   attviz plot run.attviz --figure all -o figures/   draw every figure from it
   attviz view run.attviz -o run.html --open         look at it in the browser
   attviz pairs MODEL "some text" --open             who looks at whom in it
+  attviz check MODEL                                is every number right, on a model that nobody knew?
 
-exit codes: 0 done, 1 done but with a finding (bench), 2 a mistake in the call or its input, 130 stopped by Ctrl-C.
+exit codes: 0 done, 1 done but with a finding (check, bench), 2 a mistake in the call or its input, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr.
 """
 

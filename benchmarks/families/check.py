@@ -1,10 +1,10 @@
-"""Runs one family on its attention paths and says whether every recorded diagonal is right."""
+"""Runs one family on its attention paths and says whether every attention has a right record, by ``attviz.check``."""
 
 from __future__ import annotations
 
 import copy
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -14,61 +14,89 @@ from transformers import AutoModel
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 import attviz
-from attviz.errors import CaptureError
+from attviz.checking import LayerCheck
+from attviz.checking.watch import watching
 from benchmarks.families.inputs import guesses
-from benchmarks.families.overrides import BAND, BLOCK
-from benchmarks.families.reference import Reference, run_reference
-from benchmarks.families.tiny import HEADS, tiny_config
+from benchmarks.families.tiny import tiny_config
 
-TOLERANCE = 1e-5
-_MAX_PARAMETERS = 7_300_000
+_MAX_PARAMETERS = 30_000_000
 
 
 @dataclass
 class Outcome:
-    """What became of one family on one path."""
+    """What became of one family on one path.
+
+    Attributes:
+        family: Its name in the registry of transformers.
+        path: "sdpa", "eager", "flex_attention"; with the dtype behind it where that is not float32.
+        verdict: right, wrong, crashed, unsure (the evidence does not reach), refused (said aloud), none (nothing attends), unbuilt.
+        error: Largest difference of a weight from the float64 reference.
+        rows: The table of ``attviz.check``.
+        note: Why, where it is not right.
+    """
 
     family: str
-    path: str  # "sdpa", "eager" or "flex_attention"
-    verdict: str  # right, wrong, refused, none, unbuilt
+    path: str
+    verdict: str
     error: float = float("nan")
-    layers: int = 0
-    operators: tuple[str, ...] = ()
+    rows: tuple[LayerCheck, ...] = ()
     note: str = ""
-    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def recorded(self) -> tuple[LayerCheck, ...]:
+        """Attentions with a diagonal."""
+        return tuple(row for row in self.rows if row.shape is not None)
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Attentions without one, and why."""
+        return {row.layer: row.evidence for row in self.rows if row.shape is None}
 
 
 class Unbuilt(Exception):
     """No tiny model of this family could be built and run on its own; says nothing about the capture."""
 
 
-def check_family(family: str, *, flex: bool = False) -> list[Outcome]:
-    """Both paths of one family; with ``flex`` flex_attention too, if the model runs with it on the CPU."""
+def check_family(family: str, *, flex: bool = False, half: bool = False) -> list[Outcome]:
+    """Every path of one family.
+
+    Args:
+        family: Its name in the registry of transformers.
+        flex: flex_attention too, if the model runs with it on the CPU.
+        half: bfloat16 too.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            model, inputs, reference = prepare(family)
+            model, inputs = prepare(family)
         except Unbuilt as error:
-            try:
-                if "NoneType" not in str(error):
-                    raise
-                model, inputs, reference = prepare(family, filled=True)
-            except Unbuilt:
-                return [Outcome(family, "", "unbuilt", note=str(error))]
+            return [Outcome(family, "", "unbuilt", note=str(error))]
         also = ["flex_attention"] if flex and _runs_flex(model, inputs) else []
-        return [_settled(check_path(family, path, model, inputs, reference), model, inputs, reference) for path in (*paths(model), *also)]
+        found = [check_path(family, path, model, inputs) for path in (*paths(model), *also)]
+        if half:
+            inputs = cast(inputs, torch.bfloat16)
+            found += [check_path(family, paths(model)[0], model.to(torch.bfloat16), inputs)] if _runs_half(model, inputs) else []
+        return found
 
 
-def _settled(outcome: Outcome, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
-    """A small difference is looked at again with the model in float64: random weights may blow up the rounding of float32."""
-    if outcome.verdict != "wrong" or not TOLERANCE < outcome.error < 1e-2:
-        return outcome
-    exact = check_path(outcome.family, outcome.path, copy.deepcopy(model).double(), cast(inputs, torch.float64), reference)
-    exact.note = exact.note or f"compared in float64: its float32 forwards differ by {outcome.error:.0e} between paths"
-    return exact
+def prepare(family: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A tiny model of the family and inputs that it runs with.
+
+    Raises:
+        Unbuilt: With the reason.
+    """
+    try:
+        return _prepare(family, filled=False)
+    except Unbuilt as error:
+        if "NoneType" not in str(error):
+            raise
+        try:
+            return _prepare(family, filled=True)
+        except Unbuilt:
+            raise error from None
 
 
-def prepare(family: str, filled: bool = False) -> tuple[nn.Module, dict[str, Any], Reference]:
+def _prepare(family: str, filled: bool) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)
     try:
         config = tiny_config(family, filled)
@@ -90,37 +118,19 @@ def prepare(family: str, filled: bool = False) -> tuple[nn.Module, dict[str, Any
     for candidate in (stirred, model):
         for inputs in guesses(candidate):
             try:
-                with torch.no_grad():
-                    seeded(candidate, inputs)
+                if _sound(candidate, inputs):
+                    return candidate, inputs
+                failures.append("its own eager forward gives NaN")
             except Exception as error:
                 failures.append(f"{sorted(inputs)}: {type(error).__name__}: {str(error)[:120]}")
-                continue
-            reference = _reference(candidate, inputs)
-            if reference is not None:
-                return candidate, inputs, reference
-            failures.append("its own eager forward gives NaN, or no softmax to compare with")
     raise Unbuilt("inputs: " + (failures[0] if failures else "none known"))
 
 
-def _reference(model: nn.Module, inputs: dict[str, Any]) -> Reference | None:
-    """In float64; in float32 where the model cannot run in float64, overflows there, or draws other random numbers."""
-    for dtype in (torch.float64, torch.float32):
-        try:
-            reference = run_reference(copy.deepcopy(model).to(dtype), cast(inputs, dtype))
-        except Exception:  # a kernel without float64
-            continue
-        if not any(bool(seen.weights.isnan().any()) for seen in reference.seen) and _agrees(model, inputs, reference):
-            return reference
-    return None
-
-
-def _agrees(model: nn.Module, inputs: dict[str, Any], reference: Reference) -> bool:
-    """Whether the float32 model, run again, passes the same softmaxes: else it draws random numbers of another dtype."""
-    again = run_reference(model, inputs)
-    pairs = zip(reference.seen, again.seen, strict=False)
-    return len(reference.seen) == len(again.seen) and all(
-        one.weights.shape == other.weights.shape and float((one.weights - other.weights).abs().max()) < 1e-3 for one, other in pairs
-    )
+def _sound(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether the forward runs, and no attention in it is NaN."""
+    with torch.no_grad(), watching(model) as seen:
+        seeded(model, inputs)
+    return not any(bool(attention.scores.isnan().any()) for attention in seen if attention.scores is not None)
 
 
 def seeded(model: nn.Module, inputs: dict[str, Any]) -> Any:
@@ -163,6 +173,14 @@ def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
     return called.called and outputs[0].shape == outputs[1].shape and float((outputs[0] - outputs[1]).abs().max()) < 1e-2
 
 
+def _runs_half(model: nn.Module, inputs: dict[str, Any]) -> bool:
+    """Whether the model itself runs in bfloat16 on the CPU."""
+    try:
+        return _sound(copy.deepcopy(model).to(torch.bfloat16), inputs)
+    except Exception:
+        return False
+
+
 def _first_text(output: Any) -> Tensor:
     """What the model makes of the first text, which has no padding."""
     hidden = next(iter(output.values())) if isinstance(output, dict) else output[0]
@@ -170,91 +188,43 @@ def _first_text(output: Any) -> Tensor:
     return hidden[0]
 
 
-def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any], reference: Reference) -> Outcome:
+def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any]) -> Outcome:
+    """One path of a model that is built."""
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    name = path if dtype is torch.float32 else f"{path} {str(dtype).removeprefix('torch.')}"
     try:
         model.set_attn_implementation(path)
     except Exception as error:
-        return Outcome(family, path, "unbuilt", note=f"{type(error).__name__}: {error}")
+        return Outcome(family, name, "unbuilt", note=f"{type(error).__name__}: {error}")
+    torch.manual_seed(1)
     try:
         # flex_attention uncompiled: the same function with the same arguments, without a minute of compilation for each family
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), attviz.capture(model) as cap:
-            seeded(model, inputs)
-    except CaptureError as error:
-        return Outcome(family, path, "refused", note=str(error).replace("\n", " ")[:400])
+        with torch.compiler.set_stance("force_eager"):
+            check = attviz.check(model, **inputs)
     except Exception as error:
-        return Outcome(family, path, "crashed", note=f"{type(error).__name__}: {str(error)[:150]}")
-    try:
-        records = cap.records
-    except CaptureError as error:
-        return Outcome(family, path, "refused", note=str(error).replace("\n", " ")[:300])
-    operators = tuple(sorted({record.operator for record in records}))
-    outcome = Outcome(family, path, "right", 0.0, len(records), operators, skipped=cap.skipped)
-    if not records:
-        outcome.verdict = "none"
-        outcome.note = "; ".join(sorted(set(cap.skipped.values())))
-        return outcome
-    _compare(outcome, records, reference)
+        return Outcome(family, name, "crashed", note=f"{type(error).__name__}: {str(error)[:150]}")
+    return _outcome(family, name, check)
+
+
+def _outcome(family: str, path: str, check: attviz.Check) -> Outcome:
+    rows = check.layers
+    errors = [row.error for row in rows if row.shape is not None]
+    outcome = Outcome(family, path, "right", max(errors, default=float("nan")), rows)
+    wrong, unsure = check.of("differs"), check.of("could not tell")
+    if not check.outputs_identical:
+        outcome.verdict, outcome.note = "wrong", "its outputs change under the capture"
+    elif wrong:
+        outcome.verdict, outcome.note = "wrong", _said(wrong)
+    elif check.warnings:
+        outcome.verdict, outcome.note = "refused", " ".join(check.warnings[0].split())[:400]
+    elif unsure:
+        outcome.verdict, outcome.note = "unsure", _said(unsure)
+    elif not outcome.recorded:
+        outcome.verdict, outcome.note = "none", "; ".join(sorted({row.evidence for row in rows}))
     return outcome
 
 
-def _compare(outcome: Outcome, records: Any, reference: Reference) -> None:
-    used: set[int] = set()
-    for record in records:
-        place = next(
-            (
-                place
-                for place, seen in enumerate(reference.seen)
-                if place not in used and _inside(seen.module, record.layer) and _attends(seen.weights, record.diagonal)
-            ),
-            None,
-        )
-        if place is None:
-            outcome.verdict, outcome.note = "wrong", f"{record.layer}: no softmax of the reference belongs to a call of it"
-            return
-        used.add(place)
-        read = _diagonal(reference.seen[place].weights)
-        assert read is not None
-        error = _distance(record.diagonal, read[..., : record.diagonal.shape[-1]])
-        outcome.error = max(outcome.error, error)
-        if not error <= TOLERANCE:
-            outcome.verdict, outcome.note = (
-                "wrong",
-                f"{record.layer}: off by {error:.1e}, {tuple(record.diagonal.shape)} against {tuple(reference.seen[place].weights.shape)}",
-            )
-            return
-    for number, weights in enumerate(reference.trusted):
-        if not any(_distance(record.diagonal, weights.diagonal(0, -2, -1)) <= 1e-4 for record in records):
-            outcome.verdict, outcome.note = "wrong", f"the model's own attentions[{number}] {tuple(weights.shape)} is in no record"
-            return
-
-
-def _inside(module: str, layer: str) -> bool:
-    return module == layer or module.startswith(layer + ".") or layer == ""
-
-
-def _attends(weights: Tensor, diagonal: Tensor) -> bool:
-    read = _diagonal(weights)
-    return read is not None and read.shape[-1] >= diagonal.shape[-1] > read.shape[-1] - BLOCK
-
-
-def _diagonal(weights: Tensor) -> Tensor | None:
-    """Each token's weight on itself, in the layouts that the models of transformers document for their attentions."""
-    rows, columns = weights.shape[-2:]
-    if columns in (rows, rows + 1):  # a learned sink may stand behind the keys
-        return weights.diagonal(0, -2, -1)[..., :rows]
-    if weights.ndim == 4 and columns == BAND and rows == HEADS:  # Longformer, LED: [batch, tokens, heads, window]
-        return weights[..., BAND // 2].transpose(1, 2)
-    if weights.ndim == 5 and rows == BLOCK and columns >= 3 * BLOCK:  # LongT5: [batch, blocks, heads, block, three blocks]
-        own = torch.stack([weights[..., row, BLOCK + row] for row in range(BLOCK)], -1)
-        return own.transpose(1, 2).flatten(2)
-    return None
-
-
-def _distance(actual: Tensor, expected: Tensor) -> float:
-    """Largest difference where the query is no padding; infinite where the sizes differ."""
-    actual = actual.double().reshape(-1, actual.shape[-1])
-    expected = expected.double().reshape(-1, expected.shape[-1])
-    if actual.shape != expected.shape:
-        return float("inf")
-    real = ~actual.isnan()
-    return float((actual - expected)[real].abs().max()) if real.any() else float("inf")
+def _said(rows: tuple[LayerCheck, ...]) -> str:
+    error = "" if rows[0].error != rows[0].error else f" (off by {rows[0].error:.0e})"
+    more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
+    return f"{rows[0].layer}{error}: {rows[0].evidence}{more}"

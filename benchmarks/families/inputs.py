@@ -14,6 +14,8 @@ from benchmarks.families.tiny import VOCABULARY
 BATCH, LENGTH, PADDING = 2, 7, 2
 
 Inputs = dict[str, Any]
+# Pyramids that pool keys or shrink the image: large enough that each attention has more than one query and one key.
+_LARGE_IMAGES = {"glpn": 128, "mobilevit": 128, "pvt": 128, "pvt_v2": 128, "segformer": 128, "swiftformer": 128}
 
 
 def guesses(model: nn.Module) -> Iterator[Inputs]:
@@ -66,7 +68,13 @@ def _image(model: nn.Module, names: set[str]) -> Inputs:
     name = next((name for name in ("pixel_values", "pixel_values_videos", "images") if name in names), None)
     if name is None:
         return {}
-    size = _find(model.config, "image_size") or _find(model.config, "img_size") or _find(model.config, "input_size") or 32
+    size = (
+        _LARGE_IMAGES.get(model.config.model_type)
+        or _find(model.config, "image_size")
+        or _find(model.config, "img_size")
+        or _find(model.config, "input_size")
+        or 32
+    )
     height, width = (size, size) if isinstance(size, int) else tuple(size)[-2:]
     channels = _find(model.config, "num_channels") or 3
     frames = _find(model.config, "num_frames") or _find(model.config, "frames_per_clip")
@@ -85,6 +93,9 @@ def _sounds(model: nn.Module, names: set[str]) -> list[Inputs]:
             shapes = shapes[1:]
         found = [{"input_features": torch.randn(BATCH, *shape)} for shape in shapes]
         if "input_features_mask" in names:
+            found += [
+                {**one, "input_features_mask": torch.ones(BATCH, one["input_features"].shape[-1], dtype=torch.long)} for one in found[2:3]
+            ]
             found += [{**one, "input_features_mask": torch.ones(BATCH, one["input_features"].shape[-1 if turned else 1])}
                       for one in found[:3] for turned in (False, True)]  # fmt: skip
         return found

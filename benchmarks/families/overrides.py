@@ -27,6 +27,8 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1]},
     "longformer": {"attention_window": [BAND - 1, BAND - 1]},
     "led": {"attention_window": [BAND - 1, BAND - 1]},
+    "pegasus_x": {"block_size": 4, "num_global_tokens": 3},
+    "canine": {"downsampling_rate": 2, "local_transformer_stride": 16},
     "longt5": {"local_radius": BLOCK - 1},
     "mobilebert": {"true_hidden_size": 32, "intra_bottleneck_size": 32},
     "autoformer": {"prediction_length": 4},

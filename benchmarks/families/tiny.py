@@ -35,6 +35,7 @@ _RULES: tuple[tuple[str, Callable[[int], int]], ...] = (
     (r"patch_size|vision_patch_size", lambda value: 8),
     (r"num_mel_bins|feature_size|num_mels", lambda value: 16),
     (r"num_(local_)?experts|n_routed_experts|moe_num_experts|num_.*experts", lambda value: 4),
+    (r"index_topk", lambda value: 64),  # more than there are tokens: else it is chance which keys are hidden
     (r"(num_experts_per_tok|moe_k|moe_topk|num_experts_per_token|.*top_?k)", lambda value: 2),
     (r"n_group|topk_group|num_expert_group", lambda value: 1),
     (

@@ -1,33 +1,45 @@
-"""Every family of the installed transformers that can be built tiny: both attention paths against its own float64 eager forward.
+"""A sample of the families of transformers, every attention of each against ``attviz.check``; and what is built against what the docs say.
 
-The families come from the registry of transformers, in shards so that workers can share them. A family that is not right has to be in one
-of the two tables below, with the reason; a new one that is refused makes this fail until somebody has looked at it.
+All families: ``python -m benchmarks.supported_models``. Here run those that were wrong once, those with an attention of their own kind, and
+those that most people have.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import warnings
+from pathlib import Path
 
 import pytest
+import transformers
+from packaging.version import Version
 
-from benchmarks.families.check import Outcome, check_family
+from benchmarks.families.check import check_family
 from benchmarks.families.tiny import families
 
-SHARDS = 8
-RIGHT_ON_BOTH = 36  # at least, in each shard: 288 in all
+DOCS = Path(__file__).parent.parent.parent / "docs" / "supported-models.md"
 
-# convolutions, pooling, state spaces, Fourier mixing
-NO_ATTENTION = set(
-    "bit convnext convnextv2 dac dinov3_convnext efficientnet encodec falcon_mamba fnet focalnet hgnet_v2 "
-    "mamba mamba2 mobilenet_v1 mobilenet_v2 poolformer regnet resnet sam3_lite_text_text_model textnet univnet xlstm".split()
-)
-NOT_READ = {
-    "inkling2": "its sink is computed, not a parameter: the extra key is not explained",
-    "inkling2_text": "the same",
-    "mra": "approximates the matrix in blocks, by kernels of its own",
-    "reformer": "hashes, and normalises without a softmax operator",
-    "rwkv": "weighs tokens without a softmax",
-    "yoso": "samples Bernoulli weights, without a softmax",
+WRONG_ONCE = "deepseek_v32 deepseek_v4 flava git glm_moe_dsa gpt_oss pegasus_x prophetnet t5gemma2 udop vilt videoprism".split()
+ONCE_ONE_QUERY = "glpn pvt_v2 segformer swiftformer".split()
+OF_THEIR_OWN_KIND = {
+    "albert": "one module for all layers", "big_bird": "blocks", "bloom": "ALiBi", "canine": "characters and molecules", "clip": "towers",
+    "convbert": "extra softmaxes", "deberta-v2": "disentangled", "deepseek_v3": "latent", "gemma2": "softcap", "jamba": "hybrid",
+    "led": "banded", "longt5": "blocks", "qwen2_5_vl_vision": "packed images", "qwen3_next": "hybrid", "swin": "windows", "t5": "bias",
+    "whisper": "sound", "xlnet": "two streams",
+}  # fmt: skip
+# Not right yet, or not to be settled; each with the reason. A family may leave this table unnoticed, but not enter it.
+UNSETTLED = {
+    "deepseek_v4": "softmaxes of its hyper-connections are recorded, its attention is not",
+    "flava": "padding inside the joined sequence is not seen",
+    "git": "the same",
+    "pegasus_x": "its global and local attention are joined in blocks and skipped",
+    "prophetnet": "its n-gram stream is skipped",
+    "swiftformer": "its additive attention has no row for each query: skipped, and the disturbance cannot tell",
+    "t5gemma2": "its decoder's joint attention over text and memory is taken for cross-attention",
+    "udop": "padding inside the joined sequence is not seen",
+    "vilt": "the same",
+    "videoprism": "the same",
 }
 
 
@@ -39,51 +51,69 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("shard", range(SHARDS))
-def test_families_are_right_on_both_paths(shard):
-    outcomes = {family: check_family(family) for family in families()[shard::SHARDS]}
-    loud = {family for family, found in outcomes.items() if found[0].verdict in ("refused", "none")}
-    faults = [outcome for found in outcomes.values() for outcome in found if outcome.verdict not in ("right", "unbuilt", "refused", "none")]
-    assert not faults
-    assert loud <= NO_ATTENTION | set(NOT_READ), [outcomes[family] for family in loud - NO_ATTENTION - set(NOT_READ)]
-    both = [family for family, found in outcomes.items() if len(found) == 2 and all(outcome.verdict == "right" for outcome in found)]
-    assert len(both) >= RIGHT_ON_BOTH
-
-
-SPECIAL = {
-    "gpt_oss": "sinks", "longformer": "banded", "convbert": "extra softmaxes", "canine": "characters and molecules", "gemma2": "softcap",
-    "bloom": "ALiBi", "t5": "bias", "deberta": "disentangled", "deberta-v2": "disentangled", "albert": "one module for all layers",
-    "deepseek_v3": "latent attention", "jamba": "hybrid", "qwen3_next": "hybrid", "swin": "windows", "whisper": "sound",
-    "clip": "two towers",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("family", SPECIAL)
-def test_special_case_is_right(family):
+@pytest.mark.parametrize("family", sorted({*WRONG_ONCE, *ONCE_ONE_QUERY, *OF_THEIR_OWN_KIND} & set(families())))
+def test_every_attention_of_the_family_is_right(family):
     found = check_family(family)
-    assert [outcome.verdict for outcome in found] == ["right"] * len(found), found
+    if family in UNSETTLED:
+        assert not any(outcome.verdict in ("crashed", "unbuilt") for outcome in found), found
+        return
+    assert [outcome.verdict for outcome in found] == ["right"] * len(found), [(outcome.path, outcome.note) for outcome in found]
+    assert all(row.shape is None or row.shape[-1] > 1 for row in found[0].rows)  # one query tells nothing
+
+
+def in_the_docs() -> tuple[Version, set[str], set[str]]:
+    """The version of transformers that the docs were written with; the families they call right; all that they name."""
+    page = DOCS.read_text(encoding="utf-8")
+    version = re.search(r"transformers ([\d.]+\d)", page)
+    assert version is not None
+    right = page.partition("| family | layers |")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| ([\w.-]+) \|", right, re.MULTILINE)
+    others = re.findall(r"^(?:\| |- )([\w.-]+)(?: \||:)", page.partition("\n## ")[2], re.MULTILINE)
+    return Version(version.group(1)), set(rows), {*rows, *others}
+
+
+@pytest.mark.filterwarnings("default:families the docs do not know yet")
+def test_the_docs_and_the_installed_transformers_name_the_same_families():
+    """What is gone from a release at least as new as the docs' is an error; what is new is said, and is none."""
+    version, right, named = in_the_docs()
+    assert len(right) > 300
+    gone, new = right - set(families()), set(families()) - named
+    if new:
+        said = f"families the docs do not know yet: {sorted(new)}. Run python -m benchmarks.supported_models."
+        warnings.warn(said, UserWarning, stacklevel=1)
+    if Version(transformers.__version__) < version:
+        return  # an older release lacks the families of newer ones
+    assert not gone, f"the docs call them right, transformers {transformers.__version__} has no such family: {sorted(gone)}"
+
+
+def test_a_family_that_is_not_built_any_more_is_no_right_one(monkeypatch):
+    """The command says so, and fails: a family that the docs call right has to be built."""
+    from benchmarks import supported_models
+
+    monkeypatch.setattr("benchmarks.families.check.tiny_config", lambda family, filled: (_ for _ in ()).throw(ValueError("renamed")))
+    outcomes = {"bert": check_family("bert"), "brand-new": check_family("brand-new")}
+    assert supported_models.lost(outcomes, DOCS.read_text(encoding="utf-8")) == ["bert"]
 
 
 def test_the_check_itself_tells_a_wrong_layer(monkeypatch):
-    """The suite can fail: a capture that gives every layer the first one's values is found out."""
-    from attviz._capture import Capture
+    """The sweep can fail: a capture that gives every layer the first one's values is found out."""
+    from attviz import Capture
 
     right = Capture.records.fget
     assert right is not None
 
     def first_everywhere(cap):
         records = right(cap)
-        return tuple(type(record)(record.layer, record.layer_index, 0, records[0].diagonal, operator=record.operator) for record in records)
+        return tuple(type(record)(record.layer, record.layer_index, 0, records[0].diagonal) for record in records)
 
     monkeypatch.setattr(Capture, "records", property(first_everywhere))
-    found: list[Outcome] = check_family("bert")
+    found = check_family("bert")
     assert [outcome.verdict for outcome in found] == ["wrong", "wrong"]
-    assert "encoder.layer.1.attention.self: off by" in found[0].note
+    assert "encoder.layer.1.attention.self" in found[0].note
 
 
 def test_encoder_and_decoder_are_recorded_and_cross_attention_is_skipped():
     sdpa, eager = check_family("bart")
-    assert sdpa.layers == eager.layers == 4
+    assert len(sdpa.recorded) == len(eager.recorded) == 4
     assert set(sdpa.skipped) == set(eager.skipped) == {"decoder.layers.0.encoder_attn", "decoder.layers.1.encoder_attn"}
-    assert all(reason.startswith("cross-attention") for reason in sdpa.skipped.values())
+    assert all("no own key" in reason for reason in sdpa.skipped.values())
