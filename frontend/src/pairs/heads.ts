@@ -11,13 +11,15 @@ import type { Panel, Part } from "./panel";
 import { Slice } from "./slices";
 import { Tall } from "./tall";
 
-const STEPS = 14;
+const STEPS = 24;
 /** Where a curve stands after each step: it leaves and arrives level. */
 const EASE = Array.from({ length: STEPS + 1 }, (_, i) => (i / STEPS) ** 2 * (3 - (2 * i) / STEPS));
 /** Weights below are not drawn: of all tokens together, and of one. */
 const FAINT = 0.1;
 const FAINT_ONE = 0.015;
 const KEPT_ROWS = 6000;
+/** More lines than these hide each other: the strongest are drawn. */
+const MOST_LINES = 1200;
 
 interface Line {
   readonly query: number;
@@ -178,7 +180,7 @@ export class HeadsView implements Part {
         }
       }
     }
-    return lines.sort((a, b) => a.weight - b.weight);
+    return lines.sort((a, b) => a.weight - b.weight).slice(-MOST_LINES);
   }
 
   draw(): void {

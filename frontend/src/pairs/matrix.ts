@@ -43,6 +43,7 @@ export class MatrixView {
 
   constructor(private readonly panel: Panel) {
     this.element = h("div", { class: "pairs-side" }, this.title, this.figure.element, this.note, h("h3", {}, "Strongest pairs"), this.list);
+    this.element.style.visibility = "hidden"; // until there is something to show
     const target = this.figure.element;
     target.addEventListener("pointermove", (event) => this.point(event));
     target.addEventListener("pointerleave", () => panel.point(null, null));
@@ -66,12 +67,15 @@ export class MatrixView {
     const { special } = this.panel;
     const same = this.layer === layer && this.special === special && this.heads.length === heads.length && heads.every((head, i) => head === this.heads[i]);
     tell(this.title, label);
-    this.resize();
+    this.element.style.visibility = "visible";
     if (same) {
+      this.resize();
       this.paint();
       return;
     }
     [this.layer, this.heads, this.special] = [layer, heads, special];
+    this.matrix = null;
+    this.resize();
     void this.fill();
   }
 
@@ -81,10 +85,11 @@ export class MatrixView {
   }
 
   resize(): void {
-    const width = Math.min(this.element.clientWidth, 460) || 300;
+    const across = Math.min(this.element.clientWidth, 460) || 300;
+    const down = Math.min(across, Math.max(200, this.element.clientHeight * 0.62));
     const [rows, columns] = this.layer?.meta.size ?? [1, 1];
-    const height = Math.max(40, Math.min(width, this.element.clientHeight * 0.62 || width, (width * rows) / columns));
-    this.figure.resize(Math.max(40, Math.min(width, rows > columns ? (height * columns) / rows : width)), height);
+    const pixel = Math.min(across / columns, down / rows); // a token is as high as it is wide, unless that were a hair
+    this.figure.resize(Math.min(across, Math.max(60, pixel * columns)), Math.min(down, Math.max(60, pixel * rows)));
     if (this.matrix) this.paint();
   }
 
@@ -122,7 +127,7 @@ export class MatrixView {
   }
 
   paint(): void {
-    const { matrix, panel, layer } = this;
+    const { matrix, layer } = this;
     if (!matrix || !layer) return;
     const { columns, queries, values } = matrix;
     const { pixels } = this;
@@ -137,7 +142,7 @@ export class MatrixView {
     pen.putImageData(image, 0, 0);
     this.figure.paint((surface) => surface.image(pixels, 0, 0, this.figure.width, this.figure.height));
     this.cursor();
-    tell(this.note, `rows look at columns \u00b7 0 to ${number(matrix.max)}, square root \u00b7 ${panel.data.at(panel.choice.layer).name}`);
+    tell(this.note, `rows look at columns \u00b7 0 to ${number(matrix.max)}, square root \u00b7 ${layer.meta.name}`);
   }
 
   /** Marks the pair that is pointed at. */

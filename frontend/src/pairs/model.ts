@@ -11,7 +11,6 @@ import { type Thumb, thumbnail } from "./thumbs";
 
 const LEFT = 34;
 const TOP = 20;
-const GAP = 3;
 
 export class ModelView implements Part {
   readonly element: HTMLElement;
@@ -32,6 +31,10 @@ export class ModelView implements Part {
     target.addEventListener("pointerleave", () => this.move(null));
     target.addEventListener("click", () => this.enter());
     target.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  private get gap(): number {
+    return this.cell < 16 ? 1 : 3;
   }
 
   private get places(): readonly number[] {
@@ -88,7 +91,7 @@ export class ModelView implements Part {
     const columns = Math.max(...this.places.map((place) => this.panel.data.at(place).heads.length));
     const across = (room.clientWidth - LEFT - 4) / columns;
     const down = (room.clientHeight - TOP - 4) / this.places.length;
-    this.cell = Math.floor(Math.max(18, Math.min(140, across, Math.max(down, Math.min(across, 44)))));
+    this.cell = Math.floor(Math.max(9, Math.min(140, across, Math.max(down, Math.min(across, 44)))));
     this.figure.resize(LEFT + columns * this.cell, TOP + this.places.length * this.cell);
     this.update();
   }
@@ -113,9 +116,10 @@ export class ModelView implements Part {
       const head = data.at(this.places[0] as number).heads[column];
       surface.text(LEFT + (column + 0.5) * this.cell, 13, String(head ?? column), { fill: palette.ink3, size: 10.5, anchor: "middle" });
     }
+    const every = Math.ceil(12 / this.cell);
     this.places.forEach((place, row) => {
-      surface.text(LEFT - 6, TOP + (row + 0.5) * this.cell + 4, `L${row}`, { fill: palette.ink3, size: 10.5, anchor: "end" });
-      data.at(place).heads.forEach((_, column) => surface.rect(LEFT + column * this.cell, TOP + row * this.cell, this.cell - GAP, this.cell - GAP, palette.grid));
+      if (row % every === 0) surface.text(LEFT - 6, TOP + (row + 0.5) * this.cell + 4, `L${row}`, { fill: palette.ink3, size: 10.5, anchor: "end" });
+      data.at(place).heads.forEach((_, column) => surface.rect(LEFT + column * this.cell, TOP + row * this.cell, this.cell - this.gap, this.cell - this.gap, palette.grid));
     });
   }
 
@@ -132,7 +136,7 @@ export class ModelView implements Part {
     const ramp = rampPixels();
     for (let i = 0; i < thumb.values.length; i++) colors[i] = ramp[Math.round(255 * Math.sqrt(Math.min(1, thumb.values[i] as number)))] as number;
     ink.putImageData(image, 0, 0);
-    const size = this.cell - GAP;
+    const size = this.cell - this.gap;
     pen.imageSmoothingEnabled = thumb.columns > size;
     pen.drawImage(scratch, LEFT + head * this.cell, TOP + row * this.cell, size, size);
   }
@@ -143,9 +147,9 @@ export class ModelView implements Part {
       const { choice, palette } = this.panel;
       const row = this.places.indexOf(choice.layer);
       if (choice.heads.length < this.panel.data.at(choice.layer).heads.length) {
-        for (const head of choice.heads) surface.frame(LEFT + head * this.cell - 1, TOP + row * this.cell - 1, this.cell - GAP + 2, this.cell - GAP + 2, palette.accent, 2);
+        for (const head of choice.heads) surface.frame(LEFT + head * this.cell - 1, TOP + row * this.cell - 1, this.cell - this.gap + 2, this.cell - this.gap + 2, palette.accent, 2);
       }
-      if (cursor) surface.frame(LEFT + cursor.column * this.cell - 1, TOP + cursor.row * this.cell - 1, this.cell - GAP + 2, this.cell - GAP + 2, palette.ink, 2);
+      if (cursor) surface.frame(LEFT + cursor.column * this.cell - 1, TOP + cursor.row * this.cell - 1, this.cell - this.gap + 2, this.cell - this.gap + 2, palette.ink, 2);
     });
   }
 

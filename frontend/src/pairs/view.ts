@@ -94,7 +94,7 @@ export class PairsView implements View {
 
   /** The page's one switch. */
   private get special(): boolean {
-    return (this.context.store.state as { special?: string }).special === "in";
+    return this.context.store.state.special === "in";
   }
 
   private hint(): string {
@@ -138,7 +138,7 @@ export class PairsView implements View {
       this.opened = -1;
     }
     if (this.opened !== choice.layer) void this.open(data, choice);
-    else if (change.has("extra", "token", "special" as never)) this.show();
+    else if (change.has("extra", "token", "special")) this.show();
   }
 
   private read(): void {
