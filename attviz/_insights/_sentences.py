@@ -95,7 +95,7 @@ def _never(corpus: Corpus) -> Iterator[Insight]:
         yield Insight(
             "never",
             f"Every head looks at its own position somewhere; {corpus.names[least]} least: at most {share(corpus.max[least])}.",
-            f"Its median token sees {share(_even(corpus))} under even attention.",
+            f"Even attention gives {share(_even(corpus))}.",
             0.0,
             _even(corpus),
             {"pin": [corpus.names[least]], "arrange": "value", **_scope(corpus)},
@@ -133,8 +133,8 @@ def _special(corpus: Corpus) -> Iterator[Insight]:
     gives = "gives itself" if len(names) == 1 else "give themselves"
     yield Insight(
         "special",
-        f"{spelled} {gives} {share(value)}, more than the words in {stronger} of {int(kept.sum())} heads; left out here.",
-        f"The words give themselves {share(expected)}.",
+        f"{spelled} {gives} {share(value)}, more than the other tokens in {stronger} of {int(kept.sum())} heads; left out here.",
+        f"The other tokens give themselves {share(expected)}.",
         value,
         expected,
         {"special": "in"},

@@ -38,7 +38,7 @@ def test_a_sentence_shows_what_it_says(show, page, analysis):
     sheet.mouse.move(*(sheet.locator(".figure.heat").bounding_box()[side] + 30 for side in ("x", "y")))
     sheet.settle()
     assert sheet.locator(".card-heat .readout").inner_text().startswith(head)  # the ranking begins with it
-    sheet.get_by_role("button", name="more than the words in").click()
+    sheet.get_by_role("button", name="more than the other tokens in").click()
     sheet.settle()
     assert sheet.hash()["special"] == ["in"]
 

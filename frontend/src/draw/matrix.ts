@@ -16,7 +16,7 @@ export interface MatrixLayout {
   readonly bands: readonly { readonly top: number; readonly label: string }[];
 }
 
-/** Rows get whole pixels; where there are more rows than pixels the pixel shows the largest of them. */
+/** Rows get whole pixels; where there are more rows than pixels the pixel shows the mean of them. */
 export function matrixLayout(scene: Scene, room: number): MatrixLayout {
   const rows = scene.shown;
   const size = rows.length > room ? room / rows.length : Math.max(1, Math.min(14, Math.floor(room / Math.max(1, rows.length))));
@@ -50,6 +50,14 @@ export function rowAt(layout: MatrixLayout, y: number): Row | null {
   return layout.rows[low] ?? null;
 }
 
+/** Mean of the rows that share a pixel: their largest value would be bright everywhere. Missing values are left out. */
+function pooled(mean: Float32Array, count: number, values: Float32Array): Float32Array {
+  return mean.map((value, column) => {
+    const one = values[column] as number;
+    return one !== one ? value : value !== value ? one : value + (one - value) / count;
+  });
+}
+
 /** What the pixels of the matrix show: the largest value of each column, line by line, and the scale of all values. */
 export interface MatrixData {
   readonly across: number;
@@ -62,12 +70,16 @@ export function matrixData(scene: Scene, layout: MatrixLayout, axis: TokenAxis):
   const across = first.length - 1;
   const size = layout.rows.length ? (layout.tops[1] as number) - (layout.tops[0] as number) : 1;
   const lines: { top: number; bottom: number; values: Float32Array }[] = [];
+  let together = 1;
   layout.rows.forEach((row, i) => {
     const top = Math.floor(layout.tops[i] as number);
     const values = peaks(scene, row.values, axis, first);
     const line = lines[lines.length - 1];
-    if (line?.top === top) line.values = line.values.map((value, column) => (value >= (values[column] as number) || values[column] !== values[column] ? value : (values[column] as number)));
-    else lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values });
+    if (line?.top === top) line.values = pooled(line.values, ++together, values);
+    else {
+      lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values });
+      together = 1;
+    }
   });
   // Never fitted to the pixels: the same value has the same colour in every window, zoom and picture.
   return { across, lines, fit: scene.matrixFit() };
