@@ -13,6 +13,7 @@ from attviz.viewer import view
 pytestmark = pytest.mark.browser
 
 SCENES = [("page", "light"), ("page", "dark"), ("dialog", "light"), ("narrow", "dark"), ("attviz", "light"), ("attviz", "dark")]
+SCENES += [("compare", "light"), ("compare", "dark"), ("head", "light"), ("token", "dark"), ("export", "dark"), ("all tokens", "light")]
 AXE_RUN = """() => axe.run(document, { resultTypes: ["violations"] }).then(
     result => result.violations.map(v => [v.impact, v.id, v.nodes.map(n => n.html.slice(0, 160))]))"""
 AXE = Path(__file__).parents[2] / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
@@ -144,8 +145,19 @@ def test_the_notebook_frame_shows_the_page(browser, page, tmp_path):
 def test_axe_finds_nothing_serious(show, page, attviz_json, theme, scene):
     assert AXE.exists(), "axe-core is missing: npm --prefix frontend ci"
     sheet = show(page, address="pin=L0·H1&pin=agg:mean&t=3", color_scheme=theme, width=420 if scene == "narrow" else 1440)
-    if scene == "dialog":
-        sheet.keyboard.press("t")
+    if scene in ("dialog", "export"):
+        sheet.keyboard.press("t" if scene == "dialog" else "e")
+    if scene == "compare":
+        sheet.get_by_role("button", name="Compare", exact=True).click()
+        sheet.until("document.querySelectorAll('.card-changes li').length > 0")
+    if scene == "head":
+        sheet.menu("L0·H1", "About this vector")
+    if scene == "token":
+        sheet.get_by_role("button", name="this token in all documents").click()
+        sheet.until("document.querySelector('dialog') !== null")
+    if scene == "all tokens":
+        sheet.get_by_role("group", name="Tokens of").get_by_role("button", name="all").click()
+        sheet.settle()
     if scene == "attviz":
         sheet.drop("a.json", attviz_json)
         sheet.locator(".card-rows").get_by_role("button", name="all", exact=True).click()
