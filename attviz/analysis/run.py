@@ -80,7 +80,7 @@ def analyze(
         metrics: One or several streaming metrics, fed along the way. Their states are saved with an archive, so that a resumed run
             gives the same statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
-        archive: Where to keep the result; None keeps nothing that outlives the analysis. What a stopped run did is in ``archive + ".part"``.
+        archive: Where to keep the result; None keeps nothing that outlives the analysis. What a stopped run did is in ``archive.part``.
         overwrite: Whether a file that is there under that name may be replaced, at the end.
         progress: Show a bar on stderr.
 
