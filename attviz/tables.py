@@ -120,8 +120,7 @@ def _rows(record: DiagonalRecord) -> dict[str, Any]:
 
 def _per_token(record: DiagonalRecord) -> dict[str, Tensor]:
     """The readings that have one number per head and token."""
-    readings: Mapping[str, Tensor] = getattr(record, "readings", {})
-    return {name: values for name, values in readings.items() if values.shape == record.diagonal.shape}
+    return {name: values for name, values in record.readings.items() if values.shape == record.diagonal.shape}
 
 
 def labelled(records: Step) -> xr.Dataset:
@@ -159,7 +158,7 @@ def summarize(title: str, steps: Sequence[Step], skipped: Mapping[str, str], mis
         table.insert(0, ("", "layer", "batch x heads x tokens", "mean diagonal", "operator", "evidence"))
         widths = [max(len(row[column]) for row in table) for column in range(5)]
         lines += ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[5]]).rstrip() for row in table]
-        readings = sorted({name for record in steps[-1] for name in getattr(record, "readings", {})})
+        readings = sorted({name for record in steps[-1] for name in record.readings})
         lines += [f"readings: {', '.join(readings)}"] if readings else []
     for what, found in (("skipped (no diagonal)", skipped), ("missed", missed)):
         lines += [f"{what}:", *(f"  {name}: {why or 'no attention operator was seen'}" for name, why in found.items())] if found else []
@@ -169,8 +168,7 @@ def summarize(title: str, steps: Sequence[Step], skipped: Mapping[str, str], mis
 def _line(record: DiagonalRecord) -> tuple[str, ...]:
     shape = " x ".join(map(str, record.diagonal.shape))
     mean = f"{float(record.diagonal.nanmean()):.4f}" if record.diagonal.numel() else ""
-    evidence = str(getattr(record, "evidence", "") or "")
-    return str(record.layer_index), record.layer or "(no name)", shape, mean, record.operator, evidence
+    return str(record.layer_index), record.layer or "(no name)", shape, mean, record.operator, record.evidence
 
 
 def one_line(title: str, steps: Sequence[Step], skipped: int) -> str:

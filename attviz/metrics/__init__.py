@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from attviz.metrics import scores
 from attviz.metrics.aggregates import TokenAggregates, aggregate, max, mean, min, range, std
 from attviz.metrics.entropies import entropy
 from attviz.metrics.fuji import Fuji, FujiNull, fuji, fuji_matrix, fuji_null
@@ -40,6 +41,7 @@ __all__ = [
     "mean",
     "min",
     "range",
+    "scores",
     "std",
     *_LAZY,
 ]
