@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test dist install-demo install-test lint types tests interpreter doctests frontend benchmark clean
+.PHONY: demo test dist docs install-demo install-test lint types tests interpreter doctests frontend benchmark clean
 
 demo: install-demo
 	$(BIN)/attviz demo -o attviz-demo
@@ -56,6 +56,14 @@ dist: install-test
 	$(BIN)/python -m build --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python -m check_wheel_contents dist/*.whl
+
+# The site, warnings as errors. GALLERY=0 leaves the examples of the gallery unrun, as CI does; a public CI runs them all.
+docs: install-test
+	$(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(MAKE) site
+
+site:
+	$(BIN)/python -m sphinx -W --keep-going -q -j auto docs docs/_build/html
 
 benchmark: install-test
 	$(BIN)/python -m benchmarks.capture

@@ -1,10 +1,12 @@
 """What one can ask of the attention of a layer, without its matrix: one small frozen object each.
 
-from attviz import readings as r
+Pass them to ``attviz.capture(model, read=[...])`` and read ``cap.reading(name)``::
 
-with attviz.capture(model, read=[r.Offset(-1, name="previous"), r.Rows(-1), r.RowEntropy(every=50)]) as cap:
-model(**batch)
-cap.reading("previous")               # [num_layers, batch, num_heads, q_len]
+    from attviz import readings as r
+
+    with attviz.capture(model, read=[r.Offset(-1, name="previous"), r.Rows(-1), r.RowEntropy(every=50)]) as cap:
+        model(**batch)
+    cap.reading("previous")               # [num_layers, batch, num_heads, q_len]
 """
 
 from attviz.readings.at import At, Duplicate, Induction
