@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the model, or the file)")
     parser.add_argument("--layers", action="append", metavar="LAYER", help="a layer's name, pattern or index; several times")
     parser.add_argument("--heads", action="append", type=int, metavar="N", help="a head's index; several times")
+    parser.add_argument(
+        "--pairs", action="store_true", help="also who looks at whom; an archive has no query and key, `attviz pairs` reads them"
+    )
     parser.add_argument("--documents", type=int, metavar="N", help="the first N documents only")
     parser.add_argument("--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes a value: 2, 1 or 4 (default: %(default)s)")
 
@@ -42,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
         heads=args.heads,
         documents=None if args.documents is None else slice(0, args.documents),
         precision=args.precision,
+        pairs=args.pairs or None,
     )
     path = page.save(output)
     print(path, flush=True)

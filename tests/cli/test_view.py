@@ -39,6 +39,12 @@ def test_a_json_file_becomes_a_page_beside_it(tmp_path, capsys):
     assert head(tmp_path / "mine.html")["title"] == "mine"
 
 
+def test_pairs_of_an_archive_say_what_to_run(archive, tmp_path, capsys):
+    assert main(["view", str(archive), "--pairs", "-o", str(tmp_path / "page.html")]) == 2
+    assert "attviz pairs MODEL TEXT -o page.html" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_open_shows_the_page(archive, monkeypatch, capsys):
     opened = []
     monkeypatch.setattr("webbrowser.open", opened.append)

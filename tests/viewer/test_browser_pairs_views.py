@@ -1,10 +1,12 @@
 """The three views of pairs: what is pointed at, opened, pinned and told, by pointer, key and address."""
 
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from attviz.records import Document
 from attviz.viewer import view
@@ -165,6 +167,73 @@ def test_keys_move_through_tokens_layers_and_documents(show, paired):
     assert "Document 1 has no query and key in this page" in sheet.locator(".pairs .empty").inner_text()
     sheet.keyboard.press("ArrowUp")
     sheet.until("document.querySelector('.figure.pairs-lines') !== null")
+
+
+def picture(sheet, kind):
+    with sheet.expect_download() as caught:
+        sheet.locator(".card-pairs").get_by_role("button", name=kind, exact=True).click()
+    return Path(caught.value.path()).read_bytes()
+
+
+@pytest.mark.parametrize("scene", ["heads", "model", "neurons"])
+def test_each_view_becomes_a_picture_with_title_key_and_caption(show, paired, scene):
+    sheet = show(paired, address=f"tab=pairs&x=pairs.view={scene}&x=pairs.layer=1&x=pairs.heads=0,2&t=3", height=420)
+    if scene == "model":
+        sheet.until("document.querySelector('.pairs-model-part')?.dataset.done === '12'")
+    svg = picture(sheet, "SVG").decode()
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+    assert (
+        texts[0]
+        == {"heads": "text 0: L1 (encoder.layer.1)", "neurons": "text 0: L1 (encoder.layer.1)", "model": "text 0: all heads"}[scene]
+    )
+    assert texts[-1].startswith("attviz \u00b7 ")
+    if scene == "model":
+        assert svg.count("<image ") == 12
+    else:
+        assert [text for text in texts if re.fullmatch(r"H\d", text)] == (["H0", "H2"] if scene == "heads" else ["H0"])
+        assert all(word in texts for word in WORDS), "all rows, not only those in sight"
+    image = imread(io.BytesIO(picture(sheet, "PNG")), format="png")
+    width, height = (float(size) for size in re.search(r'<svg[^>]* width="([\d.]+)" height="([\d.]+)"', svg).groups())
+    assert image.shape[:2] == (round(3 * height), round(3 * width))
+    assert image.std() > 0.02
+
+
+@pytest.mark.parametrize("scene", ["heads", "model", "neurons"])
+def test_print_shows_what_the_screen_shows(show, paired, scene):
+    sheet = show(paired, address=f"tab=pairs&x=pairs.view={scene}")
+    sheet.until("document.querySelectorAll('.pairs-list li').length > 3" if scene != "neurons" else "true")
+    sheet.emulate_media(media="print")
+    sheet.set_viewport_size({"width": 700, "height": 1000})
+    found = sheet.evaluate(
+        """() => [...document.querySelectorAll(".card-pairs .figure canvas:not(.over)")].map(canvas => {
+            const [one, card] = [canvas, canvas.closest(".card")].map(element => element.getBoundingClientRect());
+            const bent = one.width / one.height - canvas.width / canvas.height;
+            return [one.width, one.height, one.right <= card.right + 1, one.bottom <= card.bottom + 1, bent];
+        })"""
+    )
+    assert len(found) == (1 if scene == "neurons" else 2)
+    for width, height, inside, above, bent in found:
+        assert min(width, height) > 60
+        assert inside
+        assert above
+        assert abs(bent) < 0.05
+    if scene != "neurons":
+        assert sheet.locator(".pairs-pair").first.is_visible()
+
+
+def test_special_tokens_are_out_of_the_overview_until_they_are_asked_for(show, paired):
+    sheet = show(paired, address="tab=pairs&x=pairs.heads=0")
+    drawn = {}
+    for choice in ("out", "in"):
+        sheet.get_by_role("group", name="Special tokens").get_by_role("button", name=choice, exact=True).click()
+        sheet.settle()
+        sheet.until("document.querySelectorAll('.pairs-list li').length > 3")
+        svg = picture(sheet, "SVG").decode()
+        drawn[choice] = svg.count("<path ")
+        assert ("without special tokens" in svg) == (choice == "out")
+        pairs = " ".join(sheet.locator(".pairs-pair").all_inner_texts())
+        assert ("[CLS]" in pairs or "[SEP]" in pairs) == (choice == "in")
+    assert 0 < drawn["out"] < drawn["in"]
 
 
 def test_damaged_pairs_are_told(show, paired):

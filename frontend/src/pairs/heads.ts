@@ -7,7 +7,7 @@ import { count, number } from "../model/format";
 import { headColor } from "./colors";
 import { cut, type Labels, labelsOf, widthOf } from "./labels";
 import type { Layer } from "./layer";
-import type { Panel, Part } from "./panel";
+import type { Drawing, Panel, Part } from "./panel";
 import { Slice } from "./slices";
 import { Tall } from "./tall";
 
@@ -128,14 +128,26 @@ export class HeadsView implements Part {
     void this.fill();
   }
 
+  async drawing(): Promise<Drawing | null> {
+    const { layer, tall } = this;
+    if (!layer) return null;
+    const rows = Math.max(this.queries.texts.length, this.keys.texts.length);
+    // Of very long texts with many heads what is in sight, as the rows of all would not stay in memory.
+    const all = layer.qLen * this.panel.choice.heads.length <= KEPT_ROWS;
+    if (all) await tall.whole(rows, () => this.fill([0, layer.qLen]));
+    const inside = <T>(draw: () => T): T => (all ? tall.whole(rows, draw) : draw());
+    const [width, height] = inside(() => [tall.figure.width, tall.figure.height] as const);
+    return { width, height, draw: (surface) => inside(() => this.picture(surface, this.panel.palette)) };
+  }
+
   /** Forms the rows in sight, a slice at a time, and draws as they come. */
-  private async fill(): Promise<void> {
+  private async fill(sight: readonly [number, number] = this.tall.sight): Promise<void> {
     const { layer } = this;
     if (!layer) return;
     const job = ++this.job;
     const { heads } = this.panel.choice;
     const active = this.panel.query;
-    const [from, to] = this.tall.sight;
+    const [from, to] = sight;
     const wanted = active !== null ? [active] : [];
     for (let query = from; query < Math.min(to, layer.qLen); query++) if (query !== active) wanted.push(query);
     if (this.rows.size > KEPT_ROWS) this.rows.clear();

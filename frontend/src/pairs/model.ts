@@ -5,7 +5,7 @@ import { Figure } from "../draw/figure";
 import type { Surface } from "../draw/surface";
 import { rampPixels } from "../model/color";
 import type { Layer } from "./layer";
-import type { Panel, Part } from "./panel";
+import type { Drawing, Panel, Part } from "./panel";
 import { Slice } from "./slices";
 import { type Thumb, thumbnail } from "./thumbs";
 
@@ -123,22 +123,42 @@ export class ModelView implements Part {
     });
   }
 
-  /** Draws a picture that is there onto the figure. Square root of the weight: 1 is the end of the ramp in every picture, so that heads compare. */
-  private stamp(row: number, head: number): void {
+  /** Puts a picture on the small canvas. Square root of the weight: 1 is the end of the ramp in every picture, so that heads compare. */
+  private ink(row: number, head: number): boolean {
     const thumb = this.thumbs.get(`${this.places[row] ?? -1}.${head}`);
-    const pen = this.figure.base.getContext("2d");
     const { scratch } = this;
-    const ink = scratch.getContext("2d", { willReadFrequently: true });
-    if (!thumb || !pen || !ink) return;
+    const pen = scratch.getContext("2d", { willReadFrequently: true });
+    if (!thumb || !pen) return false;
     if (scratch.width !== thumb.columns || scratch.height !== thumb.rows) [scratch.width, scratch.height] = [thumb.columns, thumb.rows];
-    const image = ink.createImageData(thumb.columns, thumb.rows);
+    const image = pen.createImageData(thumb.columns, thumb.rows);
     const colors = new Uint32Array(image.data.buffer);
     const ramp = rampPixels();
     for (let i = 0; i < thumb.values.length; i++) colors[i] = ramp[Math.round(255 * Math.sqrt(Math.min(1, thumb.values[i] as number)))] as number;
-    ink.putImageData(image, 0, 0);
+    pen.putImageData(image, 0, 0);
+    return true;
+  }
+
+  /** Draws a picture that is there onto the figure. */
+  private stamp(row: number, head: number): void {
+    const pen = this.figure.base.getContext("2d");
+    if (!pen || !this.ink(row, head)) return;
     const size = this.cell - this.gap;
-    pen.imageSmoothingEnabled = thumb.columns > size;
-    pen.drawImage(scratch, LEFT + head * this.cell, TOP + row * this.cell, size, size);
+    pen.imageSmoothingEnabled = this.scratch.width > size;
+    pen.drawImage(this.scratch, LEFT + head * this.cell, TOP + row * this.cell, size, size);
+  }
+
+  drawing(): Promise<Drawing | null> {
+    const { data } = this.panel;
+    const draw = (surface: Surface): void => {
+      const size = this.cell - this.gap;
+      this.still(surface);
+      this.places.forEach((place, row) =>
+        data.at(place).heads.forEach((_, head) => {
+          if (this.ink(row, head)) surface.image(this.scratch, LEFT + head * this.cell, TOP + row * this.cell, size, size);
+        }),
+      );
+    };
+    return Promise.resolve({ width: this.figure.width, height: this.figure.height, draw });
   }
 
   private mark(): void {

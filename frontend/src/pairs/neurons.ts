@@ -7,7 +7,7 @@ import { number } from "../model/format";
 import { headColor } from "./colors";
 import { cut, type Labels, labelsOf, widthOf } from "./labels";
 import { type Layer, QueryKeyLayer } from "./layer";
-import type { Panel, Part } from "./panel";
+import type { Drawing, Panel, Part } from "./panel";
 import { Tall } from "./tall";
 
 const HEAD = 62;
@@ -109,6 +109,14 @@ export class NeuronsView implements Part {
       this.limits = this.scales(layer, head, query);
     }
     this.draw();
+  }
+
+  drawing(): Promise<Drawing | null> {
+    const { layer, columns, tall } = this;
+    if (!layer || !columns || !this.shown) return Promise.resolve(null);
+    const rows = Math.max(this.queries.texts.length, this.keys.texts.length);
+    const [width, height] = tall.whole(rows, () => [tall.figure.width, tall.figure.height] as const);
+    return Promise.resolve({ width, height, draw: (surface) => tall.whole(rows, () => this.picture(surface, this.panel.palette, layer, columns)) });
   }
 
   private layout(): Columns {

@@ -1,5 +1,6 @@
 /** What the pair views share: the card that holds them says what is chosen, and is told what is pointed at. */
 
+import type { Surface } from "../draw/surface";
 import type { Palette } from "../model/color";
 import type { PairsData } from "./data";
 import type { Layer } from "./layer";
@@ -30,6 +31,12 @@ export interface Panel {
   say(text: string): void;
 }
 
+export interface Drawing {
+  readonly width: number;
+  readonly height: number;
+  draw(surface: Surface): void;
+}
+
 /** One of the views. */
 export interface Part {
   readonly element: HTMLElement;
@@ -38,6 +45,8 @@ export interface Part {
   resize(): void;
   /** The choice, the palette or what is pointed at changed. */
   update(): void;
+  /** All of it, for a file; null where there is nothing to draw. */
+  drawing(): Promise<Drawing | null>;
   /** Stops work that is on its way. */
   close(): void;
 }

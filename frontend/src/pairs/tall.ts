@@ -8,6 +8,7 @@ export class Tall {
   readonly figure: Figure;
   private readonly spacer = h("div", { class: "pairs-spacer" });
   private queued = false;
+  private unrolled = false;
   rowHeight = 18;
 
   constructor(
@@ -40,8 +41,19 @@ export class Tall {
     this.figure.resize(Math.max(200, clientWidth), Math.min(height, whole));
   }
 
+  /** All rows at once, as a picture for a paper needs them. */
+  whole<T>(rows: number, draw: () => T): T {
+    const { height } = this.figure;
+    [this.unrolled, this.figure.height] = [true, this.head + rows * this.rowHeight + 6];
+    try {
+      return draw();
+    } finally {
+      [this.unrolled, this.figure.height] = [false, height];
+    }
+  }
+
   get top(): number {
-    return this.element.scrollTop;
+    return this.unrolled ? 0 : this.element.scrollTop;
   }
 
   /** Middle of a row, in the figure. */

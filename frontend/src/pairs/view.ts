@@ -2,6 +2,7 @@
 
 import { fill, h, Segments, select, setOptions, tell } from "../dom";
 import { count } from "../model/format";
+import { visible } from "../model/tokens";
 import type { Change, Context, View } from "../views/context";
 import { headColor } from "./colors";
 import { pairsCsv } from "./csv";
@@ -13,12 +14,20 @@ import { ModelView } from "./model";
 import { NeuronsView } from "./neurons";
 import { type Choice, choose, readChoice, type ViewName } from "./options";
 import type { Panel, Part } from "./panel";
+import { picture } from "./picture";
 
 const NAMES: readonly (readonly [ViewName, string])[] = [
   ["heads", "Heads"],
   ["model", "Model"],
   ["neurons", "Neurons"],
 ];
+
+/** What a picture says of itself. */
+const CAPTIONS: Readonly<Record<ViewName, string>> = {
+  heads: "lines run from query to key; the stronger, the larger the weight",
+  model: "each square is a head, queries down, keys across; square root of the weight, 0 to 1",
+  neurons: "query and key element by element; blue is negative, red positive",
+};
 
 export class PairsView implements View {
   readonly element: HTMLElement;
@@ -44,7 +53,7 @@ export class PairsView implements View {
     this.parts = { heads: new HeadsView(panel), model: new ModelView(panel), neurons: new NeuronsView(panel) };
     this.matrix = new MatrixView(panel);
     const step = (by: -1 | 1, label: string, sign: string): HTMLElement => h("button", { type: "button", class: "icon", "aria-label": label, onclick: () => panel.stepLayer(by) }, sign);
-    const controls = [this.kinds, h("span", { class: "pairs-layer" }, step(-1, "Layer before", "\u2039"), this.layers, step(1, "Next layer", "\u203a")), h("button", { type: "button", onclick: () => void this.csv() }, "CSV")];
+    const controls = [this.kinds, h("span", { class: "pairs-layer" }, step(-1, "Layer before", "\u2039"), this.layers, step(1, "Next layer", "\u203a")), ...["PNG", "SVG"].map((kind) => h("button", { title: "This view as a picture", onclick: () => void this.picture(kind) }, kind)), h("button", { title: "Weights of the shown heads", onclick: () => void this.csv() }, "CSV")];
     this.element = h(
       "main",
       { class: "pairs" },
@@ -241,6 +250,22 @@ export class PairsView implements View {
     else if (choice.heads.length === data.at(choice.layer).heads.length) this.choose({ heads: [place] }); // the first click of all: that one alone
     else if (choice.heads.includes(place)) this.choose({ heads: choice.heads.length > 1 ? choice.heads.filter((one) => one !== place) : choice.heads });
     else this.choose({ heads: [...choice.heads, place] });
+  }
+
+  private async picture(kind: string): Promise<void> {
+    const { choice, data, layer } = this;
+    const drawing = choice && (await this.parts[choice.view].drawing());
+    if (!choice || !data || !layer || !drawing) return;
+    const { collection, palette, download } = this.context;
+    const row = collection.rows[data.document];
+    const group = data.groups.length > 1 ? `${data.groupOf(choice.layer).name}, ` : "";
+    const what = choice.view === "model" ? `${group}all heads` : `${group}${data.label(choice.layer)} (${layer.meta.name})`;
+    const heads = choice.view === "model" ? [] : (choice.view === "heads" ? choice.heads : choice.heads.slice(0, 1)).map((place) => ({ name: `H${layer.meta.heads[place] ?? place}`, color: headColor(place, palette) }));
+    const left = this.special || choice.query !== null || choice.view !== "heads" ? "" : " \u00b7 without special tokens";
+    const words = { title: visible(`${row?.name || `document ${data.document}`}: ${what}`), heads, caption: visible(`attviz \u00b7 ${collection.title} \u00b7 ${CAPTIONS[choice.view]}${left}`) };
+    const blob = await picture(kind, drawing, words, palette);
+    if (blob) download(`pairs-${choice.view}-${data.document}-${data.label(choice.layer)}.${kind.toLowerCase()}`, blob);
+    else this.context.notice("This picture is too large for the browser; take the SVG.", "error");
   }
 
   private async csv(): Promise<void> {
