@@ -22,11 +22,17 @@ from attviz.hooks.scope.tokens import parameter_names
 
 Situation = tuple[str, ...]
 """Names of the parameters through which a call was given another sequence than its own."""
-_Key = tuple[Situation, str]  # and the family of the operator
+_Key = tuple[Situation, str, int]  # and the family of the operator, and the number of the attention within the call
 
-_answers: WeakKeyDictionary[nn.Module, dict[_Key, list[Answer]]] = WeakKeyDictionary()
+_answers: WeakKeyDictionary[nn.Module, dict[_Key, Answer | None]] = WeakKeyDictionary()
 _followed: WeakSet[nn.Module] = WeakSet()
 _lock = threading.Lock()
+
+
+_ONE_BY_ONE = (
+    "it runs several attentions of one head among the same tokens, one by one: its heads or something else, so which axis they are is not "
+    "known"
+)
 
 
 def is_cross_attention(name: str, module: nn.Module) -> bool:
@@ -86,21 +92,19 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
     answers = _answers.get(module)
     if answers is None:
         return None
-    found = answers.get((situation, family(operator)))
-    if not found:
-        others = [answer for (when, _), several in answers.items() if when == situation for answer in several]
-        if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
-            return None
-        return replace(others[0], layout=None, part=(0, 1), single=False)
-    if ordinal < len(found):
-        return found[ordinal]
-    return found[0] if all(answer == found[0] for answer in found) else None
+    found = answers.get((situation, family(operator), ordinal))
+    if found is not None:
+        return found
+    others = [answer for (when, _, _), answer in answers.items() if when == situation and answer is not None]
+    if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
+        return None
+    return replace(others[0], layout=None, single=False)
 
 
 def was_followed(module: nn.Module, situation: Situation) -> bool:
     """Whether a call of the module in this situation was followed."""
     answers = _answers.get(module)
-    return answers is not None and any(when == situation for when, _ in answers)
+    return answers is not None and any(when == situation for when, _, _ in answers)
 
 
 def forget() -> None:
@@ -118,13 +122,15 @@ class Followed:
         self.follow.enter((args, kwargs))
         self.follow.start()
 
-    def ask(self, module: nn.Module, situation: Situation, operator: str, tensors: tuple[Any, ...], dim: int | None) -> Answer | None:
+    def ask(self, module: nn.Module, situation: Situation, operator: str, ordinal: int, tensors: tuple[Any, ...], dim: int | None
+    ) -> Answer | None:
         """What the attention that is running now is; called from inside the operator.
 
         Args:
             module: Its owner.
             situation: Of the owner's call.
             operator: Its name.
+            ordinal: Its number within the owner's call.
             tensors: Query and key, or the scores.
             dim: What a softmax runs over; None for a fused operator.
         """
@@ -147,7 +153,11 @@ class Followed:
         except Exception as fault:  # the book-keeping must not break the user's forward
             self.follow.broken = fault
             return None
-        self._found.setdefault(module, {}).setdefault((situation, family(operator)), []).append((answer, seen))
+        found = self._found.setdefault(module, {})
+        before = found.get((situation, family(operator), ordinal - 1)) if ordinal else None
+        if answer.single and before and before[-1][0].single and before[-1][0].tokens == answer.tokens:
+            answer = replace(answer, kind="changed", why=_ONE_BY_ONE)
+        found.setdefault((situation, family(operator), ordinal), []).append((answer, seen))
         return answer
 
     def changed(self, names: dict[int, str]) -> list[tuple[str, str]]:
@@ -162,7 +172,7 @@ class Followed:
 
     def ran(self, module: nn.Module, situation: Situation) -> None:
         """A module was called to its end; it may have shown no attention."""
-        self._found.setdefault(module, {}).setdefault((situation, ""), [])
+        self._found.setdefault(module, {}).setdefault((situation, "", 0), [])
 
     def finish(self, completed: bool) -> None:
         """Stop, and write down what was found."""
@@ -170,10 +180,18 @@ class Followed:
         with _lock:
             if completed and self.follow.broken is None:
                 for module, found in self._found.items():
-                    settled = {key: [_settled(answer, seen) for answer, seen in several] for key, several in found.items()}
+                    settled = {key: _agreed([_settled(answer, seen) for answer, seen in several]) for key, several in found.items()}
                     _answers.setdefault(module, {}).update(settled)
             if completed:
                 _followed.add(self.module)
+
+
+def _agreed(answers: list[Answer]) -> Answer | None:
+    """What the calls of a shared module agree on, whichever tokens they were among."""
+    alike = [replace(answer, tokens=0) for answer in answers]
+    if not alike or any(answer != alike[0] for answer in alike):
+        return None if not alike else Answer("unsettled", "the same module was seen to attend in different ways")
+    return alike[0]
 
 
 def _settled(answer: Answer, seen: SeenSoftmax | None) -> Answer:

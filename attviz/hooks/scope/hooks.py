@@ -127,9 +127,10 @@ class Scope:
             self._towers.append((name, reader, handles))
 
     def release_containers(self) -> None:
-        """Take the hooks off towers that told nothing new in the first forward: the model around them opens the steps."""
+        """Take the hooks off towers that told nothing new in the first forward, and cannot later: the model around them opens the steps."""
+        heard = self._towers[0][1].hears if self._towers and not self._towers[0][0] else frozenset()
         for name, reader, handles in self._towers:
-            if name and reader.told is False:
+            if name and reader.told is False and reader.hears <= heard:
                 for handle in handles:
                     handle.remove()
         self._towers.clear()

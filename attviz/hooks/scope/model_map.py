@@ -102,10 +102,22 @@ def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: 
     for name, module in modules.items():
         if not name or name in hidden or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             continue
-        if any(part.isdigit() for part in name.split(".")):
+        if _is_block(name, modules, expected):
             continue  # a block of a stack: its forward is part of its container's
         if sum(below(layer, name) for layer in expected) > 1:
             yield name
+
+
+def _is_block(name: str, modules: dict[str, nn.Module], expected: Sequence[str]) -> bool:
+    """Whether a module lies in a numbered stack of several that attend; a number alone (nn.Sequential of one model) is none."""
+    parts = name.split(".")
+    for at, part in enumerate(parts):
+        if part.isdigit():
+            stack = ".".join(parts[:at])
+            below_it = {layer[len(stack) + bool(stack) :].split(".")[0] for layer in expected if below(layer, stack)}
+            if len(below_it) > 1:
+                return True
+    return False
 
 
 def is_other_softmax(name: str, module: nn.Module) -> bool:

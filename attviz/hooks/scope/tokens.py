@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,16 +23,17 @@ class TokenContext:
     """Tokens of one call of a container.
 
     Attributes:
-        ids: ``[batch, tokens]`` or None.
-        mask: ``[batch, cached + tokens]`` as the model was given it; None where it was given none.
+        ids: ``[batch, tokens]`` or None; copied, for a caller may use the same buffer for its next forward (continuous batching).
+        mask: ``[batch, cached + tokens]`` as the model was given it, copied; None where it was given none.
         mask_marks_padding: The mask is True where the token is padding; else it is non-zero where the token is real.
         past: Tokens in the cache before this call: an int, or a tensor where the cache keeps it on the device.
         cached: Whether a cache takes part in this call, so that more keys than queries do not mean cross-attention.
         static: Whether that cache hands out buffers of fixed length, with unused slots behind the last key.
         length: Number of tokens this call was given, where it says.
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
+        given_ids: The ids as they were given, to know them again in a tower.
+        given_mask: The mask as it was given.
         positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they start anew with each of several packed texts.
-        kept_ids: A copy of the ids, made when a record first asks for them.
     """
 
     ids: Tensor | None = None
@@ -44,7 +45,8 @@ class TokenContext:
     length: int | None = None
     beams: bool = False
     positions: Tensor | None = None
-    kept_ids: Tensor | None = None
+    given_ids: Tensor | None = None
+    given_mask: Tensor | None = None
 
     def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
         """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
@@ -63,9 +65,7 @@ class TokenContext:
         """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
         if self.ids is None or tuple(self.ids.shape) != (batch, q_len):
             return None
-        if self.kept_ids is None:
-            self.kept_ids = self.ids.clone()  # a caller may use the same buffer for its next step (continuous batching)
-        return self.kept_ids
+        return self.ids
 
     def mask_of(self, batch: int, q_len: int) -> Tensor | None:
         """Which queries are real tokens, where the mask fits them.
@@ -112,6 +112,7 @@ class ContextReader:
 
     def __init__(self, module: nn.Module, token_source: TokenSource | None) -> None:
         self._names = parameter_names(module)
+        self.hears = frozenset(self._names) & frozenset((*TOKEN_IDS, *REAL_TOKENS, *PADDING))
         self._source = token_source
         self.told: bool | None = None  # whether a call of this container said anything that the one around it did not; None before
 
@@ -123,7 +124,7 @@ class ContextReader:
                 "capture: the model runs under torch.vmap, which takes one attention apart into a call for each slice. Call the model "
                 "on the whole batch, x.flatten(0, 1), instead."
             )
-        if args and isinstance(args[0], dict):  # a batch handed over as one dictionary (sentence-transformers)
+        if args and isinstance(args[0], Mapping):  # a batch handed over as one dictionary (sentence-transformers)
             given.update(args[0])
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
@@ -131,11 +132,16 @@ class ContextReader:
         past, static, cached = _past(given)
         padding = _padding(given)
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
+        given_ids, given_mask = ids, mask
+        ids = outer.ids if outer is not None and ids is not None and ids is outer.given_ids else _copied(ids)
+        if mask is not None and mask.ndim == 2:
+            mask = outer.mask if outer is not None and mask is outer.given_mask else _copied(mask)
         length = ids.shape[1] if ids is not None else given["inputs_embeds"].shape[1] if embedded else None
         positions = _positions(given)
         if outer is None:
             self.told = True
-            return TokenContext(ids, mask, past, cached, marks_padding, static, length, cached and _in_beam_search(), positions)
+            beams = cached and _in_beam_search()
+            return TokenContext(ids, mask, past, cached, marks_padding, static, length, beams, positions, given_ids, given_mask)
         if positions is None and not foreign:
             positions = outer.positions
         own_cache = cached and not outer.cached
@@ -147,10 +153,12 @@ class ContextReader:
                 mask, marks_padding = outer.mask, outer.mask_marks_padding
         elif ids is None and not foreign and padding is None:
             self.told = bool(self.told) or own_cache or positions is not outer.positions
-            return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, static, outer.length, outer.beams, positions)
+            rest = (static, outer.length, outer.beams, positions, outer.given_ids, outer.given_mask)
+            return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, *rest)
         told = embedded or foreign or ids is not outer.ids or mask is not outer.mask or positions is not outer.positions
         self.told = bool(self.told) or own_cache or told
-        return TokenContext(ids, mask, past, cached, marks_padding, static, length, outer.beams, positions)
+        rest = (static, length, outer.beams, positions, given_ids, given_mask)
+        return TokenContext(ids, mask, past, cached, marks_padding, *rest)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:
         source = self._source
@@ -165,6 +173,14 @@ class ContextReader:
                 ids: Tensor = given[name]
                 return ids
         return args[0] if args and _is_ids(args[0]) else None
+
+
+def _copied(tensor: Tensor | None) -> Tensor | None:
+    """As it is now: a caller may use the same buffer for its next forward (continuous batching)."""
+    if tensor is None:
+        return None
+    with torch.inference_mode(False):
+        return tensor.clone()
 
 
 def takes_ids(model: nn.Module, source: TokenSource | None) -> bool:

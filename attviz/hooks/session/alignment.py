@@ -114,7 +114,7 @@ class Judge:
             return Verdict(None, fused, answer.why if fused else None, aside=None if fused else answer.why, evidence=answer.why)
         if answer.kind == "changed":
             return Verdict(None, True, untold=answer.why)
-        if not isinstance(call, (SoftmaxCall, FusedCall)):
+        if not isinstance(call, (SoftmaxCall, FusedCall)) or (answer.joined and from_library(module)):
             return None
         own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
         settled = settle(own, answer, context, followed)

@@ -71,13 +71,13 @@ class Following:
             return known(module, situation, operator.name, ordinal)
         if isinstance(call, SoftmaxCall):
             if operator.kind != "softmax":
-                return followed.ask(module, situation, operator.name, args[:2], None)
-            return followed.ask(module, situation, operator.name, (args[0],), dimension(args, kwargs))
+                return followed.ask(module, situation, operator.name, ordinal, args[:2], None)
+            return followed.ask(module, situation, operator.name, ordinal, (args[0],), dimension(args, kwargs))
         if not isinstance(call, FusedCall) or call.query is not args[0] or call.key is not args[1]:
             return None
         if unpacked(call, module, context) is not call:
             return None  # what looks like queries are heads
-        return followed.ask(module, situation, operator.name, (call.query, call.key), None)
+        return followed.ask(module, situation, operator.name, ordinal, (call.query, call.key), None)
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed:
         followed = Followed(module, args, kwargs)

@@ -12,6 +12,7 @@ from attviz.calls import AttentionCall
 from attviz.errors import ReadingError
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.packing import document_ids
+from attviz.hooks.session.padding import hidden_keys, real_queries
 from attviz.readings import Reading, Tokens
 from attviz.records import CrossRecord, DiagonalRecord
 
@@ -19,7 +20,7 @@ from attviz.records import CrossRecord, DiagonalRecord
 class PendingRecord:
     """One self-attention. Never holds a view of an activation."""
 
-    __slots__ = ("_context", "_deferred", "_record", "documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step")
+    __slots__ = ("_context", "_deferred", "_hidden", "_record", "documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step")
 
     def __init__(
         self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str = ""
@@ -33,6 +34,7 @@ class PendingRecord:
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
             self.documents = document_ids(call, context)
         self._deferred = call.defer()
+        self._hidden = hidden_keys(call)
 
     def rename(self, layer: str, index: int) -> None:
         """Give a call from a compiled region its layer, once the forward has shown how many there are."""
@@ -48,6 +50,7 @@ class PendingRecord:
             ids = mask = None
             if self._context is not None:
                 ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
+            mask = real_queries(mask, self._hidden, batch, q_len)
             if mask is not None:
                 if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
                     diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)
@@ -59,7 +62,7 @@ class PendingRecord:
             self._record = DiagonalRecord(
                 self.layer, self.index, self.step, diagonal, ids, mask, self.operator, documents, *read, self.evidence
             )
-            self.documents = self._context = self._deferred = None  # type: ignore[assignment]
+            self.documents = self._context = self._deferred = self._hidden = None  # type: ignore[assignment]
         return self._record
 
 

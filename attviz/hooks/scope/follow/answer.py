@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -48,7 +48,8 @@ class Answer:
         single: It has no axis for heads: several in one call of the module, with the same axes, are its heads.
         buffer: The keys lie in a buffer of fixed length, so their number does not say where the queries' own keys are.
         before: Keys before the first query's own in the call that was followed.
-        part: Which of how many heads it is, where the module runs them one by one.
+        joined: The keys hold tokens of another input, too.
+        tokens: The same number for attentions of one forward among the same tokens.
     """
 
     kind: Kind
@@ -58,7 +59,8 @@ class Answer:
     single: bool = False
     buffer: bool = False
     before: int = 0
-    part: tuple[int, int] = (0, 1)
+    tokens: int = 0
+    joined: bool = False
 
 
 def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) -> Answer:
@@ -76,7 +78,8 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
         return answer
     leading = tuple(follow.symbols.met([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
     layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1)
-    return Answer(answer.kind, answer.why, answer.behind, None if layout.plain else layout)
+    single = query.ndim < 4 and not any(head for axis in layout.axes for head, _ in axis)
+    return replace(answer, layout=None if layout.plain else layout, single=single, tokens=follow.symbols.number(one.axes[-2]))
 
 
 def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) -> Answer:
@@ -93,7 +96,8 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
         if answer.kind == "self":
             places = [place for place in range(scores.ndim) if place not in (rows, dim)]
             layout = _layout(tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places), rows, dim)
-            return Answer("self", answer.why, answer.behind, layout, not any(head for axis in layout.axes for head, _ in axis))
+            single = not any(head for axis in layout.axes for head, _ in axis) and scores.ndim < 4
+            return replace(answer, layout=layout, single=single, tokens=follow.symbols.number(trace.axes[rows]))
         found = found or (answer if answer.kind != "none" else None)
     if size > 1 and learned(keys):
         return Answer("none", "its softmax runs over features, experts or learned slots, not over tokens")
@@ -117,8 +121,11 @@ def _compared(
     for axis, length in reversed(pieces_of(keys, kv_len)):
         if axis == rows and rows and length == q_len:
             before = kv_len - q_len - after
+            if any(symbol.kind == "buffer" for piece, _ in pieces_of(keys, kv_len) for symbol in piece):
+                return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
             extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
-            return Answer("self", f"the keys are the queries' own tokens and others ({', '.join(extra)} them)", after)
+            joined = any(piece and not learned(piece) for piece, _ in pieces_of(keys, kv_len) if piece != rows)
+            return Answer("self", f"the keys are the queries' own tokens and others ({', '.join(extra)} them)", after, joined=joined)
         after += length
     if q_len > 1 and learned(rows) and of_input(keys):
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")

@@ -73,6 +73,7 @@ class Symbols:
     def __init__(self) -> None:
         self._known: dict[tuple[Hashable, ...], Symbol] = {}
         self._count = 0
+        self._numbers: dict[Axis, int] = {}
 
     def fresh(self) -> int:
         """A number nobody else has."""
@@ -88,6 +89,10 @@ class Symbols:
             depth = 1 + max((symbol.depth for symbol in of), default=-1)
             found = self._known[key] = Symbol(kind, size, rank, (*parts, of), depth, roots)
         return found
+
+    def number(self, axis: Axis) -> int:
+        """The same number for the same axis."""
+        return self._numbers.setdefault(axis, len(self._numbers) + 1)
 
     # ---- views
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.hooks.scope.follow.axes import Symbols, learned
+from attviz.hooks.scope.follow.axes import CONSTANT, Symbols, learned
 from attviz.hooks.scope.follow.inputs import name_inputs
 from attviz.hooks.scope.follow.rules import axes_after, base_name
 from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
@@ -173,12 +173,9 @@ class Follow(TorchDispatchMode):
         step = base.stride(dim)
         start = (view.storage_offset() - base.storage_offset()) // step if step else 0
         length, size = view.shape[dim], base.shape[dim]
-        make = self.symbols.sliced
-        pieces = [
-            (make(known.axes[dim], 0, start) if start else (), start),
-            (written.axes[dim], length),
-            (make(known.axes[dim], start + length, size - start - length) if size > start + length else (), size - start - length),
-        ]
+        rest = size - start - length
+        before, behind = ((self.symbols.make("buffer", n, CONSTANT, self.symbols.fresh()),) for n in (start, rest))
+        pieces = [(before, start), (written.axes[dim], length), (behind, rest)]
         axes = list(written.axes)
         axes[dim] = self.symbols.concatenated(pieces)
         self.traces[base] = known._replace(axes=tuple(axes), streams=known.streams | written.streams)

@@ -103,11 +103,13 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     pieces = [(each[dim], tensor.shape[dim]) for each, tensor in zip(axes, tensors, strict=True)]
     result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim)]
     first = pieces[0]
-    if len(pieces) > 1 and all(piece == first for piece in pieces) and first[1] > 1 and all(rank_of(each[dim]) > CONSTANT for each in axes):
-        # the same indices several times: heads, where the rest differs (slices of the features)
-        kind = "stack" if any(each != axes[0] for each in axes) else "copies"
-        rank = FEATURE if kind == "stack" else CONSTANT
-        result[dim] = (traces.symbols.make(kind, len(pieces), rank, traces.symbols.fresh()), *first[0])
+    alike = len(pieces) > 1 and all(piece == first for piece in pieces)
+    differ = [index for index in range(out.ndim) if any(each[index] != axes[0][index] for each in axes)]
+    of_heads = bool(differ) and all(rank_of(each[index]) == FEATURE for index in differ for each in axes)
+    if alike and (of_heads or (not differ and first[1] > 1 and rank_of(first[0]) > CONSTANT)):
+        # the same indices several times: heads, where slices of the features lie on top of each other; else copies
+        rank = FEATURE if of_heads else CONSTANT
+        result[dim] = (traces.symbols.make("stack" if of_heads else "copies", len(pieces), rank, traces.symbols.fresh()), *first[0])
     else:
         result[dim] = traces.symbols.concatenated(pieces)
     return tuple(result)
