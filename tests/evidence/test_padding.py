@@ -140,7 +140,9 @@ def test_square_mask_of_as_many_texts_as_tokens_is_no_padding():
             self.q, self.k = nn.Linear(E, E), nn.Linear(E, E)
 
         def forward(self, x, attention_mask):
-            return (heads(self.q(x)) @ heads(self.k(x)).mT / math.sqrt(D)).masked_fill(attention_mask == 0, -torch.inf).softmax(-1) @ heads(x)
+            return (heads(self.q(x)) @ heads(self.k(x)).mT / math.sqrt(D)).masked_fill(attention_mask == 0, -torch.inf).softmax(-1) @ heads(
+                x
+            )
 
     model, x = Causal().eval(), torch.randn(T, T, E)
     cap = seen(model, x, torch.ones(T, T, dtype=torch.long).tril())

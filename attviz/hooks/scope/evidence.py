@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _python_dispatch
 
-from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softmax
+from attviz.hooks.scope.follow.answer import ONE_TOKEN, Answer, answer_fused, answer_softmax
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
 from attviz.hooks.scope.names import CROSS_CLASS, CROSS_FLAGS, CROSS_PATH, NO_SEQUENCE, OTHER_SEQUENCE, OWN_SEQUENCE
@@ -122,7 +122,8 @@ class Followed:
         self.follow.enter((args, kwargs))
         self.follow.start()
 
-    def ask(self, module: nn.Module, situation: Situation, operator: str, ordinal: int, tensors: tuple[Any, ...], dim: int | None
+    def ask(
+        self, module: nn.Module, situation: Situation, operator: str, ordinal: int, tensors: tuple[Any, ...], dim: int | None
     ) -> Answer | None:
         """What the attention that is running now is; called from inside the operator.
 
@@ -177,12 +178,17 @@ class Followed:
     def finish(self, completed: bool) -> None:
         """Stop, and write down what was found."""
         self.follow.stop()
+        one_token = {
+            module for module, found in self._found.items() if any(a is ONE_TOKEN for several in found.values() for a, _ in several)
+        }
         with _lock:
             if completed and self.follow.broken is None:
                 for module, found in self._found.items():
+                    if module in one_token:
+                        continue
                     settled = {key: _agreed([_settled(answer, seen) for answer, seen in several]) for key, several in found.items()}
                     _answers.setdefault(module, {}).update(settled)
-            if completed:
+            if completed and not one_token:
                 _followed.add(self.module)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from attviz.hooks.scope.evidence import places_of_others, situation_of
-from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.model_map import Layout, is_scripted
 from attviz.hooks.scope.tokens import ContextReader, TokenContext, TokenSource
 from attviz.hooks.session.observer import Observer
 
@@ -74,7 +74,7 @@ class EnterLayer(Hook):
 
 
 class LeaveLayer(Hook):
-    """Says that an attention module ends, and whether it returned what it was given: then it skipped itself."""
+    """Says that an attention module ends, and whether it had nothing to do: an empty batch, or one that it returned as it was given."""
 
     __slots__ = ("_name", "_observer")
 
@@ -84,7 +84,8 @@ class LeaveLayer(Hook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After the forward; the output is None if it raised."""
         if not _off():
-            self._observer.leave_layer(self._name, output is not None, any(output is given for given in args))
+            nothing = any(output is given or (isinstance(given, torch.Tensor) and not given.numel()) for given in args)
+            self._observer.leave_layer(self._name, output is not None, nothing)
 
 
 def _make_inert() -> Callable[..., None]:
@@ -113,7 +114,7 @@ class Scope:
         for name in self._layout.containers:
             module = self._layout.regions.get(name, self._layout.modules[name])
             reader = ContextReader(self._layout.modules[name], self._token_source if name == "" else None)
-            if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer):
+            if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer) or is_scripted(module):
                 self._containers.callback(_wrap(module, self._wrapper(reader, name)))
                 continue
             before = ContainerHook(lambda _, args, kwargs, reader=reader, name=name: self._enter(reader, name, args, kwargs))
@@ -192,12 +193,16 @@ class Scope:
 
 def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
     """Put ``around`` between the caller and the module; what it returns undoes that."""
-    before = module._compiled_call_impl
-    ours = around(module._call_impl if before is None else before)
-    module._compiled_call_impl = ours
+    slot, name = vars(module), "_compiled_call_impl"  # not setattr, which a ScriptModule refuses
+    held, before = name in slot, module._compiled_call_impl
+    ours = slot[name] = around(module._call_impl if before is None else before)
 
     def undo() -> None:
-        if module._compiled_call_impl is ours:  # else the user compiled the module meanwhile: theirs stays
-            module._compiled_call_impl = before
+        if slot.get(name) is not ours:
+            return  # the user compiled the module meanwhile: theirs stays
+        if held:
+            slot[name] = before
+        else:
+            del slot[name]
 
     return undo

@@ -5,11 +5,13 @@ Names and structure are used to know what to *expect*, so that a miss is loud; w
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
 from torch import nn
 
 from attviz.hooks.scope.names import ATTENTION, NO_SOFTMAX, NOT_ATTENTION, OTHER_SOFTMAX
@@ -51,7 +53,7 @@ def read_layout(model: nn.Module) -> Layout:
         name = raw if "_orig_mod" not in raw else ".".join(part for part in raw.split(".") if part != "_orig_mod")
         names[id(module)] = name
         modules[name] = module
-        if is_compiled(module) and not any(at_or_below(name, top) for top in regions):
+        if (is_compiled(module) or is_scripted(module)) and not any(at_or_below(name, top) for top in regions):
             regions[name] = module
     fast = [name for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer)]
     hidden: frozenset[str] = frozenset()
@@ -66,6 +68,11 @@ def read_layout(model: nn.Module) -> Layout:
 def is_compiled(module: nn.Module) -> bool:
     """Whether ``torch.compile`` stands between the caller and this module's forward."""
     return is_compiled_wrapper(module) or module._compiled_call_impl is not None
+
+
+def is_scripted(module: nn.Module) -> bool:
+    """Whether a module is TorchScript: it takes no hooks, and runs its parts without calling them."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def is_compiled_wrapper(module: nn.Module) -> bool:
@@ -122,7 +129,12 @@ def _is_block(name: str, modules: dict[str, nn.Module], expected: Sequence[str])
 
 def is_other_softmax(name: str, module: nn.Module) -> bool:
     """Whether a softmax in this module is a router's, a pooling head's or a classifier's rather than attention."""
-    return bool(OTHER_SOFTMAX.search(name.rsplit(".", 1)[-1]) or OTHER_SOFTMAX.search(type(module).__name__))
+    return any(OTHER_SOFTMAX.search(_in_words(each)) for each in (name.rsplit(".", 1)[-1], type(module).__name__))
+
+
+def _in_words(name: str) -> str:
+    """``TopKRouter`` as ``Top_K_Router``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
 
 
 def without_softmax(module: nn.Module) -> str | None:

@@ -10,12 +10,16 @@ import re
 # ---- classes
 
 ATTENTION = re.compile(r"attention|attn|mha\b", re.IGNORECASE)
-# Word parts that make a class with "attention" in its name something else: its output projection, a container, a mask builder.
+# The last words of a class with "attention" in its name that make it something else: its output projection, a container, a mask builder.
+# Words in front say of what kind an attention is (RelPosition, Masked, QKNorm) and make it nothing else.
 NOT_ATTENTION = re.compile(
-    r"output|intermediate|norm|pool|embed|structure|mask|downsampl|projection|position|decoder_?layer|encoder_?layer", re.IGNORECASE
+    r"(output|intermediate|norm|pool|pooling|pooler|pool2d|embeddings?|structure|mask|downsample|downsampler|downsampling|projection|position|"
+    r"decoder_?layer|encoder_?layer|outputs|masks|config|mixin)\d*$",
+    re.IGNORECASE,
 )
-NO_SOFTMAX = re.compile(r"linear_?att|lightning|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
-OTHER_SOFTMAX = re.compile(r"router|gate|expert|moe|pool|classif|lm_head", re.IGNORECASE)
+NO_SOFTMAX = re.compile(r"linear_?att|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
+# Whole words: "Propagate" is no gate.
+OTHER_SOFTMAX = re.compile(r"(^|_)(top_?k_?)?(router|gate|gating|experts?|moe|pool|pooler|pooling|classifier|lm_head)(_|$)", re.IGNORECASE)
 CROSS_CLASS = re.compile(r"cross", re.IGNORECASE)
 
 # ---- attributes

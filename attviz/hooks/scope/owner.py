@@ -47,16 +47,12 @@ class Locator:
 
     def on_stack(self) -> bool:
         """Whether a module of the model is being called on this thread: in compiled code and on other threads no container hook runs."""
-        return self.outermost_call() is not None
-
-    def outermost_call(self) -> int | None:
-        """Which call of the model or of a part of it this thread is in; None where it is in none."""
-        names, outermost = self._layout.names, None
+        names = self._layout.names
         for running in stack.running_modules():
             module = running.module._orig_mod if is_compiled_wrapper(running.module) else running.module
             if id(module) in names:
-                outermost = running.identity
-        return outermost
+                return True
+        return False
 
     def _running(self, owner: str, hooked: str | None, situation: Situation) -> tuple[Situation, None, int]:
         """What the running call of a module was given, which may have no hook yet."""

@@ -11,6 +11,7 @@ from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.evidence import Followed, Situation, known, may_follow, needs_following, was_followed
 from attviz.hooks.scope.follow.answer import Answer
+from attviz.hooks.scope.follow.trace import flat_tensors
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
@@ -39,11 +40,11 @@ class Following:
 
     def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a forward of the whole model, if none was followed yet."""
-        return self._begin(module, args, kwargs) if needs_following(module) and self._allowed() else None
+        return self._begin(module, args, kwargs) if needs_following(module) and self._allowed(args, kwargs) else None
 
     def layer(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a call of an attention module, if none was followed in this situation."""
-        return None if was_followed(module, situation) or not self._allowed() else self._begin(module, args, kwargs)
+        return None if was_followed(module, situation) or not self._allowed(args, kwargs) else self._begin(module, args, kwargs)
 
     def finish(self, followed: Followed, completed: bool) -> None:
         """The followed call has ended: write down what it showed."""
@@ -84,5 +85,6 @@ class Following:
         followed.follow.where = lambda: None if thread_state.busy else self._locator.innermost()[0]
         return followed
 
-    def _allowed(self) -> bool:
-        return not self._layout.regions and may_follow()
+    def _allowed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Nothing is followed into compiled code, and nothing is learned from an empty batch."""
+        return not self._layout.regions and may_follow() and all(tensor.numel() for tensor in flat_tensors((args, kwargs)))

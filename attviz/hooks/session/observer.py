@@ -24,6 +24,7 @@ from attviz.hooks.session.alignment import Judge, Verdict
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.session.step import DROP, Step
+from attviz.hooks.session.tasks import Place
 from attviz.hooks.tap.operators import Operator
 from attviz.hooks.tap.operators.softmax import dimension
 
@@ -62,6 +63,7 @@ class Observer:
         untold: Modules of which what was seen does not say enough.
         owners: Modules that were seen to attend, in order of first execution.
         paused: Set between samples of ``every=N``.
+        place: The coroutine it belongs to.
     """
 
     def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
@@ -73,6 +75,9 @@ class Observer:
         self.paused = False
         self._discovering = True  # until the first forward has ended, every call is located on the Python stack
         self._local = _Thread()
+        self._open: list[Step] = []  # forwards that run now, on any thread
+        self._lock = threading.Lock()
+        self.place = Place()
         self._judge = Judge(layout, selection)
         self._locator = Locator(layout)
         self._following = Following(layout, self._locator)
@@ -85,9 +90,11 @@ class Observer:
     ) -> None:
         """A container is called; the outermost one opens a step."""
         local = self._local
-        if local.depth == 0 and not self.paused:
+        if local.depth == 0 and not self.paused and not self.place.elsewhere():
             self.close_implicit()
             local.step = self._recorder.begin()
+            with self._lock:
+                self._open.append(local.step)
         local.depth += 1
         local.contexts.append(read_context(local.contexts[-1] if local.contexts else None))
         if local.depth == 1 and local.step is not None and local.followed is None:
@@ -105,6 +112,8 @@ class Observer:
             return False
         local.scopes.clear()
         step, local.step = local.step, None
+        with self._lock:
+            self._open.remove(step)
         followed, local.followed = local.followed, None
         if followed is not None:
             self._following.finish(followed, completed)
@@ -123,13 +132,15 @@ class Observer:
 
     def enter_layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module that should attend is called."""
+        if self.place.elsewhere():
+            return
         local, scope = self._local, LayerScope(name, situation)
         local.scopes.append(scope)
         if local.followed is None:
             local.followed = scope.followed = self._following.layer(self.layout.modules[name], situation, args, kwargs)
 
-    def leave_layer(self, name: str, completed: bool, unchanged: bool = False) -> None:
-        """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it returned what it was given."""
+    def leave_layer(self, name: str, completed: bool, idle: bool = False) -> None:
+        """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it had nothing to do."""
         local, scopes = self._local, self._local.scopes
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
@@ -143,7 +154,7 @@ class Observer:
             reason = scope.aside or without_softmax(self.layout.modules[name])
             if reason is not None:
                 self.skipped.setdefault(name, reason)
-            elif not unchanged:
+            elif not idle:
                 self.missed.setdefault(name, "")
         elif scope.seen and scopes:
             scopes[-1].seen = True
@@ -158,7 +169,7 @@ class Observer:
 
     def listening(self) -> bool:
         """Whether this thread runs the captured model."""
-        if self.paused:
+        if self.paused or self.place.elsewhere():
             return False
         local = self._local
         if local.depth or local.scopes or self._locator.on_stack():
@@ -246,22 +257,29 @@ class Observer:
     # ---- steps
 
     def _implicit_step(self, local: _Thread, owner: str | None) -> Step:
-        """Step of a call outside every container: compiled inside the context, or a block called by itself."""
-        identity = self._locator.outermost_call() or 0
+        """Step of a call outside every container: of a model that is not called as a whole, or compiled inside the context.
+
+        A worker thread of a running forward belongs to that forward. Else all calls of a thread are one forward until one comes again.
+        """
+        with self._lock:
+            running = self._open[0] if len(self._open) == 1 else None
+        if running is not None:
+            return running
         site: object = owner if owner is not None else stack.call_site()
         step = local.implicit
-        if step is None or step.identity != identity or site in step.sites:
+        if step is None or site in step.sites:
             self.close_implicit()
             step = local.implicit = self._recorder.begin()
-            step.identity = identity
         step.sites.add(site)
         return step
 
     def _end(self, step: Step, completed: bool) -> None:
         missed: dict[str, str] = {}
-        names = step.names(self.layout, self.selection, missed)
+        skipped: dict[str, str] = {}
+        names = step.names(self.layout, self.selection, missed, skipped)
         if completed:
             self.missed.update(missed)
+            self.skipped.update(skipped)
             self._discovering = False
         self.owners.update(dict.fromkeys(name for name in names.values() if name and name != DROP))
         self._recorder.end(step, names, completed)

@@ -26,7 +26,7 @@ class Hidden(NamedTuple):
     last: Tensor
 
 
-def hidden_keys(call: AttentionCall) -> Hidden | None | bool:
+def hidden_keys(call: AttentionCall) -> Hidden | bool | None:
     """What the operator's mask hides; False where it hides nothing, None where it cannot be told."""
     offset = call.kv_offset
     if not isinstance(offset, int):
@@ -38,7 +38,7 @@ def hidden_keys(call: AttentionCall) -> Hidden | None | bool:
     return None
 
 
-def real_queries(given: Tensor | None, hidden: Hidden | None | bool, batch: int, q_len: int) -> Tensor | None:
+def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
     """True where the query is a real token, ``[batch, q_len]``; None where nothing says that one is not.
 
     A query whose own key is hidden is padding, unless that is so for every token (attention that looks away from itself). Models that open

@@ -20,7 +20,20 @@ from attviz.records import CrossRecord, DiagonalRecord
 class PendingRecord:
     """One self-attention. Never holds a view of an activation."""
 
-    __slots__ = ("_context", "_deferred", "_hidden", "_record", "documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step")
+    __slots__ = (
+        "_context",
+        "_deferred",
+        "_hidden",
+        "_record",
+        "documents",
+        "evidence",
+        "index",
+        "layer",
+        "operator",
+        "readings",
+        "reasons",
+        "step",
+    )
 
     def __init__(
         self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str = ""

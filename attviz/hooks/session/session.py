@@ -52,6 +52,7 @@ class Session:
         if self.state != "new":
             raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
         self.state = "open"
+        self.observer.place.enter()
         try:
             self._scope.attach_containers()
             self._arm()
@@ -91,12 +92,13 @@ class Session:
 
     def _detach(self) -> None:
         self.state = "closed"
+        self.observer.place.leave()
         self._disarm()
         self._scope.detach()
 
     def _before_forward(self) -> None:
         """Called by the hook of a container, before the observer hears of it."""
-        if not self.observer.idle:
+        if not self.observer.idle or self.observer.place.elsewhere():
             return
         sampled = self._recorder.forwards % self._every == 0
         if sampled and self.observer.paused:

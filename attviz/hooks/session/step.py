@@ -30,8 +30,7 @@ class Step:
         visits: How often each layer was called in it (a shared layer: several times).
         tokens: What is known of the tokens, by context and shape; dropped when the forward ends.
         regions: For each compiled region the index of its attention calls in ``pending``; None for one that has no diagonal.
-        identity: Of a step that no container announced: the outermost module call on the stack.
-        sites: Of such a step: the call sites seen; a site seen twice means that a new forward began.
+        sites: Of a step that no container announced: the call sites seen; a site seen twice means that a new forward began.
     """
 
     number: int
@@ -43,7 +42,6 @@ class Step:
     visits: dict[str | None, int] = field(default_factory=dict)
     tokens: dict[tuple[object, ...], Tokens] = field(default_factory=dict)
     regions: dict[str, list[int | None]] = field(default_factory=dict)
-    identity: int = 0
     sites: set[object] = field(default_factory=set)
 
     def records(self) -> tuple[DiagonalRecord, ...]:
@@ -54,7 +52,7 @@ class Step:
         """All finished records of cross-attention."""
         return tuple(pending.record() for pending in self.crossing)
 
-    def names(self, layout: Layout, selection: Selection, missed: dict[str, str]) -> dict[int, str | None]:
+    def names(self, layout: Layout, selection: Selection, missed: dict[str, str], skipped: dict[str, str]) -> dict[int, str | None]:
         """Layers of the calls from compiled regions, by index; None where no name can be trusted.
 
         Inside a region no hook runs. Compiled code keeps the order of its attention calls, so their order is the order of
@@ -64,13 +62,18 @@ class Step:
         for region, calls in self.regions.items():
             inside = layout.expected_in(region)
             trusted = bool(inside) and len(calls) % len(inside) == 0
+            crossing: list[str] = []
             for turn, index in enumerate(calls):
                 name = inside[turn % len(inside)] if trusted else None
                 cross = name is not None and is_cross_attention(name, layout.modules[name])
+                if cross and name is not None:
+                    crossing.append(name)
                 trusted = trusted and (cross or index is not None)
                 if index is not None:
                     names[index] = DROP if cross or (name is not None and name not in selection) else name
-            if not trusted:
+            if trusted:
+                skipped.update(dict.fromkeys(crossing, "cross-attention by its name, inside compiled code, so there is no diagonal"))
+            else:
                 names.update({index: None for index in calls if index is not None})
             if len(calls) < len(inside):
                 missed.setdefault(

@@ -63,6 +63,9 @@ class Answer:
     joined: bool = False
 
 
+ONE_TOKEN = Answer("unsettled", "one query and one key")  # of which nothing can be learned
+
+
 def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) -> Answer:
     """What a fused operator's query and key are, of ``[..., tokens, head_dim]``.
 
@@ -86,6 +89,8 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     """What the softmax of these scores over ``dim`` is."""
     trace = follow.traces[scores]
     dim %= scores.ndim
+    if scores.shape[dim] == 1:
+        return ONE_TOKEN
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
@@ -110,7 +115,7 @@ def _compared(
     rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: tuple[frozenset[int], frozenset[int]] | None, one_input: bool
 ) -> Answer:
     if q_len == 1 == kv_len:
-        return Answer("unsettled", "one query and one key")
+        return ONE_TOKEN
     if rows == keys and rows:
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
             return Answer("none", "queries and keys are features, not tokens")

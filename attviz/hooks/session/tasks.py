@@ -1,0 +1,43 @@
+"""Whose forward this is where several coroutines share a thread: a capture sees what runs in the context it was entered in."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextvars import ContextVar
+
+_entered: ContextVar[tuple[int, ...]] = ContextVar("attviz_captures", default=())
+
+
+class Place:
+    """Where a capture was entered: in a coroutine, or not."""
+
+    def __init__(self) -> None:
+        self._bound = False
+
+    def enter(self) -> None:
+        """Remember the running coroutine, if there is one; tasks and threads that it starts inherit that."""
+        if _in_task():
+            self._bound = True
+            _entered.set((*_entered.get(), id(self)))
+
+    def leave(self) -> None:
+        """Forget it."""
+        if self._bound:
+            _entered.set(tuple(other for other in _entered.get() if other != id(self)))
+
+    def elsewhere(self) -> bool:
+        """Whether what runs now belongs to another coroutine."""
+        if not self._bound:
+            return False
+        entered = _entered.get()
+        return id(self) not in entered and (bool(entered) or _in_task())
+
+
+def _in_task() -> bool:
+    if "asyncio" not in sys.modules:
+        return False
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:
+        return False
