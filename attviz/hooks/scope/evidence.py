@@ -104,7 +104,15 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
 def was_followed(module: nn.Module, situation: Situation) -> bool:
     """Whether a call of the module in this situation was followed."""
     answers = _answers.get(module)
-    return answers is not None and any(when == situation for when, _, _ in answers)
+    if answers is None or any(answer is not None and answer.buffer for answer in answers.values()):
+        return False  # of keys in a buffer only the following shows where the queries' own are
+    return any(when == situation for when, _, _ in answers)
+
+
+def idle_before(module: nn.Module, situation: Situation) -> str | None:
+    """Why a module that was followed does no attention; None where it does, or was not followed."""
+    answer = _answers.get(module, {}).get((situation, "", 0))
+    return None if answer is None else answer.why
 
 
 def forget() -> None:
@@ -171,9 +179,16 @@ class Followed:
             if seen is not None and seen.changed is not None and id(module) in names
         ]
 
-    def ran(self, module: nn.Module, situation: Situation) -> None:
-        """A module was called to its end; it may have shown no attention."""
-        self._found.setdefault(module, {}).setdefault((situation, "", 0), [])
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Exponentials and products of two inputs so far."""
+        return self.follow.exponentials, self.follow.products
+
+    def ran(self, module: nn.Module, situation: Situation, idle: str | None) -> None:
+        """A module was called to its end; ``idle`` says why it does no attention, where that was shown."""
+        several = self._found.setdefault(module, {}).setdefault((situation, "", 0), [])
+        if idle is not None:
+            several.append((Answer("none", idle), None))
 
     def finish(self, completed: bool) -> None:
         """Stop, and write down what was found."""
@@ -188,7 +203,8 @@ class Followed:
                         continue
                     settled = {key: _agreed([_settled(answer, seen) for answer, seen in several]) for key, several in found.items()}
                     _answers.setdefault(module, {}).update(settled)
-            if completed and not one_token:
+            buffers = any(answer.buffer for found in self._found.values() for several in found.values() for answer, _ in several)
+            if completed and not one_token and not buffers:
                 _followed.add(self.module)
 
 

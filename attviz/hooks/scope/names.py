@@ -17,7 +17,7 @@ NOT_ATTENTION = re.compile(
     r"decoder_?layer|encoder_?layer|outputs|masks|config|mixin)\d*$",
     re.IGNORECASE,
 )
-NO_SOFTMAX = re.compile(r"linear_?att|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
+NO_SOFTMAX = re.compile(r"linear_?att|lightning|delta|retention|rwkv|yoso|lsh|fourier|mamba|performer|hyena", re.IGNORECASE)
 # Whole words: "Propagate" is no gate.
 OTHER_SOFTMAX = re.compile(r"(^|_)(top_?k_?)?(router|gate|gating|experts?|moe|pool|pooler|pooling|classifier|lm_head)(_|$)", re.IGNORECASE)
 CROSS_CLASS = re.compile(r"cross", re.IGNORECASE)

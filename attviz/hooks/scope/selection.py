@@ -23,7 +23,8 @@ class Selection:
         if not patterns:
             raise UnknownLayerError("capture: layers=[] selects nothing. Pass None for all layers.")
         self._patterns = tuple(patterns)
-        self.named = tuple(pattern for pattern in patterns if pattern in layout.modules)
+        whole = {layer for pattern in patterns if not _is_glob(pattern) for layer in layout.modules if layer == pattern}
+        self.named = tuple(layer for layer in layout.modules if layer in whole or any(_by_glob(layer, each) for each in patterns))
 
     def __contains__(self, name: str) -> bool:
         return self._patterns is None or any(_matches(name, pattern) for pattern in self._patterns)
@@ -43,6 +44,15 @@ class Selection:
             f"capture: no module matches layer {entry!r}. Near: {', '.join(map(repr, shown)) or 'none'}; "
             f"{len(expected)} attention modules in all (cap.layers lists them)."
         )
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(sign in pattern for sign in "*?[")
+
+
+def _by_glob(name: str, pattern: str) -> bool:
+    """Whether a pattern with wildcards names this very module, not all there is."""
+    return _is_glob(pattern) and pattern.strip("*.") != "" and fnmatch.fnmatchcase(name, pattern)
 
 
 def _matches(name: str, pattern: str) -> bool:

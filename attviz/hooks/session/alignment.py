@@ -21,6 +21,7 @@ from attviz.hooks.scope.names import CHECKED_LIBRARIES, NUM_HEADS
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
+from attviz.hooks.session.padding import last_visible
 from attviz.hooks.session.settled import settle
 from attviz.hooks.tap.operators import Operator
 
@@ -157,7 +158,7 @@ class Judge:
         q_len, kv_len = shape[2], call.key.shape[2]
         if q_len == kv_len:
             return Verdict(call, True)
-        offset = self._offset(q_len, kv_len, owner, context)
+        offset = self._offset(q_len, kv_len, owner, context, call.bias)
         if offset is None:
             return Verdict(None, True, _unequal(q_len, kv_len), call)
         return Verdict(call.replace(kv_offset=offset), True)
@@ -193,7 +194,7 @@ class Judge:
             offset, sinks = 0, 1  # a learned sink stands behind the keys
         elif expected:
             sinks = int(_has_sinks(module))
-            offset = self._offset(q_len, kv_len - sinks, owner, context)
+            offset = self._offset(q_len, kv_len - sinks, owner, context, call.logits)
         else:
             return _FOREIGN
         call = _in_four_dimensions(call, module, context, sinks)
@@ -201,11 +202,13 @@ class Judge:
             return Verdict(None, kv_len > 1, _unequal(q_len, kv_len), call) if expected else _FOREIGN
         return Verdict(call.replace(kv_offset=offset), True)
 
-    def _offset(self, q_len: int, kv_len: int, owner: str | None, context: TokenContext | None) -> int | Tensor | None:
+    def _offset(
+        self, q_len: int, kv_len: int, owner: str | None, context: TokenContext | None, mask: Tensor | None = None
+    ) -> int | Tensor | None:
         """Key slot of query 0 where lengths differ: the cache says, or the user who named this module; otherwise unknown."""
         slot = None if context is None else context.slot(q_len, kv_len)
         if slot is None and owner in self._named and kv_len >= q_len:
-            return kv_len - q_len
+            return last_visible(mask, q_len, kv_len) - q_len + 1
         return slot
 
 

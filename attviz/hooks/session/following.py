@@ -9,10 +9,10 @@ from torch import nn
 from attviz.calls import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
-from attviz.hooks.scope.evidence import Followed, Situation, known, may_follow, needs_following, was_followed
+from attviz.hooks.scope.evidence import Followed, Situation, idle_before, known, may_follow, needs_following, was_followed
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.trace import flat_tensors
-from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.model_map import Layout, without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.alignment import from_library
@@ -68,8 +68,25 @@ class Following:
         kwargs: dict[str, Any],
     ) -> Answer | None:
         """What is known of the attention that is running; None where nobody followed it."""
+        before = known(module, situation, operator.name, ordinal)
         if followed is None:
-            return known(module, situation, operator.name, ordinal)
+            return before
+        found = self._asked(followed, operator, call, module, situation, ordinal, context, args, kwargs)
+        unclear = found is None or found.kind == "unsettled"
+        return before if unclear and before is not None and before.kind == "self" and not before.buffer else found
+
+    def _asked(
+        self,
+        followed: Followed,
+        operator: Operator,
+        call: AttentionCall,
+        module: nn.Module,
+        situation: Situation,
+        ordinal: int,
+        context: TokenContext | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Answer | None:
         if isinstance(call, SoftmaxCall):
             if operator.kind != "softmax":
                 return followed.ask(module, situation, operator.name, ordinal, args[:2], None)
@@ -79,6 +96,20 @@ class Following:
         if unpacked(call, module, context) is not call:
             return None  # what looks like queries are heads
         return followed.ask(module, situation, operator.name, ordinal, (call.query, call.key), None)
+
+    def idle(self, followed: Followed | None, module: nn.Module, situation: Situation, before: tuple[int, int]) -> str | None:
+        """Why a module that should attend, and was not seen to, does not; None where that was not shown."""
+        named = without_softmax(module)
+        if followed is None:
+            shown = idle_before(module, situation)
+            return shown or (named if from_library(module) else None)
+        why = named if from_library(module) else None
+        if followed.follow.broken is None and followed.counts[0] == before[0]:
+            if followed.counts[1] == before[1]:
+                why = named or f"no softmax and no product of its inputs ran in {type(module).__name__}, so there is no attention matrix"
+            why = why or named
+        followed.ran(module, situation, why)
+        return why
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed:
         followed = Followed(module, args, kwargs)

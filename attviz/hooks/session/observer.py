@@ -16,7 +16,7 @@ import torch
 from attviz.calls import AttentionCall
 from attviz.hooks.scope import stack
 from attviz.hooks.scope.evidence import Followed, Situation
-from attviz.hooks.scope.model_map import Layout, without_softmax
+from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
@@ -32,11 +32,12 @@ from attviz.hooks.tap.operators.softmax import dimension
 class LayerScope:
     """One execution of a hooked module."""
 
-    __slots__ = ("aside", "count", "followed", "name", "reason", "seen", "situation")
+    __slots__ = ("aside", "before", "count", "followed", "name", "reason", "seen", "situation")
 
     def __init__(self, name: str, situation: Situation) -> None:
         self.name, self.situation, self.seen, self.count = name, situation, False, 0
         self.followed: Followed | None = None  # where this call is followed by itself
+        self.before = (0, 0)  # exponentials and products that the followed forward had seen before it
         self.reason: str | None = None  # why one of its attention calls has no diagonal
         self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
 
@@ -138,6 +139,8 @@ class Observer:
         local.scopes.append(scope)
         if local.followed is None:
             local.followed = scope.followed = self._following.layer(self.layout.modules[name], situation, args, kwargs)
+        if local.followed is not None:
+            scope.before = local.followed.counts
 
     def leave_layer(self, name: str, completed: bool, idle: bool = False) -> None:
         """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it had nothing to do."""
@@ -145,13 +148,16 @@ class Observer:
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
-        if local.followed is not None:
-            local.followed.ran(self.layout.modules[name], scope.situation)
+        module = self.layout.modules[name]
+        reason = scope.aside
+        if not scope.seen:
+            reason = self._following.idle(local.followed, module, scope.situation, scope.before) or reason
+        elif local.followed is not None:
+            local.followed.ran(module, scope.situation, None)
         if scope.followed is not None:
             local.followed = None
             self._following.finish(scope.followed, completed)
         if completed and not scope.seen:
-            reason = scope.aside or without_softmax(self.layout.modules[name])
             if reason is not None:
                 self.skipped.setdefault(name, reason)
             elif not idle:

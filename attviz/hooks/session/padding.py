@@ -27,12 +27,12 @@ class Hidden(NamedTuple):
 
 
 def hidden_keys(call: AttentionCall) -> Hidden | bool | None:
-    """What the operator's mask hides; False where it hides nothing, None where it cannot be told."""
+    """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told."""
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None
     if isinstance(call, FusedCall):
-        return False if call.bias is None else _of_scores(call.bias, call.shape[2], offset)
+        return call.is_causal if call.bias is None else _of_scores(call.bias, call.shape[2], offset)
     if isinstance(call, SoftmaxCall):
         return _of_weights(call.weights, call.shape[2], offset) if call.logits is None else _of_scores(call.logits, call.shape[2], offset)
     return None
@@ -49,8 +49,8 @@ def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int,
         return given
     if given is not None and given.shape[1] != q_len:
         return given
-    if hidden is False or hidden is True:
-        return given if given is None or bool(given.all()) else None
+    if isinstance(hidden, bool):  # no mask: that of other tokens, where the attention is causal (True); else the model's, which it ignores
+        return None if hidden or _is_causal(given) else given
     own, last = (part.expand(batch, q_len) for part in hidden)
     if bool(own.all()):
         return given
@@ -58,6 +58,15 @@ def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int,
         return None if not bool(own.any()) else own.logical_not()
     given = given.to(own.device)
     return torch.where(own, False, given | last.logical_not())
+
+
+def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:
+    """The last key that the last query sees: its own, under a causal mask. Waits for the device; for modules that a user named."""
+    if scores is None or scores.shape[-1] != kv_len:
+        return kv_len - 1
+    last = scores.detach() if scores.ndim == 1 else scores.detach()[..., -1, :]
+    seen = _hides(last).logical_not().reshape(-1, kv_len).any(0).nonzero()
+    return int(seen[-1]) if len(seen) and int(seen[-1]) >= q_len - 1 else kv_len - 1
 
 
 def _of_scores(scores: Tensor, q_len: int, offset: int) -> Hidden:
@@ -69,6 +78,11 @@ def _of_scores(scores: Tensor, q_len: int, offset: int) -> Hidden:
     else:
         own = columns.diagonal(0, -2, -1)
     return Hidden(*(_hides(part).all(1).expand(-1, q_len) for part in (own, last)))
+
+
+def _is_causal(given: Tensor | None) -> bool:
+    """Whether what looks like padding is a causal mask of as many texts as tokens."""
+    return given is not None and given.shape[0] == given.shape[1] and torch.equal(given, torch.ones_like(given).tril())
 
 
 def _hides(scores: Tensor) -> Tensor:

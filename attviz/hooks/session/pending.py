@@ -21,18 +21,8 @@ class PendingRecord:
     """One self-attention. Never holds a view of an activation."""
 
     __slots__ = (
-        "_context",
-        "_deferred",
-        "_hidden",
-        "_record",
-        "documents",
-        "evidence",
-        "index",
-        "layer",
-        "operator",
-        "readings",
-        "reasons",
-        "step",
+        *("_context", "_deferred", "_hidden", "_record"),
+        *("documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step"),
     )
 
     def __init__(

@@ -94,8 +94,9 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
+    one = dim - 1 if dim and scores.shape[dim - 1] == 1 else None  # where a single query stands
     for rows in reversed(range(scores.ndim)):
-        if rows == dim or scores.shape[rows] == 1 != size:
+        if rows == dim or (scores.shape[rows] == 1 and rows != one):
             continue
         answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input)
         if answer.kind == "self":
@@ -122,16 +123,22 @@ def _compared(
         if streams is not None and streams[0] != streams[1] and not (one_input and _kin(streams)):
             return Answer("unsettled", "queries and keys stand at the same tokens of one input, but went different ways through the model")
         return Answer("self", "queries and keys are the same tokens")
-    after = 0
-    for axis, length in reversed(pieces_of(keys, kv_len)):
-        if axis == rows and rows and length == q_len:
+    after, pieces = 0, pieces_of(keys, kv_len)
+    alone = q_len == 1 and sum(length == 1 for _, length in pieces) == 1  # a single token has no axis: it is the piece of its length
+    for axis, length in reversed(pieces):
+        if axis == rows and length == q_len and (rows or (alone and len(pieces) > 1)):
             before = kv_len - q_len - after
-            if any(symbol.kind == "buffer" for piece, _ in pieces_of(keys, kv_len) for symbol in piece):
+            if any(symbol.kind == "buffer" for piece, _ in pieces for symbol in piece):
                 return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
             extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
-            joined = any(piece and not learned(piece) for piece, _ in pieces_of(keys, kv_len) if piece != rows)
+            joined = any(piece and not learned(piece) for piece, _ in pieces if piece != rows)
             return Answer("self", f"the keys are the queries' own tokens and others ({', '.join(extra)} them)", after, joined=joined)
         after += length
+    if q_len == 1 and kv_len > 1:
+        if streams is not None and streams[1] and not streams[0]:
+            return Answer("cross", "the query is learned, the keys are tokens")
+        if len(pieces) == 1 and of_input(keys) and not any(symbol.kind == "buffer" for symbol in keys):
+            return Answer("cross", "one query for all tokens: it is pooled or of one of them, there is none for each")
     if q_len > 1 and learned(rows) and of_input(keys):
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
     if of_input(rows) and kv_len > 1 and learned(keys):

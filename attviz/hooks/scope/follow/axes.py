@@ -155,8 +155,13 @@ class Symbols:
                 return self.concatenated(covered)
         return (self.make("slice", length, rank_of(axis), start, step, of=axis),)
 
-    def concatenated(self, pieces: Sequence[tuple[Axis, int]]) -> Axis:
-        """Pieces (axis, length) one behind the other; slices that follow on each other become what they were cut from."""
+    def concatenated(self, pieces: Sequence[tuple[Axis, int]], rank: float = CONSTANT) -> Axis:
+        """Pieces (axis, length) one behind the other; slices that follow on each other become what they were cut from.
+
+        Args:
+            pieces: Axis and length of each; a single token has no axis.
+            rank: The least that the whole has.
+        """
         found: list[tuple[Axis, int]] = []
         for axis, length in (piece for whole, size in pieces for piece in pieces_of(whole, size)):
             if length == 0:
@@ -169,7 +174,7 @@ class Symbols:
         if len(found) == 1:
             return found[0][0]
         of = tuple(symbol for axis, _ in found for symbol in axis)
-        rank = max((rank_of(axis) for axis, _ in found), default=CONSTANT)
+        rank = max([rank, *(rank_of(axis) for axis, _ in found)])
         return (self.make("cat", sum(length for _, length in found), rank, tuple(found), of=of),)
 
     def _rejoined(self, one: tuple[Axis, int], two: tuple[Axis, int]) -> tuple[Axis, int] | None:

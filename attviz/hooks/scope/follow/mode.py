@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.hooks.scope.follow.axes import CONSTANT, Symbols, learned
+from attviz.hooks.scope.follow.axes import UNKNOWN, Symbols, learned
 from attviz.hooks.scope.follow.inputs import name_inputs
 from attviz.hooks.scope.follow.rules import axes_after, base_name
 from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
@@ -39,6 +39,8 @@ class Follow(TorchDispatchMode):
         broken: What went wrong in the book-keeping; nothing is concluded from a broken one.
         unseen: Where tokens were weighed by exponentials that no attention operator showed.
         softmax: Set while a softmax runs, by whoever takes it for attention.
+        exponentials: How many operators ran so far that a softmax could be made of, or that are not torch's own.
+        products: How many products of two tensors that both depend on the inputs.
         inside: Query and key of the operator that runs, where it calls others for its scores.
         where: Says which module runs; None where what runs is shown by other means.
     """
@@ -63,6 +65,7 @@ class Follow(TorchDispatchMode):
         self.unseen: list[Any] = []
         self.softmax: SeenSoftmax | None = None  # set by whoever takes the running softmax for attention
         self.where: Callable[[], Any] = lambda: None
+        self.exponentials = self.products = 0
         self._steps = 0
 
     # ---- life
@@ -125,6 +128,7 @@ class Follow(TorchDispatchMode):
         if name in ("bmm", "baddbmm", "mm", "addmm"):
             one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
             pair = (one.streams, two.streams)
+            self.products += bool(one.streams and two.streams)
             exponential = False
             if self._mixes_tokens(name, args, one, two):
                 streams |= {self.symbols.fresh()}
@@ -135,6 +139,8 @@ class Follow(TorchDispatchMode):
             if name == "mul" and any(trace.pair is not None and not trace.exponential for trace in given):
                 exponential = False  # scores with a decay, not their exponentials
             weights = weights_after(traces, name, args, given, out)
+        foreign = not str(func).startswith("aten.")
+        self.exponentials += foreign or name in _EXPONENTIALS or name == "_log_softmax" or name.startswith("_scaled_dot_product")
         if name in _EXPONENTIALS:
             exponential = True
             if self.softmax is not None:
@@ -151,6 +157,10 @@ class Follow(TorchDispatchMode):
         """Whether a product sums over tokens with weights that an exponential made."""
         mixed = False
         for trace, contracted, kept in ((one, len(one.axes) - 1, len(one.axes) - 2), (two, len(two.axes) - 2, len(two.axes) - 1)):
+            if one.weights is not None and two.weights is not None:
+                one.weights.softmax.used.append("a product of two softmaxes")
+                two.weights.softmax.used.append("a product of two softmaxes")
+                return True
             if trace.weights is not None:
                 wrong = trace.weights.axis is not None and trace.weights.axis != contracted
                 trace.weights.softmax.used.append(trace.weights.changed or ("a sum over the queries" if wrong else ""))
@@ -174,7 +184,7 @@ class Follow(TorchDispatchMode):
         start = (view.storage_offset() - base.storage_offset()) // step if step else 0
         length, size = view.shape[dim], base.shape[dim]
         rest = size - start - length
-        before, behind = ((self.symbols.make("buffer", n, CONSTANT, self.symbols.fresh()),) for n in (start, rest))
+        before, behind = ((self.symbols.make("buffer", n, UNKNOWN, self.symbols.fresh()),) for n in (start, rest))
         pieces = [(before, start), (written.axes[dim], length), (behind, rest)]
         axes = list(written.axes)
         axes[dim] = self.symbols.concatenated(pieces)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, Axes, rank_of
+from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, rank_of
 from attviz.hooks.scope.follow.trace import Rule, Traces
 
 
@@ -111,7 +111,8 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         rank = FEATURE if of_heads else CONSTANT
         result[dim] = (traces.symbols.make("stack" if of_heads else "copies", len(pieces), rank, traces.symbols.fresh()), *first[0])
     else:
-        result[dim] = traces.symbols.concatenated(pieces)
+        moving = any(traces[tensor].streams for tensor in tensors)  # a single token and a cache: what names the keys, not their mask
+        result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if moving else CONSTANT)
     return tuple(result)
 
 
