@@ -60,7 +60,7 @@ def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwa
 
 def _equal(own: Any, other: Tensor) -> bool:
     """Whether two tensors on the CPU hold the same; elsewhere nobody waits for the answer."""
-    if not isinstance(own, Tensor) or own.shape != other.shape or own.dtype != other.dtype or not own.numel():
+    if torch._C._is_tracing() or not isinstance(own, Tensor) or own.shape != other.shape or own.dtype != other.dtype or not own.numel():
         return False
     if own.device.type != "cpu" or other.device.type != "cpu" or not (traceable(own) and traceable(other)):
         return False

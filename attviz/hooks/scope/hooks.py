@@ -74,7 +74,7 @@ class EnterLayer(Hook):
 
 
 class LeaveLayer(Hook):
-    """Says that an attention module ends, and whether it had nothing to do: an empty batch, or one that it returned as it was given."""
+    """Says that an attention module ends."""
 
     __slots__ = ("_name", "_observer")
 
@@ -84,8 +84,7 @@ class LeaveLayer(Hook):
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After the forward; the output is None if it raised."""
         if not _off():
-            nothing = any(output is given or (isinstance(given, torch.Tensor) and not given.numel()) for given in args)
-            self._observer.leave_layer(self._name, output is not None, nothing)
+            self._observer.leave_layer(self._name, args, output)
 
 
 def _make_inert() -> Callable[..., None]:

@@ -142,13 +142,13 @@ class Observer:
         if local.followed is not None:
             scope.before = local.followed.counts
 
-    def leave_layer(self, name: str, completed: bool, idle: bool = False) -> None:
+    def leave_layer(self, name: str, args: tuple[Any, ...], output: Any) -> None:
         """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it had nothing to do."""
         local, scopes = self._local, self._local.scopes
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
-        module = self.layout.modules[name]
+        module, completed = self.layout.modules[name], output is not None
         reason = scope.aside
         if not scope.seen:
             reason = self._following.idle(local.followed, module, scope.situation, scope.before) or reason
@@ -160,7 +160,7 @@ class Observer:
         if completed and not scope.seen:
             if reason is not None:
                 self.skipped.setdefault(name, reason)
-            elif not idle:
+            elif not _had_nothing_to_do(args, output):
                 self.missed.setdefault(name, "")
         elif scope.seen and scopes:
             scopes[-1].seen = True
@@ -289,3 +289,10 @@ class Observer:
             self._discovering = False
         self.owners.update(dict.fromkeys(name for name in names.values() if name and name != DROP))
         self._recorder.end(step, names, completed)
+
+
+def _had_nothing_to_do(args: tuple[Any, ...], output: Any) -> bool:
+    """Whether a module was given an empty batch, or returned what it was given."""
+    if any(output is given for given in args):
+        return True
+    return not torch._C._is_tracing() and any(isinstance(given, torch.Tensor) and not given.numel() for given in args)
