@@ -1,6 +1,7 @@
 """How fast the page answers, and how large it is: one CSV row a page and interaction.
 
     python -m benchmarks.page > benchmarks/results/page.csv
+    python -m benchmarks.page "96 layers" 8             # only the pages whose name holds this, 8 times each
 
 Each interaction is done a number of times in headless Chromium without a GPU; the time is from the event to the end of the
 frame that shows it on the main thread: script, style, layout, paint and the rasterising of the canvases. Waiting for that frame
@@ -14,14 +15,14 @@ import csv
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from attviz.records import Analysis, Document
-from attviz.viewer import view
+from attviz.viewer import Page, view
 from benchmarks.environment import environment
 
 INTERACTIONS = {
@@ -32,6 +33,11 @@ INTERACTIONS = {
     "pin": "move(heat, 60 + (i % 8) * 16, 24); press(heat, 60 + (i % 8) * 16, 24)",
     "aggregate": "choose('Aggregate of the series', ['max', 'min', 'range', 'std', 'mean'][i % 5])",
     "scale": "choose('Scale of colours and strokes', ['raw', 'robust', 'lift', 'log'][i % 4])",
+    "special": "click('[aria-label=\"Special tokens\"] button', i % 2)",
+    "order": "choose('Order of the vectors', ['value', 'layer', 'cluster', 'own'][i % 4])",
+    "range": "choose('Range of colours', ['corpus', 'document'][i % 2])",
+    "sentence": "click('.insight', i % 3)",
+    "undo": "i % 2 ? undo() : key('d')",
 }
 
 MEASURE = """async ([code, times]) => {
@@ -49,12 +55,14 @@ MEASURE = """async ([code, times]) => {
         box.value = value;
         box.dispatchEvent(new Event("change"));
     };
-    const step = new Function("i", "series", "heat", "move", "press", "key", "choose", code);
+    const click = (what, which) => [...document.querySelectorAll(what)][which]?.click();
+    const undo = () => document.dispatchEvent(new KeyboardEvent("keydown", { key: "z", ctrlKey: true, bubbles: true }));
+    const step = new Function("i", "series", "heat", "move", "press", "key", "choose", "click", "undo", code);
     const found = [];
     for (let i = 0; i < times; i++) {
         await frame();
         const start = performance.now();
-        step(i, series, heat, move, press, key, choose);
+        step(i, series, heat, move, press, key, choose, click, undo);
         await frame();
         await new Promise(done => setTimeout(done, 0));
         found.push(performance.now() - start);
@@ -63,17 +71,21 @@ MEASURE = """async ([code, times]) => {
 }"""
 
 
-def cases() -> Iterator[tuple[str, Analysis]]:
-    """The two sizes the page promises to stay fluid at."""
-    yield "144 heads x 4096 tokens", analysis(1, 12, 12, 4096)
-    yield "2000 documents x 12 heads x 128 tokens", analysis(2000, 1, 12, 128)
+def cases() -> dict[str, Callable[[], Page]]:
+    """The sizes the page promises to stay fluid at."""
+    return {
+        "144 heads x 4096 tokens": lambda: view(analysis(1, 12, 12, 4096)),
+        "2000 documents x 12 heads x 128 tokens": lambda: view(analysis(2000, 1, 12, 128)),
+        "96 layers x 96 heads x 128 tokens": lambda: view(analysis(2, 96, 96, 128)),
+        "40 MB: 1600 documents x 144 heads x 128 tokens": lambda: view(analysis(1600, 12, 12, 128), precision="u8"),
+    }
 
 
 def analysis(documents: int, num_layers: int, num_heads: int, tokens: int) -> Analysis:
-    """Diagonals as spread as real ones: Beta(0.5, 8)."""
+    """Diagonals as spread as real ones, Beta(0.5, 8), between two special tokens."""
     rng = np.random.default_rng(0)
-    names = tuple(f"w{i}" for i in range(tokens))
-    text = " ".join(names)
+    names = ("[CLS]", *(f"w{i}" for i in range(tokens - 2)), "[SEP]")
+    text = " ".join(names[1:-1])
     made = [Document(text, names, rng.beta(0.5, 8, (num_layers, num_heads, tokens)).astype(np.float32)) for _ in range(documents)]
     return Analysis(tuple(f"layer.{i}" for i in range(num_layers)), made, model_name="made")
 
@@ -100,12 +112,15 @@ def main() -> None:
     writer.writeheader()
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
-        for name, made in cases():
-            path = view(made).save(Path(folder) / "page.html")
+        wanted, times = sys.argv[1] if len(sys.argv) > 1 else "", int(sys.argv[2]) if len(sys.argv) > 2 else 20
+        for name, make in cases().items():
+            if wanted not in name:
+                continue
+            path = make().save(Path(folder) / "page.html")
             size = round(path.stat().st_size / 1e6, 2)
-            for row in measure(browser, path, times=20):
-                if row["interaction"] == "document" and len(made.documents) == 1:
-                    continue  # there is no other to open
+            for row in measure(browser, path, times):
+                if row["interaction"] in ("document", "range") and name.startswith("144"):
+                    continue  # there is no other document
                 writer.writerow({"page": name, "megabytes": size, "chromium": browser.version, **row, **conditions})
                 sys.stdout.flush()
         browser.close()

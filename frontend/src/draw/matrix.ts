@@ -165,7 +165,7 @@ export function drawMatrix(surface: Surface, scene: Scene, layout: MatrixLayout,
     surface.text(axis.left + 8, top + 18, "Every vector is hidden or removed.", { fill: palette.ink3, size: 12 });
     return;
   }
-  surface.hatch(axis.left, top, axis.width, layout.height, palette.edge);
+  if (scene.incomplete) surface.hatch(axis.left, top, axis.width, layout.height, palette.edge);
   for (let token = axis.from; scene.without && token < axis.to; token++) {
     if (scene.set.special[token]) surface.rect(axis.x(token) - axis.step / 2, top, axis.step, layout.height, palette.grid);
   }

@@ -32,6 +32,15 @@ export interface Tint {
   readonly fit: Fit;
 }
 
+interface Memory {
+  readonly vectors: readonly Float32Array[];
+  readonly lifts: WeakMap<Float32Array, Float32Array>;
+  readonly known: Map<string, number>;
+}
+
+const memories = new WeakMap<TokenSet, Map<boolean, Memory>>();
+const holes = new WeakMap<TokenSet, boolean>();
+
 export class Scene {
   readonly tokens: number;
   readonly pieces: readonly Piece[];
@@ -52,7 +61,7 @@ export class Scene {
   readonly drawn: object = {};
   readonly #byKey: ReadonlyMap<string, Row>;
   readonly #aggregates: Map<Aggregate, Float32Array> = new Map();
-  readonly #lifts: WeakMap<Float32Array, Float32Array> = new WeakMap();
+  readonly #lifts: WeakMap<Float32Array, Float32Array>;
   /** Values of each vector: the same arrays from scene to scene, as what is known of them hangs on them. */
   readonly #vectors: readonly Float32Array[];
 
@@ -70,8 +79,9 @@ export class Scene {
     const same = before?.set === set && before.without === this.without ? before : null;
     this.pieces = before?.set === set ? before.pieces : pieces(set, text);
     this.rtl = before?.set === set ? before.rtl : rightToLeft(this.pieces.find((piece) => !piece.special && /\p{L}/u.test(piece.text))?.text ?? "");
-    this.#vectors = same ? same.#vectors : set.rows.map((_, place) => this.#vector(place));
-    if (same) [this.#lifts, this.#known] = [same.#lifts, same.#known];
+    const memory = this.#remembered();
+    this.#vectors = memory.vectors;
+    [this.#lifts, this.#known] = [memory.lifts, memory.known];
     const state = current;
     this.scale = state.scale;
     const whole = state.sets[document.sets.indexOf(set)];
@@ -102,6 +112,22 @@ export class Scene {
   /** Takes a newer state that leaves rows, focus and scale as they are. */
   follow(state: State): void {
     this.current = state;
+  }
+
+  /** Vectors of the set with and without special tokens, and what is known of them: kept, as the reader may switch back. */
+  #remembered(): Memory {
+    let both = memories.get(this.set);
+    if (!both) memories.set(this.set, (both = new Map()));
+    let memory = both.get(this.without);
+    if (!memory) both.set(this.without, (memory = { vectors: this.set.rows.map((_, place) => this.#vector(place)), lifts: new WeakMap(), known: new Map() }));
+    return memory;
+  }
+
+  /** Whether the file itself lacks values. */
+  get incomplete(): boolean {
+    let found = holes.get(this.set);
+    if (found === undefined) holes.set(this.set, (found = this.set.values.some(Number.isNaN)));
+    return found;
   }
 
   /** The values of a vector, special tokens missing where they are left out. */
@@ -253,7 +279,7 @@ export class Scene {
     // Each of them grows with its values: where all tokens saw as many keys, the factor can wait until here.
     return plain && lift ? value * this.tokens : value;
   }
-  readonly #known: Map<string, number> = new Map();
+  readonly #known: Map<string, number>;
 }
 
 function sameRows(one: readonly Row[], other: readonly Row[]): boolean {
