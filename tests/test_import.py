@@ -33,3 +33,38 @@ def test_public_names_resolve():
 
 def test_unknown_name_is_an_attribute_error():
     assert not hasattr(attviz, "captrue")
+
+
+def test_dir_shows_what_there_is_to_use_and_nothing_else():
+    """No leftovers of how it was built: typing, importlib, helper modules."""
+    assert {"capture", "compare", "head_roles", "readings", "view"} <= set(dir(attviz))
+    for package in (attviz, attviz.metrics, attviz.plots, attviz.integrations, attviz.io):
+        shown = dir(package)
+        assert not {"Any", "importlib", "annotations", "TYPE_CHECKING", "recording", "sequences"} & set(shown), package
+        assert all(name == "__version__" or not name.startswith("_") for name in shown), package
+        for name in set(shown) - {"AttentionCallback", "LightningAttentionCallback"}:  # these import a framework
+            assert getattr(package, name) is not None, (package, name)
+
+
+def test_unknown_keyword_arguments_are_errors():
+    import pytest
+    import torch
+
+    from attviz.errors import AttvizError
+
+    attention = torch.nn.MultiheadAttention(8, 2)
+    metrics, integrations = attviz.metrics, attviz.integrations
+    for make in (
+        lambda: attviz.capture(attention, evry=5),
+        lambda: metrics.HeadStatistics(evry=5),
+        lambda: metrics.TokenStatistics(kid="shannon"),
+        lambda: metrics.VocabularyStatistics(vocabsize=5),
+        lambda: metrics.AttentionHealth(every=5),
+        lambda: metrics.HeadRoles(role=("own",)),
+        lambda: integrations.AttentionMonitor(evry=5),
+        lambda: integrations.AttentionCallback(evry=5),
+        lambda: attviz.compare(attention, attention, ["a"], object(), resample=5),
+        lambda: attviz.head_roles(attention, vocab=5),
+    ):
+        with pytest.raises((TypeError, ValueError, AttvizError), match=r"evry|kid|vocabsize|every|role|resample|vocab"):
+            make()

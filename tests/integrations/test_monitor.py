@@ -65,6 +65,23 @@ def test_further_metrics_are_fed_and_keep_what_they_saw(tiny_model, tiny_data):
     assert table.count[0, 0].sum() == real
 
 
+@pytest.mark.filterwarnings("ignore")  # of the compiler about itself
+def test_metrics_of_a_wholly_compiled_model_are_fed_what_the_eager_one_gives(tiny_model, tiny_data):
+    batch = {key: torch.stack([text[key] for text in tiny_data[:2]]) for key in tiny_data[0]}
+    seen = []
+    for compiled in (False, True):
+        called = torch.compile(tiny_model, backend="aot_eager") if compiled else tiny_model
+        monitor = AttentionMonitor(every=1, strict=True, run_compiled=compiled, metrics=[heads := HeadStatistics()])
+        for step in range(2):  # the second forward is not located on the stack
+            with monitor.watch(called, step):
+                called(**batch)
+        seen.append((monitor.values, heads.compute()))
+    (eager, eager_heads), (found, found_heads) = seen
+    assert found == pytest.approx(eager, rel=1e-5, abs=1e-6)
+    assert torch.equal(found_heads.count, eager_heads.count)
+    torch.testing.assert_close(found_heads.mean, eager_heads.mean, rtol=1e-5, atol=1e-7)
+
+
 def test_there_is_one_clock():
     with pytest.raises(ArgumentError, match="every_forwards=3 of AttentionHealth would be a second clock. Leave it out"):
         AttentionMonitor(every=1, health=AttentionHealth(every_forwards=3))

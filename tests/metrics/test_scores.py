@@ -93,7 +93,7 @@ def test_they_take_what_a_capture_reads(model):
 
 
 def test_the_clip_of_the_query_brings_the_largest_logit_down_to_the_threshold(model):
-    """The recipe of docs/training.md, on a model whose logits exploded."""
+    """The recipe of docs/howto/training.md, on a model whose logits exploded."""
     ids = torch.randint(12, (4, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for layer in model.model.layers:
