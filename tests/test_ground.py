@@ -63,6 +63,20 @@ def _third_devices_have_a_name() -> bool:
     return isinstance(torch._C._get_privateuse1_backend_name(), str)
 
 
+def _stance_is_known() -> bool:
+    from torch._dynamo import eval_frame
+
+    with torch.compiler.set_stance("force_eager"):
+        return bool(eval_frame._stance.stance == "force_eager")
+
+
+def _compiled_modules_know_their_options() -> bool:
+    model = nn.Linear(2, 2)
+    apart = torch.compile(model, mode="reduce-overhead")
+    model.compile(mode="reduce-overhead")
+    return all(each.get_compiler_config()["triton.cudagraphs"] for each in (apart, model._compiled_call_impl))
+
+
 def _dispatch_modes_are_counted() -> bool:
     with torch.utils._python_dispatch.TorchDispatchMode():
         inside = torch._C._len_torch_dispatch_stack()
@@ -169,6 +183,8 @@ GROUND = [
     Ground("_jit_get_schemas_for_operator", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
     Ground("_dispatch_has_computed_kernel_for_dispatch_key", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
     Ground("_get_privateuse1_backend_name", "hooks/tap", "entering a capture fails", _third_devices_have_a_name),
+    Ground("_stance", "hooks/session", "models compiled with CUDA graphs are refused under force_eager too", _stance_is_known),
+    Ground("get_compiler_config", "hooks/session", "models that replay CUDA graphs are missed late", _compiled_modules_know_their_options),
     Ground("_len_torch_dispatch_stack", "kernels", "every diagonal on a GPU fails", _dispatch_modes_are_counted),
     Ground("_call_impl", "hooks/scope", "calls find no owner: CaptureError for every model", _frames_hold_the_running_module),
     Ground("_wrapped_call_impl", "hooks/scope", "the same, for modules that are called plainly", _frames_hold_the_running_module),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class Case:
     launch: Callable[[], object]
     matrix: bool = False  # a matrix instruction is expected
     vector: bool = False  # vector loads are promised
+    shown: bool = False  # has a line in docs/kernels.md
+    odd: bool = False  # a size of 1, an odd stride, an offset beyond 32 bits
 
     def faults(self, kernel: str, report: Report, arch: str) -> list[str]:
         """What a compiled kernel breaks of its promises: no spills, room in shared memory, matrix and vector instructions."""
@@ -130,8 +132,30 @@ def odd_cases() -> Iterator[Case]:
     yield logsumexp_case("bf16 d128, packed, a row of each text", query[:1], key[:1], "packed texts")
 
 
+SHOWN = (
+    *("logsumexp bf16 d64", "logsumexp bf16 d128", "logsumexp bf16 d256", "logsumexp fp16 d64", "logsumexp fp32 d64"),
+    *("logsumexp bf16 d128, bias, mask, sinks, softcap", "logsumexp bf16 d128, index of each head, window", "logsumexp bf16 d128, packed"),
+    *("logsumexp bf16 d128, aggregates, bias, mask, sinks", "qk bf16 d64 causal", "qk bf16 d128 causal", "qk fp32 d64 causal"),
+    *(
+        "qk bf16 d128 causal, bias",
+        "qk bf16 d128 causal, summary",
+        "qk bf16 d128 causal, packed",
+        "weights fp16",
+        "weights fp16, aggregates",
+    ),
+    "tokens fp32, heads 32",
+)
+
+
 def cases() -> Iterator[Case]:
     """All of them; the order is that of ``docs/kernels.md``."""
+    for case in _regular():
+        yield replace(case, shown=case.name in SHOWN)
+    for case in odd_cases():
+        yield replace(case, odd=True)
+
+
+def _regular() -> Iterator[Case]:
     for kernel in ("logsumexp", "qk", "qk_bias"):
         for name, head_dim in SIZES:
             yield from variants(kernel, DTYPES[name], head_dim)
@@ -150,4 +174,3 @@ def cases() -> Iterator[Case]:
         assert plan.shape[1] > SEGMENT_CHUNK  # both kernels are launched
         given = (*state, meta(BATCH, heads, Q_LEN), plan)
         yield Case(f"tokens fp32, heads {heads}", lambda given=given: tokens.launch(*given))
-    yield from odd_cases()

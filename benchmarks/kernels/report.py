@@ -1,19 +1,21 @@
 """Write docs/kernels.md: what every kernel takes of each architecture, compiled ahead of time. Needs no GPU.
 
-python -m benchmarks.kernels.report            # all architectures, some minutes
-python -m benchmarks.kernels.report sm_90      # prints one, writes nothing
+python -m benchmarks.kernels.report              # the lines of the page, all architectures, some minutes; writes the page
+python -m benchmarks.kernels.report sm_90        # prints one architecture, writes nothing
+python -m benchmarks.kernels.report --all        # every case there is, an hour; writes nothing, exit 1 on a spill
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import triton
 
-from benchmarks.kernels.cases import cases
+from benchmarks.kernels.cases import Case, cases
 from benchmarks.kernels.compile import TARGETS, Report, compile_launch
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
@@ -22,8 +24,15 @@ HEADER = """# Kernels, compiled ahead of time
 Written by `python -m benchmarks.kernels.report` with {versions}, on a machine without a GPU: these are the binaries'
 own numbers, not timings. A cell reads registers / shared memory in KiB / matrix instructions / vector loads : scalar loads; registers are
 those of a thread, instructions are counted in the program text, not in what runs. Spilled is what the assembler could not keep in
-registers, in bytes of stack (scratch on gfx942), over all architectures; the script fails unless it is 0.
-The tests compile all of it again on every run, and compare with this table where the same versions are installed.
+registers, in bytes of stack (scratch on AMD), over all architectures; the script fails unless it is 0.
+
+Where no tile is free of spills, or the compiler has no matrix instruction for an architecture, the table of tiles
+(`attviz/kernels/triton/tuning.json`, chosen by `python -m benchmarks.kernels.tiles`) says so, and the cell reads *torch*: there the
+implementation in torch serves. So it is for `diagonal_from_qk` on sm_75, and on gfx1100 in float32 and for heads wider than 128.
+
+The page holds a selection. `--all` compiles every case (each dtype and size of a head with the least and the most that can be asked of a
+kernel, sizes of 1, odd strides, offsets beyond 32 bits) for every architecture; the tests compile each case for one architecture in turn,
+and compare with this table where the same versions are installed.
 
 """
 
@@ -52,16 +61,17 @@ def committed_cells() -> dict[tuple[str, str, str], str]:
     return cells
 
 
-def rows(archs: list[str]) -> tuple[list[str], list[str]]:
-    """Table rows of all cases on the architectures, and the promises broken."""
+def rows(archs: list[str], chosen: Iterable[Case]) -> tuple[list[str], list[str]]:
+    """Table rows of the cases on the architectures, and the promises broken."""
     lines, faults = [], []
-    for case in cases():
+    for case in chosen:
         reports = {arch: compile_launch(case.launch, arch) for arch in archs}
-        for kernel in reports[archs[0]]:
-            found = [reports[arch][kernel] for arch in archs]
-            faults += [fault for arch in archs for fault in case.faults(kernel, reports[arch][kernel], arch)]
-            spilled = sum(report.spilled_bytes for report in found)
-            lines.append(f"| {case.name} | `{kernel}` | {' | '.join(map(cell, found))} | {spilled} |")
+        for kernel in dict.fromkeys(kernel for found in reports.values() for kernel in found):
+            found = {arch: reports[arch][kernel] for arch in archs if kernel in reports[arch]}
+            faults += [fault for arch, report in found.items() for fault in case.faults(kernel, report, arch)]
+            spilled = sum(report.spilled_bytes for report in found.values())
+            cells = [cell(found[arch]) if arch in found else "torch" for arch in archs]
+            lines.append(f"| {case.name} | `{kernel}` | {' | '.join(cells)} | {spilled} |")
             print(lines[-1], flush=True)
     return lines, faults
 
@@ -69,10 +79,11 @@ def rows(archs: list[str]) -> tuple[list[str], list[str]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archs", nargs="*", help=f"some of {', '.join(TARGETS)}; default all, and the page is written")
-    chosen = parser.parse_args(argv).archs
-    archs = chosen or list(TARGETS)
-    lines, faults = rows(archs)
-    if not chosen:
+    parser.add_argument("--all", action="store_true", help="every case; the page is not written")
+    arguments = parser.parse_args(argv)
+    archs = arguments.archs or list(TARGETS)
+    lines, faults = rows(archs, (case for case in cases() if arguments.all or case.shown))
+    if not arguments.archs and not arguments.all:
         table = [f"| case | kernel | {' | '.join(archs)} | spilled |", f"|---|---|{'---|' * len(archs)}---|", *lines]
         PAGE.write_text(HEADER.format(versions=versions()) + "\n".join(table) + "\n")
     print("\n".join(faults), file=sys.stderr)

@@ -25,7 +25,8 @@ def test_every_launch_finds_its_row(kernel, arch):
 def test_an_architecture_without_a_row_gets_the_default():
     from attviz.kernels.triton.launch import tuned
 
-    assert tuned("qk", "sm_75", 64) == tuned("qk", "default", 64)
+    assert tuned("qk", "sm_70", 64) == tuned("qk", "default", 64)
+    assert tuned("qk", "gfx1201", 64) == tuned("qk", "gfx1100", 64)  # built like it
     assert tuned("qk", "gfx942", 64) != tuned("qk", "default", 64)
 
 
@@ -66,3 +67,15 @@ def test_without_a_gpu_the_script_says_so_and_writes_nothing(capsys):
 
     assert main([]) == 2
     assert "No GPU here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("arch", "single", "width"), [("sm_75", False, 64), ("gfx1100", True, 64), ("gfx1100", False, 256)])
+def test_where_no_tile_was_clean_torch_serves_without_a_warning(arch, single, width, recwarn):
+    from attviz.kernels.triton.launch import tuned
+    from attviz.kernels.twins import NoTile, twin
+
+    with pytest.raises(NoTile, match=f"qk {arch}"):
+        tuned("qk", arch, width, single)
+    kind = (torch.float16, width)
+    assert twin("diagonal_from_qk", kind, True, lambda: tuned("qk", arch, width, single), lambda: "torch") == "torch"
+    assert not recwarn

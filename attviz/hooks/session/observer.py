@@ -20,6 +20,7 @@ from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session import graphs
 from attviz.hooks.session.alignment import Judge, Verdict
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.recorder import Recorder
@@ -188,6 +189,9 @@ class Observer:
         if torch._C._current_graph_task_id() != -1:
             return  # checkpointing computes a forward again inside backward
         try:
+            if graphs.being_recorded(args):
+                self._leave_alone(self._local, operator)
+                return
             call = operator.read(args, kwargs, result)
             if isinstance(call, str):
                 self._set_aside(self._local, operator, call)
@@ -195,6 +199,12 @@ class Observer:
                 self._receive(self._local, operator, call, args, kwargs)
         except Exception as fault:
             self.faults.append(fault)
+
+    def _leave_alone(self, local: _Thread, operator: Operator) -> None:
+        """The call goes into a CUDA graph: nothing is made of it, and its module is reported."""
+        owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
+        if owner is not None and (local.scopes or operator.kind == "fused"):
+            self.missed.setdefault(owner, graphs.RECORDED)
 
     def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
         """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""

@@ -13,6 +13,7 @@ from attviz.hooks.scope.hooks import Scope
 from attviz.hooks.scope.model_map import read_layout
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenSource
+from attviz.hooks.session.graphs import refuse_replays
 from attviz.hooks.session.messages import explain, nothing_seen, undecided
 from attviz.hooks.session.observer import Observer
 from attviz.hooks.session.recorder import Recorder
@@ -51,6 +52,7 @@ class Session:
         """Put everything on, or, if that is interrupted, nothing."""
         if self.state != "new":
             raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
+        refuse_replays(self._model, self.layout)
         self.state = "open"
         self.observer.place.enter()
         try:

@@ -1,0 +1,67 @@
+"""CUDA graphs: what a capture cannot see is refused by name, before it could break the forward of a user.
+
+A replayed graph runs no Python, so nothing passes the tap. While one is recorded, whatever a capture keeps would lie in the graph's own
+memory, where PyTorch refuses it inside the user's forward, or where the next replay overwrites it. So a capture of a model that was
+compiled to replay graphs is refused when it is entered, and attention that is recorded into a graph by hand is left alone and reported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attviz.errors import CaptureError
+from attviz.hooks.scope.model_map import Layout
+
+RECORDED = (
+    "it ran while a CUDA graph was recorded, and a replayed graph runs no Python, so nothing of it can be seen; run the captured forwards "
+    "outside of torch.cuda.graph"
+)
+
+
+def refuse_replays(model: nn.Module, layout: Layout) -> None:
+    """Raise if a compiled part of a model on CUDA replays CUDA graphs.
+
+    Raises:
+        CaptureError: With the parts, and what to compile them with instead.
+    """
+    if not layout.regions or not _on_cuda(model) or _eager_stance():
+        return
+    replaying = [name for name, region in layout.regions.items() if _replays(region)]
+    if not replaying:
+        return
+    names = ", ".join(repr(name) if name else type(model).__name__ for name in replaying[:4])
+    raise CaptureError(
+        f"capture: {names} is compiled to replay CUDA graphs (mode='reduce-overhead' or 'max-autotune'), which run no Python, so no "
+        "attention can be seen.\n  Cure: compile it with mode='default' or 'max-autotune-no-cudagraphs', or run the captured forwards "
+        "without the compiler: with torch.compiler.set_stance('force_eager'), attviz.capture(model): model(...)"
+    )
+
+
+def being_recorded(args: tuple[Any, ...]) -> bool:
+    """Whether an operator runs into a CUDA graph instead of on the device."""
+    first = args[0] if args else None
+    return isinstance(first, Tensor) and first.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _replays(region: nn.Module) -> bool:
+    """By the options it was compiled with; a backend other than inductor has none."""
+    compiled = getattr(region, "_compiled_call_impl", None)
+    ask: Callable[[], Any] | None = getattr(region, "get_compiler_config", None) or getattr(compiled, "get_compiler_config", None)
+    options = ask() if ask is not None else None
+    return options is not None and bool(options.get("triton.cudagraphs", False))
+
+
+def _on_cuda(model: nn.Module) -> bool:
+    tensor = next(model.parameters(), None)
+    return tensor is not None and tensor.is_cuda
+
+
+def _eager_stance() -> bool:
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    stance = getattr(getattr(frames, "_stance", None), "stance", "default")
+    return bool(stance == "force_eager")
