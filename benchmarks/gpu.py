@@ -1,7 +1,10 @@
 """The GPU benchmark: one command, unattended, done within its minutes. Without a GPU it says so and runs the CPU part.
 
-python -m benchmarks.gpu                       # writes benchmarks/results/gpu-<device>.{csv,md,png}
+python -m benchmarks.gpu                       # kernels, readings and whole models; writes benchmarks/results/gpu-<device>-*
 python -m benchmarks.gpu --minutes 3 --out DIR
+python -m benchmarks.gpu                       # again: goes on where the last run was stopped; --fresh begins anew
+
+Every answer is checked before its time is taken; what is wrong is named and not timed, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -18,20 +21,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.kernels import kernel_rows, model_rows
+from benchmarks.kernels import kernel_rows, model_rows, reading_rows
+from benchmarks.kernels.journal import Journal
 from benchmarks.kernels.timing import copy_bandwidth, matrix_rate
 
 Row = dict[str, object]
 FAILED = "failed: "
 RESULTS = Path(__file__).parent / "results"
 KERNEL_COLUMNS = ("kernel", "shape", "p50_ms", "p20_ms", "p80_ms", "floor_ms", "of_floor", "over_flash", "note")
+READING_COLUMNS = ("reading", "model", "capture_ms", "with_reading_ms", "ratio", "note")
 MODEL_COLUMNS = (
     *("model", "backend", "layers", "plain_ms", "capture_ms", "ratio", "bit_identical"),
     *("plain_peak_mb", "extra_peak_mb", "diagonal_mb", "note"),
 )
 
 
-def measure_kernels(deadline: float) -> list[Row]:
+def measure_kernels(deadline: float, journal: Journal) -> list[Row]:
     """All kernels at all shapes, until the deadline."""
     on_gpu = torch.cuda.is_available()
     shapes = kernel_rows.GPU_SHAPES if on_gpu else kernel_rows.CPU_SHAPES
@@ -45,7 +50,7 @@ def measure_kernels(deadline: float) -> list[Row]:
         rate = matrix_rate(shape.dtype)
         print(f"{shape.name}: {rate / 1e12:.2f} TFLOP/s of {shape.dtype} products", flush=True)
         try:
-            for row in kernel_rows.measure(shape, bandwidth, rate):
+            for row in journal.of("kernels", shape.name, kernel_rows.measure(shape, bandwidth, rate)):
                 rows.append(row)
                 print(_line(row), flush=True)
         except Exception:  # one shape must not cost the others their numbers
@@ -55,7 +60,29 @@ def measure_kernels(deadline: float) -> list[Row]:
     return rows
 
 
-def measure_models(deadline: float, minutes: float) -> list[Row]:
+def measure_readings(deadline: float, minutes: float, journal: Journal) -> list[Row]:
+    """All readings in the models, until the deadline; those named after one reading have it alone."""
+    rows: list[Row] = []
+    for case in reading_rows.GPU_CASES if torch.cuda.is_available() else reading_rows.CPU_CASES:
+        names = tuple(name for name in reading_rows.READINGS if case.name.startswith(name)) or tuple(reading_rows.READINGS)
+        if time.monotonic() > deadline:
+            rows.append({"reading": "-", "model": case.name, "note": "not measured: out of time"})
+            continue
+        try:
+            made = reading_rows.measure(case, minutes * 60 / 200, deadline, names)
+            for row in journal.of("readings", case.name, made):
+                rows.append(row)
+                print(_line(row), flush=True)
+        except Exception as error:  # one model must not cost the others their numbers
+            rows.append(
+                {"reading": "-", "model": case.name, "note": f"{FAILED}{type(error).__name__}: " + " ".join(str(error).split())[:150]}
+            )
+            traceback.print_exc()
+        model_rows.clean()
+    return rows
+
+
+def measure_models(deadline: float, minutes: float, journal: Journal) -> list[Row]:
     """All models with all backends, until the deadline; nothing without a GPU."""
     rows: list[Row] = []
     for case in model_rows.CASES if torch.cuda.is_available() else ():
@@ -63,7 +90,7 @@ def measure_models(deadline: float, minutes: float) -> list[Row]:
             rows.append({"model": case.name, "note": "not measured: out of time"})
             continue
         try:
-            for row in model_rows.measure(case, minutes * 60 / 100, deadline):
+            for row in journal.of("models", case.name, model_rows.measure(case, minutes * 60 / 100, deadline)):
                 rows.append(row)
                 print(_line(row), flush=True)
         except Exception as error:  # one model must not cost the others their numbers
@@ -129,7 +156,8 @@ def driver() -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=7.0, help="stop starting measurements after so many minutes")
+    parser.add_argument("--minutes", type=float, default=9.0, help="stop starting measurements after so many minutes")
+    parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args(argv)
     if not torch.cuda.is_available():
@@ -146,14 +174,17 @@ def main(argv: list[str] | None = None) -> int:
         page.append(markdown(rows, columns))
         (arguments.out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
 
-    kernels = measure_kernels(start + arguments.minutes * 60 * 0.4)
+    journal = Journal(arguments.out / f"{stem}.jsonl", about, arguments.fresh)
+    kernels = measure_kernels(start + arguments.minutes * 60 * 0.3, journal)
     write("kernels", kernels, KERNEL_COLUMNS)
     draw(arguments.out / f"{stem}.png", kernels)
-    models = measure_models(start + arguments.minutes * 60, arguments.minutes)
+    readings = measure_readings(start + arguments.minutes * 60 * 0.6, arguments.minutes, journal)
+    write("readings", readings, READING_COLUMNS)
+    models = measure_models(start + arguments.minutes * 60, arguments.minutes, journal)
     if models:
         write("models", models, MODEL_COLUMNS)
     print(f"{time.monotonic() - start:.0f} s; written: {arguments.out / stem}*", flush=True)
-    failed = [row for row in kernels + models if str(row.get("note", "")).startswith((FAILED, "wrong"))]
+    failed = [row for row in kernels + readings + models if str(row.get("note", "")).startswith((FAILED, "wrong"))]
     return 1 if failed else 0
 
 

@@ -7,7 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from benchmarks import gpu
-from benchmarks.kernels import kernel_rows, model_rows, timing
+from benchmarks.kernels import kernel_rows, model_rows, reading_rows, timing
+from benchmarks.kernels.journal import Journal
 from benchmarks.kernels.kernel_rows import Shape
 from benchmarks.kernels.model_rows import ModelCase
 
@@ -17,6 +18,7 @@ TINY = Shape("tiny", 1, 2, 1, 64, 16, torch.float32, True)
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
+    monkeypatch.setattr(reading_rows, "CPU_CASES", ())
     monkeypatch.setattr(timing, "_on_cpu", lambda runs, seconds, at_least: [1.0 for run in runs[:1] if run() is not run])
 
 
@@ -33,7 +35,7 @@ def test_one_command_writes_numbers_table_and_figure(monkeypatch, tmp_path, caps
     rows = rows_of(table)
     assert {row["kernel"] for row in rows} >= {"diagonal_from_qk", "diagonal_from_logsumexp", "flash_forward", "summary_from_weights"}
     assert all(float(row["p50_ms"]) == 1.0 and row["torch"] == torch.__version__ for row in rows)
-    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".png"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".jsonl", ".md", ".png"}
 
 
 def test_a_wrong_kernel_is_named_and_not_timed(monkeypatch, tmp_path):
@@ -102,3 +104,56 @@ def test_short_kernels_are_timed_many_at_a_time_behind_a_busy_device(monkeypatch
     samples = timing._on_gpu([lambda: log.append("run")], seconds=0.0, at_least=3)
     assert samples == pytest.approx([0.1] * 3)
     assert log == ["mark", "run", "mark", *(["sleep", "mark", *["run"] * 10, "mark"] * 3)]
+
+
+def test_a_stopped_run_goes_on_where_it_stood(monkeypatch, tmp_path):
+    monkeypatch.setattr(kernel_rows, "CPU_SHAPES", (TINY,))
+    monkeypatch.setattr(gpu, "environment", lambda: {"device": "none", "torch": "1", "commit": "abc"})
+    made = []
+
+    def measure(shape, *_):
+        made.append(shape)
+        yield {"kernel": "a", "shape": shape.name, "note": ""}
+
+    monkeypatch.setattr(kernel_rows, "measure", measure)
+    for _ in range(2):
+        assert gpu.main(["--out", str(tmp_path)]) == 0
+        assert [row["kernel"] for row in rows_of(next(tmp_path.glob("*-kernels.csv")))] == ["a"]
+    assert made == [TINY]
+    gpu.main(["--out", str(tmp_path), "--fresh"])
+    monkeypatch.setattr(gpu, "environment", lambda: {"device": "none", "torch": "1", "commit": "def"})
+    gpu.main(["--out", str(tmp_path)])  # another commit: the old rows do not count
+    assert made == [TINY] * 3
+
+
+def test_a_journal_keeps_no_half_part_and_survives_a_torn_line(tmp_path):
+    path, about = tmp_path / "j.jsonl", {"device": "none"}
+
+    def stopped():
+        yield {"note": ""}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(Journal(path, about).of("kernels", "a", stopped()))
+    list(Journal(path, about).of("kernels", "b", [{"note": "not measured: out of time"}]))
+    list(Journal(path, about).of("kernels", "c", [{"note": "", "p50_ms": 1.0}]))
+    path.write_text(path.read_text() + '["kernels", "d", [{"no')
+    again = Journal(path, about)
+    assert [next(again.of("kernels", name, [{"note": "new"}]))["note"] for name in "abcd"] == ["new", "new", "", "new"]
+
+
+def test_every_reading_is_right_before_it_is_timed():
+    case = ModelCase("bert", "bert", 1, 24, 2, torch.float32)
+    rows = {row["reading"]: row for row in reading_rows.measure(case, 0.0, deadline=float("inf"))}
+    assert set(rows) == set(reading_rows.READINGS)
+    assert {row["note"] for row in rows.values()} == {""}
+    assert all(float(row["ratio"]) > 0 for row in rows.values())
+
+
+def test_a_wrong_reading_is_named_and_not_timed(monkeypatch):
+    truth = reading_rows.READINGS["last row"]
+    monkeypatch.setitem(reading_rows.READINGS, "last row", (truth[0], lambda weights: truth[1](weights) + 0.5))
+    case = ModelCase("bert", "bert", 1, 24, 1, torch.float32)
+    (row,) = reading_rows.measure(case, 0.0, float("inf"), ("last row",))
+    assert row["note"].startswith("wrong, so not timed")
+    assert "ratio" not in row
