@@ -189,10 +189,7 @@ class Observer:
         if torch._C._current_graph_task_id() != -1:
             return  # checkpointing computes a forward again inside backward
         try:
-            if graphs.being_recorded(args):
-                self._leave_alone(self._local, operator)
-                return
-            call = operator.read(args, kwargs, result)
+            call = graphs.RECORDED if graphs.being_recorded(args) else operator.read(args, kwargs, result)
             if isinstance(call, str):
                 self._set_aside(self._local, operator, call)
             elif call is not None:
@@ -200,19 +197,13 @@ class Observer:
         except Exception as fault:
             self.faults.append(fault)
 
-    def _leave_alone(self, local: _Thread, operator: Operator) -> None:
-        """The call goes into a CUDA graph: nothing is made of it, and its module is reported."""
-        owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
-        if owner is not None and (local.scopes or operator.kind == "fused"):
-            self.missed.setdefault(owner, graphs.RECORDED)
-
     def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
         """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
         owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
-        if local.scopes:
+        if local.scopes and reason is not graphs.RECORDED:
             local.scopes[-1].aside = reason
-        elif operator.kind == "fused" and owner is not None:
-            self.skipped.setdefault(owner, reason)
+        elif owner is not None and (local.scopes or operator.kind == "fused"):
+            (self.missed if reason is graphs.RECORDED else self.skipped).setdefault(owner, reason)
 
     def _receive(self, local: _Thread, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         scope = local.scopes[-1] if local.scopes else None
