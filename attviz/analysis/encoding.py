@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from attviz.errors import ArgumentError
 
 LONG_CHOICES = ("truncate", "split")
+WINDOW = 64  # batches that are sorted together, by length
+PIECES = 1 << 24  # numbers of a text: its place times this, plus that of the piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Encoded:
     """One input of the model: a text, or a piece of a long one.
 
     Attributes:
-        number: Place among all inputs of the data set.
+        number: Orders the inputs of the data set: the place of the text times ``PIECES``, plus that of the piece.
         inputs: What the tokenizer gave, one list of ints per name (``input_ids``, ``token_type_ids``, ...).
         tokens: As the tokenizer spells them.
         offsets: Characters of ``source.text``; None where the tokenizer does not tell.
@@ -84,18 +86,42 @@ def length_limit(model: nn.Module, tokenizer: Any) -> int | None:
     return min(limits, default=None)
 
 
-def encode(sources: Iterable[Source], tokenizer: Any, cutting: Cutting, cut: Callable[[int], None] = lambda _: None) -> Iterator[Encoded]:
-    """Every input of the data set, in order; ``cut`` is called with the tokens that a truncated text loses.
+def encoded_windows(
+    sources: Iterable[Source],
+    tokenizer: Any,
+    cutting: Cutting,
+    *,
+    size: int,
+    share: tuple[int, int] = (0, 1),
+    cut: Callable[[int], None] = lambda _: None,
+) -> Iterator[list[Encoded]]:
+    """Every input of the data set, in order, by windows: what is sorted together, and what one of several processes takes.
+
+    Args:
+        sources: The texts.
+        tokenizer: Cuts them into tokens.
+        cutting: What to do with long ones.
+        size: Texts of a window, and its most inputs.
+        share: (index, count): windows ``index``, ``index + count``, ... only; the other texts are not even cut into tokens.
+        cut: Called with the tokens that a truncated text loses.
 
     Raises:
         ArgumentError: If a text is no string, or must be split by a tokenizer that cannot.
     """
-    number = 0
-    for source in sources:
-        for piece in _divided(source, cutting.delimiter):
-            for encoded in _tokenized(piece, tokenizer, cutting, cut):
-                yield Encoded(number, *encoded)
-                number += 1
+    window: list[Encoded] = []
+    for place, source in enumerate(sources):
+        if place // size % share[1] == share[0]:
+            pieces = (one for piece in _divided(source, cutting.delimiter) for one in _tokenized(piece, tokenizer, cutting, cut))
+            for number, encoded in enumerate(pieces, start=place * PIECES):
+                window.append(Encoded(number, *encoded))
+                if len(window) == size:
+                    yield window
+                    window = []
+        if window and place % size == size - 1:
+            yield window
+            window = []
+    if window:
+        yield window
 
 
 def _divided(source: Source, delimiter: str | None) -> list[Source]:
@@ -150,25 +176,19 @@ def _piece_of(source: Source, place: int, offsets: np.ndarray, special: np.ndarr
     return Source(source.text[begin:end], f"{source.name}[{place}]", source.label), moved
 
 
-def batches(encoded: Iterable[Encoded], batch_size: int, *, pad: bool, window: int = 64) -> Iterator[list[Encoded]]:
-    """Inputs of like length together: sorted within a window of that many batches, so that memory stays bounded.
+def batches(windows: Iterable[Sequence[Encoded]], batch_size: int, *, pad: bool) -> Iterator[list[Encoded]]:
+    """Inputs of like length together, sorted within a window, so that memory stays bounded.
 
     Args:
-        encoded: In the order of the data set.
+        windows: From :func:`encoded_windows`.
         batch_size: Most inputs of a batch.
         pad: Whether inputs of different lengths may share a batch; without a padding token they may not.
-        window: Batches that are sorted together.
     """
-    waiting: list[Encoded] = []
-    for one in encoded:
-        waiting.append(one)
-        if len(waiting) == batch_size * window:
-            yield from _cut(waiting, batch_size, pad)
-            waiting = []
-    yield from _cut(waiting, batch_size, pad)
+    for window in windows:
+        yield from _cut(window, batch_size, pad)
 
 
-def _cut(waiting: list[Encoded], batch_size: int, pad: bool) -> Iterator[list[Encoded]]:
+def _cut(waiting: Sequence[Encoded], batch_size: int, pad: bool) -> Iterator[list[Encoded]]:
     batch: list[Encoded] = []
     for one in sorted(waiting, key=lambda one: len(one.tokens)):
         if len(batch) == batch_size or (batch and not pad and len(batch[0].tokens) != len(one.tokens)):

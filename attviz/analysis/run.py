@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from attviz.analysis.classes import class_names
-from attviz.analysis.encoding import Cutting, encode, length_limit
+from attviz.analysis.encoding import WINDOW, Cutting, Source, encoded_windows, length_limit
 from attviz.analysis.fingerprint import data_settings, run_settings
 from attviz.analysis.runner import TextRunner, run_signals
 from attviz.analysis.signals import is_processor
@@ -26,7 +26,8 @@ from attviz.errors import ArgumentError
 from attviz.files import check_output
 from attviz.hooks.session.recorder import as_metrics
 from attviz.io import ArchiveDocuments, load
-from attviz.io.partial import PartialArchive
+from attviz.io.partial import PartialArchive, is_result_of
+from attviz.io.shards import check_shard, shard_path
 from attviz.records import Analysis, Document
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def analyze(
     precision: str = "float16",
     archive: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
+    shard: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Analysis:
     """Run texts through a model and keep, per token, what every head of every layer gives to the token's own position.
@@ -82,6 +84,8 @@ def analyze(
         precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
         archive: Where to keep the result; None keeps nothing that outlives the analysis. What a stopped run did is in ``archive.part``.
         overwrite: Whether a file that is there under that name may be replaced, at the end.
+        shard: (index, count), for one of several processes: every count-th window of texts, into a shard of the archive
+            (:mod:`attviz.io.shards`); ``attviz.io.merge(archive)`` then gives what one process would have written.
         progress: Show a bar on stderr.
 
     Returns:
@@ -96,8 +100,7 @@ def analyze(
     """
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
-    if archive is not None:
-        check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
+    archive = _output(archive, overwrite, shard)
     metrics = as_metrics(metrics)
     known = class_names(model, label_names)
     counts = TextCounts()
@@ -105,17 +108,46 @@ def analyze(
     settings = _settings(model, batch_size, precision, layers, metrics, known)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
-    if is_processor(tokenizer):
-        work = partial(run_signals, model, tokenizer, sources, batch_size=batch_size, layers=layers, metrics=metrics or None)
-    else:
-        cutting = _cutting(model, tokenizer, max_length, long, overlap, delimiter)
-        settings |= {name: repr(value) for name, value in asdict(cutting).items()}
-        runner = TextRunner(model, tokenizer, layers=layers, metrics=metrics or None)
-        work = partial(runner.run, encode(sources, tokenizer, cutting, counts.cut), batch_size=batch_size)
+    cutting = None if is_processor(tokenizer) else _cutting(model, tokenizer, max_length, long, overlap, delimiter)
+    options = {"batch_size": batch_size, "layers": layers, "metrics": metrics or None}
+    work = _work(model, tokenizer, sources, cutting, counts, shard or (0, 1), **options)  # type: ignore[arg-type]
+    settings |= {} if cutting is None else {name: repr(value) for name, value in asdict(cutting).items()}
+    settings |= {} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}
     total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
     analysis = _kept(work, archive, settings, known, overwrite, lambda: _bar(total, progress), counts)
     _tell(counts, progress)
     return analysis
+
+
+def _work(
+    model: nn.Module,
+    tokenizer: Any,
+    sources: Iterable[Source],
+    cutting: Cutting | None,
+    counts: TextCounts,
+    share: tuple[int, int],
+    *,
+    batch_size: int,
+    layers: Sequence[str | int] | None,
+    metrics: Any,
+) -> Callable[[PartialArchive, tqdm[Any]], None]:
+    """What remains to be done once there is an archive to do it into: over texts, or, without ``cutting``, over images or sounds."""
+    if cutting is None:
+        return partial(run_signals, model, tokenizer, sources, batch_size=batch_size, share=share, layers=layers, metrics=metrics)
+    windows = encoded_windows(sources, tokenizer, cutting, size=batch_size * WINDOW, share=share, cut=counts.cut)
+    return partial(TextRunner(model, tokenizer, layers=layers, metrics=metrics).run, windows, batch_size=batch_size)
+
+
+def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | None) -> Path | None:
+    """The file to write, looked at before any work is done."""
+    if archive is None:
+        if shard is not None:
+            raise ArgumentError("shard= needs archive=, beside which the shards stand.")
+        return None
+    if shard is not None:
+        check_shard(*shard)
+        return shard_path(archive, *shard)
+    return check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
 
 
 def _tell(counts: TextCounts, progress: bool) -> None:
@@ -152,7 +184,7 @@ def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str
 
 def _kept(
     work: Callable[[PartialArchive, tqdm[Any]], None],
-    archive: str | os.PathLike[str] | None,
+    archive: Path | None,
     settings: dict[str, str],
     known: Sequence[str] | None,
     overwrite: bool,
@@ -162,7 +194,9 @@ def _kept(
     """Do the work into the archive asked for, or into a temporary one."""
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryFolder()) if archive is None else None
-        path = Path(archive or "") if temporary is None else temporary.path / "run.attviz"
+        path = archive or temporary.path / "run.attviz"  # type: ignore[union-attr]  # one of the two is there
+        if "shard" in settings and not overwrite and is_result_of(path, settings):
+            return load(path)  # this share is done: the others may be started again without it
         growing = stack.enter_context(PartialArchive(path, settings, resumable=temporary is None, overwrite=overwrite))
         work(growing, stack.enter_context(bar()))
         told = settings | {"data": json.dumps(counts.as_dict())}

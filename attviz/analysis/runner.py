@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attviz._capture import capture
 from attviz.analysis.classes import Outcome, outcomes
-from attviz.analysis.encoding import Encoded, Source, batches, padded
+from attviz.analysis.encoding import PIECES, WINDOW, Encoded, Source, batches, padded
 from attviz.analysis.fingerprint import signal_hash
 from attviz.analysis.metric_states import MetricStates
 from attviz.analysis.resume import StoppedRun
@@ -40,13 +40,13 @@ class TextRunner:
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.vocabulary = _vocabulary_size(self.model)
 
-    def run(self, encoded: Iterable[Encoded], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int) -> None:
+    def run(self, windows: Iterable[list[Encoded]], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int) -> None:
         """Feed every batch that is left to do and append its documents; batches are the same whether a run was stopped or not."""
         states = MetricStates(self.metrics, partial)
         states.restore()
         stopped, empty = StoppedRun(partial), list[Encoded]()
         pad = getattr(self.tokenizer, "pad_token_id", None) is not None
-        waiting = _left(batches(_with_tokens(encoded, empty), batch_size, pad=pad), stopped, bar)
+        waiting = _left(batches(_with_tokens(windows, empty), batch_size, pad=pad), stopped, bar)
         first = next(waiting, None)  # where nothing is left to do there is no forward, and a capture without one is an error
         if first is not None:
             with eval_mode(self.model), self.capture as cap, torch.no_grad():
@@ -61,7 +61,7 @@ class TextRunner:
 
     def _append_empty(self, empty: Sequence[Encoded], partial: PartialArchive) -> None:
         """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match."""
-        if not partial.layers:
+        if not partial.layers and not partial.is_shard:
             raise ArgumentError(f"all {len(empty)} texts are without tokens: there is nothing to analyse.")
         nothing = np.zeros((len(partial.layers), partial.num_heads, 0), dtype=np.float32)
         sources = [one.source for one in empty]
@@ -76,16 +76,26 @@ class TextRunner:
 
 
 def run_signals(
-    model: nn.Module, processor: Any, sources: Iterable[Source], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int, **options: Any
+    model: nn.Module,
+    processor: Any,
+    sources: Iterable[Source],
+    partial: PartialArchive,
+    bar: tqdm[Any],
+    *,
+    batch_size: int,
+    share: tuple[int, int] = (0, 1),
+    **options: Any,
 ) -> None:
-    """One pass of a vision or audio model; ``options`` go to :func:`attviz.capture`."""
+    """One pass of a vision or audio model over its share of the windows; ``options`` go to :func:`attviz.capture`."""
     states = MetricStates(as_metrics(options.get("metrics")), partial)
     states.restore()
     stopped, waiting = StoppedRun(partial), list[tuple[int, Source, str]]()
 
     def signals() -> Iterator[Any]:
-        for number, source in enumerate(sources):
-            content = signal_hash(source.text)
+        for place, source in enumerate(sources):
+            if place // (batch_size * WINDOW) % share[1] != share[0]:
+                continue
+            number, content = place * PIECES, signal_hash(source.text)
             if stopped.has_done([Entry(number, -1, -1, content, text_hash(source.name), source.label)], [source.name]):
                 bar.update(1)
             else:
@@ -141,12 +151,10 @@ def _entries(batch: Sequence[Encoded]) -> tuple[list[Entry], list[str]]:
     return entries, [one.source.name for one in batch]
 
 
-def _with_tokens(encoded: Iterable[Encoded], empty: list[Encoded]) -> Iterator[Encoded]:
-    for one in encoded:
-        if one.tokens:
-            yield one
-        else:
-            empty.append(one)
+def _with_tokens(windows: Iterable[list[Encoded]], empty: list[Encoded]) -> Iterator[list[Encoded]]:
+    for window in windows:
+        empty += (one for one in window if not one.tokens)
+        yield [one for one in window if one.tokens]
 
 
 def _documents(batch: Sequence[Encoded], diagonal: Tensor, seen: Sequence[Outcome]) -> list[Document]:

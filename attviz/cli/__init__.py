@@ -13,7 +13,7 @@ import attviz
 from attviz.errors import AttvizError
 from attviz.spelling import printable
 
-COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "check", "bench", "info", "completion")
+COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "merge", "check", "bench", "info", "completion")
 
 _EPILOG = """\
 the usual way:

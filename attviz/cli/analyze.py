@@ -7,6 +7,7 @@ disk) goes on when the same command is given again; a run that is not the same i
 
   attviz analyze distilbert-base-uncased-finetuned-sst-2-english reviews.csv -o run.attviz
   attviz analyze ./my-model test.tsv --text-column text_a --label-names business,sport -o run.attviz
+  torchrun --nproc-per-node 4 -m attviz analyze ./my-model corpus/ -o run.attviz --device cuda
   attviz analyze all-MiniLM-L6-v2 notes/ --long split --overlap 32 -o notes.attviz --device cuda
 """
 
@@ -16,10 +17,12 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from attviz.cli.model_options import model_arguments
+from attviz.cli.ranks import device_of, share_of, under_torchrun, wait_for_all
 
 FORMATS = ("csv", "tsv", "jsonl", "text", "parquet", "arrow")
 HELP = "run a data set through a model"
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
     )
+    parser.add_argument("--shard", metavar="I/N", help="of N processes this is number I: write its shard (torchrun tells by itself)")
     parser.add_argument("--dry-run", action="store_true", help="say what would be read and how long it would take; write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there, at the end")
     model_arguments(parser)
@@ -67,14 +71,15 @@ def run(args: argparse.Namespace) -> int:
     from attviz.analysis.reading import classes_of, read_texts
     from attviz.files import check_output
 
-    stopped = os.path.lexists(f"{args.output}.part")
+    share = share_of(args.shard)
     if not args.dry_run:
-        check_output(args.output, inputs=[args.data], overwrite=args.overwrite or stopped)
+        stopped = share is not None or os.path.lexists(f"{args.output}.part")
+        check_output(args.output, inputs=[args.data], overwrite=args.overwrite or (stopped and not under_torchrun()))
     columns = {"text_column": args.text_column, "label_column": args.label_column}
     table = read_texts(args.data, **columns, encoding=args.encoding, format=args.format)
     stop = args.limit if args.limit is not None else len(table.texts)
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
-    model = _moved(model, args.device)
+    model = _moved(model, device_of(args.device))
     asked = args.label_names.split(",") if args.label_names else None
     names = classes_of(table, asked, class_names(model, None))
     options = _options(args) | {
@@ -88,15 +93,31 @@ def run(args: argparse.Namespace) -> int:
 
         _report(estimate(model, tokenizer, table.texts[:stop], table.oddities, options), as_json=args.json, then=None)
         return 0
+    options |= {"shard": share, "progress": not args.quiet and (share is None or share[0] == 0)}
     try:
         analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], **options)
     except KeyboardInterrupt:
         print(f"\nwhat is done is kept beside {args.output}; the same command goes on from there", file=sys.stderr)
         raise
-    summary = _summary(analysis, args.output) | {"odd_rows": dict(table.oddities)} | _data_counts(analysis)
-    for what, count in table.oddities.items():
+    return _finish(args, analysis, share, table.oddities)
+
+
+def _finish(args: argparse.Namespace, analysis: Any, share: tuple[int, int] | None, oddities: Mapping[str, int]) -> int:
+    """Say what came of it; under torchrun rank 0 merges first, when all are done."""
+    from attviz import io
+
+    output, then = args.output, f"Next: attviz plot {args.output} --figure all -o figures/"
+    if share is not None and under_torchrun():
+        wait_for_all()
+        if share[0] > 0:
+            return 0
+        analysis = io.load(io.merge(args.output, overwrite=args.overwrite))
+    elif share is not None:
+        output, then = io.shard_path(args.output, *share), f"When all shards are done: attviz merge {args.output}"
+    for what, count in oddities.items():
         print(f"attviz: {count} {what}", file=sys.stderr)
-    _report(summary, as_json=args.json, then=f"Next: attviz plot {args.output} --figure all -o figures/")
+    summary = _summary(analysis, output) | {"odd_rows": dict(oddities)} | _data_counts(analysis)
+    _report(summary, as_json=args.json, then=then)
     return 0
 
 

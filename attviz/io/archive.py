@@ -68,12 +68,17 @@ def save(analysis: Diagonals, path: str | os.PathLike[str], *, precision: str = 
 
 
 def load(path: str | os.PathLike[str]) -> Analysis:
-    """Open an archive; its documents are read when they are asked for.
+    """Open an archive, or the shards of one that is not merged; its documents are read when they are asked for.
 
     Raises:
         FormatError: If the file is not an attviz archive, of a newer version, cut short, damaged or inconsistent.
         FileNotFoundError: If there is no such file.
     """
+    if not os.path.lexists(path):
+        from attviz.io.shards import has_shards, open_shards
+
+        if has_shards(path):
+            return open_shards(path)
     documents = ArchiveDocuments(path)
     metadata = documents.metadata
     return Analysis(

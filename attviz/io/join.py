@@ -15,7 +15,9 @@ _BYTES = np.dtype("u1")
 _INT64 = np.dtype("<i8")
 
 
-def joined(folder: Path, spans: np.ndarray, shape: tuple[int, int], precision: np.dtype[Any]) -> list[StreamedTensor]:
+def joined(
+    folder: Path, spans: np.ndarray, shape: tuple[int, int], precision: np.dtype[Any], *, keep_numbers: bool = False
+) -> list[StreamedTensor]:
     """The tensors of an archive, read from the parts one document at a time.
 
     Args:
@@ -23,12 +25,15 @@ def joined(folder: Path, spans: np.ndarray, shape: tuple[int, int], precision: n
         spans: [num_documents, 3]: number in the data set, tokens, bytes of details, in the order of the files.
         shape: (num_layers, num_heads).
         precision: Of the diagonals.
+        keep_numbers: Add the numbers in the data set: shards are put together by them.
     """
     order = np.argsort(spans[:, 0], kind="stable")
     tokens, details = spans[:, 1], spans[:, 2]
     total = int(tokens.sum())
     rows = partial(_ordered, order=order, lengths=tokens)
+    numbers = [_in_memory("numbers", np.ascontiguousarray(spans[order, 0], dtype=_INT64))] if keep_numbers else []
     return [
+        *numbers,
         _in_memory("token_start", _cumulated(tokens[order])),
         _in_memory("detail_start", _cumulated(details[order])),
         StreamedTensor("token_ids", "I64", (total,), rows(folder / "token_ids.bin", row=(_INT64, ()))),

@@ -60,6 +60,11 @@ class PartialArchive:
         self._num_heads = 0
 
     @property
+    def is_shard(self) -> bool:
+        """Whether this is a part of a run that several processes make."""
+        return "shard" in self.settings
+
+    @property
     def num_batches(self) -> int:
         """Batches that are on the disk."""
         return self._open.num_batches
@@ -170,7 +175,8 @@ class PartialArchive:
             "settings": json.dumps(dict(self.settings if settings is None else settings)),
         }
         spans = np.frombuffer(self._spans, dtype=np.int64).reshape(-1, 3)
-        tensors = joined(self.folder, spans, (len(self._layers or layers), self._num_heads), self._dtype)
+        shape = (len(self._layers or layers), self._num_heads)
+        tensors = joined(self.folder, spans, shape, self._dtype, keep_numbers=self.is_shard)
         note = "the parts are kept: run the same command again" if self._resumable else ""
         with replacing(self.path, overwrite=self._overwrite, note=note) as file:
             write_safetensors(file, tensors, metadata)
@@ -204,7 +210,7 @@ class PartialArchive:
         existing = self._resumable and os.path.lexists(self.folder)
         if existing:
             check_same_run(self.folder, self.settings)
-        if not existing or not self._is_published():
+        if not existing or not is_result_of(self.path, self.settings):
             check_output(self.path, overwrite=self._overwrite)
         else:
             self._overwrite = True  # killed between writing the archive and removing its parts: the same bytes come again
@@ -222,16 +228,6 @@ class PartialArchive:
             file.write(encode_run(self.settings))
         os.rename(folder, self.folder)
         sync_folder(self.path.parent)
-
-    def _is_published(self) -> bool:
-        """Whether the archive that stands there is the result of this very run."""
-        from attviz.io.archive import ArchiveDocuments
-
-        try:
-            found = ArchiveDocuments(self.path).metadata["settings"]
-            return all(found.get(name) == value for name, value in self.settings.items())
-        except (FormatError, OSError):
-            return False
 
     def _read_journal(self) -> None:
         self._spans, self._layers, self._num_heads = array("q"), None, 0
@@ -267,3 +263,14 @@ class PartialArchive:
         }
         encoded = {name: np.ascontiguousarray(values, dtype=dtype).tobytes() for name, (values, dtype) in columns.items()}
         return encoded | {"details": encode_details(document)}
+
+
+def is_result_of(path: Path, settings: Mapping[str, str]) -> bool:
+    """Whether the archive that stands there is the result of this very run."""
+    from attviz.io.archive import ArchiveDocuments
+
+    try:
+        found = ArchiveDocuments(path).metadata["settings"]
+    except (FormatError, OSError):
+        return False
+    return all(found.get(name) == value for name, value in settings.items())

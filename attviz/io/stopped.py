@@ -77,7 +77,7 @@ def entries_of(line: Mapping[str, Any], folder: Path) -> list[Entry]:
     try:
         entries = [Entry(*fields) for fields in line["documents"]]
         numbers = [value for entry in entries for value in (entry.number, entry.num_tokens, entry.num_bytes)]
-        if not all(type(value) is int and 0 <= value < 1 << 48 for value in numbers):
+        if not all(type(value) is int and 0 <= value < 1 << 60 for value in numbers):
             raise ValueError("not a size")
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(folder, type(error).__name__) from error
