@@ -34,7 +34,7 @@ def test_the_pages_that_teach_have_snippets_that_run():
     assert {"start.md", "your-own-model.md", "howto/training.md", "howto/extend.md", "howto/long-context.md", "pairs.md"} <= set(PAGES)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "index.md"])
+@pytest.mark.parametrize("page", ["../README.md", *(page for page in PAGES if page != "index.md")])
 def test_snippets_run(page, tmp_path, monkeypatch):
     """A fence that says `python no-run` needs what a test has not: a hub, a data set, the user's model."""
     monkeypatch.chdir(tmp_path)  # some write a file
@@ -43,7 +43,9 @@ def test_snippets_run(page, tmp_path, monkeypatch):
         exec(compile(snippet, page, "exec"), names)
 
 
-@pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: str(path.relative_to(DOCS)))
+@pytest.mark.parametrize(
+    "page", [DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))], ids=lambda path: str(path.relative_to(DOCS.parent))
+)
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text(encoding="utf-8")):
         place = (page.parent / target).resolve()

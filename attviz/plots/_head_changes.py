@@ -97,4 +97,5 @@ def _largest(
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set_yticks(places, [f"L{head // values.shape[1]} H{head % values.shape[1]}" for head in order.tolist()])
     ax.set(xlabel=f"change, {names[-1]} - {names[0]}, with interval (grey: holds 0)", ylim=(count - 0.5, -0.5))
+    ax.locator_params(axis="x", nbins=5)
     open_frame(ax)
