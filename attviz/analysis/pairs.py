@@ -13,7 +13,7 @@ from attviz._capture import capture
 from attviz.analysis.classes import class_names, outcomes
 from attviz.analysis.encoding import length_limit
 from attviz.analysis.runner import eval_mode
-from attviz.analysis.signals import is_processor
+from attviz.analysis.signals import is_processor, prepared_signals, signal_batch
 from attviz.errors import ArgumentError
 from attviz.readings import QueryKey
 from attviz.records import Analysis, Document
@@ -66,10 +66,15 @@ def pairs(
             output = model(**inputs)
         analysis, found = captured_pairs(cap, None, None if is_processor(tokenizer) else tokenizer)
         outcome = outcomes(output, model, 1)[0]
-        document = replace(analysis.documents[0], name=f"text {place}", prediction=outcome.prediction, probabilities=outcome.probabilities)
-        documents.append(document)
+        if is_processor(tokenizer):
+            document = signal_batch(cap.diagonal, inputs, model, [outcome])[0]
+        else:
+            document = replace(analysis.documents[0], prediction=outcome.prediction, probabilities=outcome.probabilities)
+        documents.append(replace(document, name=f"{'input' if is_processor(tokenizer) else 'text'} {place}"))
         layers += found
         names = analysis.layers
+        if "pixel_values" in inputs:
+            options.setdefault("images", texts)
     known = class_names(model, None)
     named = str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
     return view(Analysis(names, documents, None if known is None else tuple(known), named), pairs=layers, **options)
@@ -89,7 +94,7 @@ def _check(texts: Sequence[Any], targets: Sequence[str] | None, writes: bool, na
 def _inputs(model: nn.Module, tokenizer: Any, text: Any, max_length: int | None) -> dict[str, Any]:
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     if is_processor(tokenizer):
-        made: Mapping[str, Any] = tokenizer(text, return_tensors="pt")
+        made: Mapping[str, Any] = prepared_signals(tokenizer, [text])
     else:
         limit = max_length or length_limit(model, tokenizer)
         made = tokenizer(text, return_tensors="pt", truncation=limit is not None, max_length=limit)

@@ -51,10 +51,10 @@ def signal_documents(
         return
     with capture(model, **capture_options) as cap, torch.no_grad():
         for batch in _batches(chain(first, waiting), batch_size):
-            inputs = {name: value.to(device) for name, value in _prepared(processor, batch).items()}
+            inputs = {name: value.to(device) for name, value in prepared_signals(processor, batch).items()}
             output = model(**inputs)
             values = cap.diagonal
-            yield cap.layers, _documents(values, inputs, model, outcomes(output, model, len(batch)))
+            yield cap.layers, signal_batch(values, inputs, model, outcomes(output, model, len(batch)))
 
 
 def _batches(signals: Iterator[Any], batch_size: int) -> Iterator[list[Any]]:
@@ -73,7 +73,8 @@ def _length(signal: Any) -> int | None:
     return shape[0] if len(shape) == 1 else None
 
 
-def _prepared(processor: Any, batch: Sequence[Any]) -> dict[str, Tensor]:
+def prepared_signals(processor: Any, batch: Sequence[Any]) -> dict[str, Tensor]:
+    """Images or sounds as the model takes them."""
     name = next(name for name in processor.model_input_names if name in _MAIN)
     options: dict[str, Any] = {"return_tensors": "pt"}
     if name != "pixel_values":
@@ -82,7 +83,8 @@ def _prepared(processor: Any, batch: Sequence[Any]) -> dict[str, Tensor]:
     return {key: value for key, value in prepared.items() if isinstance(value, Tensor)}
 
 
-def _documents(values: Tensor, inputs: dict[str, Tensor], model: nn.Module, seen: Sequence[Outcome]) -> list[Document]:
+def signal_batch(values: Tensor, inputs: dict[str, Tensor], model: nn.Module, seen: Sequence[Outcome]) -> list[Document]:
+    """Documents of a batch: patches with their grid, or frames."""
     diagonals = values.float().cpu().numpy()
     grid, tokens = _tokens(diagonals.shape[-1], inputs, model)
     special = np.array([token.startswith("[") for token in tokens])

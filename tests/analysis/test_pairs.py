@@ -77,7 +77,11 @@ def test_an_image_model_shows_its_patches():
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=16)
     processor = ViTImageProcessor(size={"height": 32, "width": 32})
     html = attviz.pairs(ViTModel(config).eval(), processor, [np.zeros((40, 40, 3), np.uint8)]).html
-    assert part(html, "pairs-0")["layers"][0]["size"] == [5, 5]
+    found = part(html, "pairs-0")
+    assert found["layers"][0]["size"] == [5, 5]
+    assert found["sides"][0] == {"tokens": ["[CLS]", "0,0", "0,1", "1,0", "1,1"], "special": [0]}
+    assert part(html, "doc-0")["patches"] == [2, 2]
+    assert part(html, "doc-0")["image"].startswith("data:image/png")
 
 
 def test_what_does_not_fit_is_told(minilm, t5):

@@ -84,6 +84,21 @@ def test_pointing_into_the_matrix_tells_the_pair(show, paired, layers):
     assert found == pytest.approx(list(weights(layers[0])[:, 2, 5]), abs=0.005)
 
 
+def test_a_pair_that_is_pointed_at_in_the_list_comes_into_sight(show):
+    rng = np.random.default_rng(0)
+    names = tuple(f"w{i}" for i in range(120))
+    query, key = rng.normal(size=(2, 1, 120, 8)).astype(np.float32)
+    document = Document(" ".join(names), names, np.full((1, 1, 120), 0.2, np.float32))
+    sheet = show(view([document], pairs=[[PairLayer("layer", 2 * query, key, scale=0.35)]]), address="tab=pairs", height=650)
+    sheet.until("document.querySelectorAll('.pairs-list li').length > 3")
+    places = [int(text.split()[0]) for text in sheet.locator(".pairs-list .note").all_inner_texts()]
+    far = next(i for i, place in enumerate(places) if place > 60)
+    sheet.locator(".pairs-list li").nth(far).hover()
+    sheet.settle()
+    assert sheet.evaluate("document.querySelector('.pairs-scroll').scrollTop") > 100
+    assert f"\u201cw{places[far]}\u201d {places[far]} \u2192" in readout(sheet)
+
+
 def test_heads_are_chosen_by_click_and_double_click(show, paired):
     sheet = show(paired, address="tab=pairs")
     heads = sheet.locator(".pairs-head")
@@ -137,6 +152,34 @@ def test_neuron_view_adds_up(show, paired, layers):
             assert [float(number) for number in numbers] == pytest.approx([one, other, one * other], abs=0.01)
             seen.add(int(at))
     assert len(seen) > 8
+
+
+def test_an_image_shows_where_a_patch_looks(show):
+    rng = np.random.default_rng(0)
+    names = ("[CLS]", *(f"{row},{column}" for row in range(2) for column in range(3)))
+    query, key = rng.normal(size=(2, 2, 7, 8)).astype(np.float32)
+    layer = PairLayer("layer", 2 * query, key, scale=0.35)
+    own = np.full((1, 2, 7), 0.2, np.float32)
+    document = Document("", names, own, special=np.array([True, *[False] * 6]), grid=(2, 3))
+    image = (rng.random((20, 30, 3)) * 255).astype(np.uint8)
+    sheet = show(view([document], pairs=[[layer]], images=[image]), address="tab=pairs&x=pairs.heads=1")
+    sheet.until("document.querySelector('.figure.pairs-patches canvas')?.width > 1")
+    box = sheet.locator(".figure.pairs-patches canvas").first.bounding_box()
+    sheet.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + box["height"] * 0.75)
+    sheet.settle()
+    assert readout(sheet).startswith("\u201c1,1\u201d 5 looks most")
+    row = weights(layer)[1, 5, 1:]
+    colors = sheet.evaluate(
+        """() => {
+            const canvas = document.querySelector(".figure.pairs-patches canvas");
+            const { width, height } = canvas;
+            const green = canvas.getContext("2d").getImageData(0, 0, width, height).data.filter((_, at) => at % 4 === 1);
+            return [width, height, [...green]];
+        }"""
+    )
+    green = np.reshape(colors[2], colors[1::-1])
+    cells = [block.mean() for half in np.array_split(green, 2) for block in np.array_split(half, 3, axis=1)]  # viridis grows in green
+    assert int(np.argmax(cells)) == int(row.argmax())
 
 
 def test_a_layer_of_weights_shows_its_heads_and_has_no_neurons(show, paired, layers):
@@ -205,7 +248,7 @@ def test_print_shows_what_the_screen_shows(show, paired, scene):
     sheet.emulate_media(media="print")
     sheet.set_viewport_size({"width": 700, "height": 1000})
     found = sheet.evaluate(
-        """() => [...document.querySelectorAll(".card-pairs .figure canvas:not(.over)")].map(canvas => {
+        """() => [...document.querySelectorAll(".card-pairs :not([hidden]) > .figure canvas:not(.over)")].map(canvas => {
             const [one, card] = [canvas, canvas.closest(".card")].map(element => element.getBoundingClientRect());
             const bent = one.width / one.height - canvas.width / canvas.height;
             return [one.width, one.height, one.right <= card.right + 1, one.bottom <= card.bottom + 1, bent];

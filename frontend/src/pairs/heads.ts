@@ -128,6 +128,10 @@ export class HeadsView implements Part {
     void this.fill();
   }
 
+  reveal(query: number): void {
+    this.tall.reveal(query);
+  }
+
   async drawing(): Promise<Drawing | null> {
     const { layer, tall } = this;
     if (!layer) return null;

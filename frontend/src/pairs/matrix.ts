@@ -7,6 +7,7 @@ import { number } from "../model/format";
 import { type Labels, labelsOf } from "./labels";
 import type { Layer } from "./layer";
 import type { Panel } from "./panel";
+import { PatchView } from "./patches";
 import { Slice } from "./slices";
 
 /** More queries or groups of keys are not drawn: they would be less than a pixel each. */
@@ -40,9 +41,11 @@ export class MatrixView {
   private job = 0;
   private done = false;
   private special = false;
+  private readonly patches: PatchView;
 
   constructor(private readonly panel: Panel) {
-    this.element = h("div", { class: "pairs-side" }, this.title, this.figure.element, this.note, h("h3", {}, "Strongest pairs"), this.list);
+    this.patches = new PatchView(panel);
+    this.element = h("div", { class: "pairs-side" }, this.title, this.patches.element, this.figure.element, this.note, h("h3", {}, "Strongest pairs"), this.list);
     this.element.style.visibility = "hidden"; // until there is something to show
     const target = this.figure.element;
     target.addEventListener("pointermove", (event) => this.point(event));
@@ -68,6 +71,7 @@ export class MatrixView {
     const same = this.layer === layer && this.special === special && this.heads.length === heads.length && heads.every((head, i) => head === this.heads[i]);
     tell(this.title, label);
     this.element.style.visibility = "visible";
+    this.patches.show(layer, heads, this.panel.patches(layer), this.element.clientWidth);
     if (same) {
       this.resize();
       this.paint();
@@ -148,6 +152,7 @@ export class MatrixView {
   /** Marks the pair that is pointed at. */
   cursor(): void {
     const { layer, matrix, panel } = this;
+    this.patches.paint();
     if (!layer || !matrix) return;
     const { width, height } = this.figure;
     this.figure.overlay((surface) => {

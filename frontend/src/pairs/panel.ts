@@ -5,6 +5,7 @@ import type { Palette } from "../model/color";
 import type { PairsData } from "./data";
 import type { Layer } from "./layer";
 import type { Choice } from "./options";
+import type { Patches } from "./patches";
 
 export interface Panel {
   readonly data: PairsData;
@@ -16,6 +17,8 @@ export interface Panel {
   readonly key: number | null;
   /** Whether [CLS], [SEP] and their like are shown among the pairs of all tokens. */
   readonly special: boolean;
+  /** The image whose patches the tokens of this layer are. */
+  patches(layer: Layer): Patches | null;
   point(query: number | null, key: number | null): void;
   pin(query: number | null): void;
   /** Shows the matrix of a head that is pointed at; null goes back to what is chosen. */
@@ -47,6 +50,8 @@ export interface Part {
   update(): void;
   /** All of it, for a file; null where there is nothing to draw. */
   drawing(): Promise<Drawing | null>;
+  /** A query was pointed at elsewhere. */
+  reveal?(query: number): void;
   /** Stops work that is on its way. */
   close(): void;
 }

@@ -70,6 +70,12 @@ export class Tall {
     return [Math.max(0, Math.floor(this.top / this.rowHeight)), Math.ceil((this.top + this.figure.height - this.head) / this.rowHeight)];
   }
 
+  /** Brings a row that is out of sight to the middle. */
+  reveal(row: number): void {
+    const [from, to] = this.sight;
+    if (row < from || row >= to) this.element.scrollTop = (row + 0.5) * this.rowHeight - (this.figure.height - this.head) / 2;
+  }
+
   show(row: number): void {
     const room = this.figure.height - this.head - 6;
     const [from, to] = [row * this.rowHeight, (row + 1) * this.rowHeight];

@@ -14,6 +14,7 @@ import { ModelView } from "./model";
 import { NeuronsView } from "./neurons";
 import { type Choice, choose, readChoice, type ViewName } from "./options";
 import type { Panel, Part } from "./panel";
+import type { Patches } from "./patches";
 import { picture } from "./picture";
 
 const NAMES: readonly (readonly [ViewName, string])[] = [
@@ -90,6 +91,7 @@ export class PairsView implements View {
       get key() {
         return view.hover.key;
       },
+      patches: (layer) => this.patches(layer),
       point: (query, key) => this.point(query, key),
       pin: (query) => this.choose({ query }),
       preview: (layer, head) => void this.preview(layer, head),
@@ -104,6 +106,17 @@ export class PairsView implements View {
   /** The page's one switch. */
   private get special(): boolean {
     return this.context.store.state.special === "in";
+  }
+
+  private patches(layer: Layer): Patches | null {
+    const { document, set } = this.context.scene ?? {};
+    const { q, k, size } = layer.meta;
+    if (!document?.patches || !set || q !== 0 || k !== 0 || size[0] !== set.tokens.length) return null;
+    const [rows, columns] = document.patches;
+    let last = set.tokens.length;
+    while (last > 0 && set.special[last - 1]) last--;
+    const first = last - rows * columns;
+    return first < 0 ? null : { rows, columns, first, image: document.image };
   }
 
   private hint(): string {
@@ -129,7 +142,9 @@ export class PairsView implements View {
     if (query === this.hover.query && key === this.hover.key) return;
     this.hover = { query, key };
     if (!this.choice) return;
-    if (this.choice.view !== "model") this.parts[this.choice.view].update();
+    const part = this.parts[this.choice.view];
+    if (query !== null) part.reveal?.(query);
+    if (this.choice.view !== "model") part.update();
     this.matrix.cursor();
   }
 
