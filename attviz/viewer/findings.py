@@ -97,10 +97,12 @@ class Findings:
             "insights": [insight_json(one) for one in told],
         }
 
-    def keep_parts(self, payload: Payload) -> None:
-        """Keep what is read when it is asked for: the table of tokens, the head cards, the sentences about each document."""
-        payload.keep("corpus", 0, corpus_json(self.corpus))
-        payload.keep("heads", 0, cards_of(self.corpus))
+    def keep_parts(self, payload: Payload, *, several: bool) -> None:
+        """Keep what is read when it is asked for: sentences about each document; with several, the table of tokens and the head cards."""
+        if several:
+            payload.need("corpus")
+            payload.keep("corpus", 0, corpus_json(self.corpus))
+            payload.keep("heads", 0, cards_of(self.corpus))
         for index, told in enumerate(text_sentences(self.corpus)):
             if told:
                 payload.keep("insights", index, [insight_json(one) for one in told])

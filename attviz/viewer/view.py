@@ -155,9 +155,7 @@ def _grid_page(sides: Sequence[Side], options: _Options, pairs: Pairs | None = N
     payload.fields = {"model": model, "grid": grid.as_json(), "classes": names, **found}
     if others.sides:
         payload.fields["sides"] = others.sides_json(grid, found)
-    findings.keep_parts(payload)
-    if len(places) > 1 or others.sides:
-        payload.need("corpus")
+    findings.keep_parts(payload, several=len(places) > 1 or bool(others.sides))
     payload.warn_if_large()
     return Page(payload)
 

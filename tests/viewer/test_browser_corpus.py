@@ -58,7 +58,7 @@ def test_sides_that_do_not_fit_are_told(analysis, tuned):
         view({"base": analysis, "tuned": tuned})
     with pytest.raises(ArgumentError, match=r"at least two sides, such as view"):
         view({"base": analysis})
-    with pytest.raises(ArgumentError, match=r"'b' must be an Analysis, a Capture or Document records, got int"):
+    with pytest.raises(ArgumentError, match=r"'b': needs an Analysis, a Capture, or Documents, got int"):
         view({"a": analysis, "b": 3})
 
 

@@ -236,3 +236,12 @@ def test_many_vectors_begin_with_the_three_strongest_pinned(show):
     best = np.argsort(-values.mean(2).reshape(-1))[:3]
     assert sheet.row_names() == [f"L{at // 4}·H{at % 4}" for at in best]
     assert show(view(Document("a b c d e f", tuple("abcdef"), values)), address="t=1").row_names() == []
+
+
+def test_every_card_of_numbers_says_what_high_and_low_mean(show, page):
+    sheet = show(page)
+    for name in ("heat", "text", "series", "top", "token"):
+        sheet.locator(f".card-{name} .about").click()
+        text = sheet.locator(".notice").inner_text()
+        assert text.split("\n")[0] == sheet.locator(f".card-{name} .about").get_attribute("title")
+        assert len(text) > 60

@@ -74,6 +74,7 @@ export function parseAttvizJson(source: string, name: string): Collection {
     classes,
     sides: [],
     insights: [],
+    about: {},
     rows: read.map((one) => one.row),
     load: (index) => Promise.resolve((read[index] as Read).document),
     extensions: [],

@@ -21,6 +21,7 @@ interface HeadJson extends SideJson {
   grid?: GridJson;
   sides?: SideJson[];
   insights?: Insight[];
+  about?: Record<string, string>;
   classes: string[];
   documents: Partial<DocumentRow>[];
   extensions?: string[];
@@ -80,6 +81,7 @@ export function readEmbedded(headText: string, chunk: (index: number) => string,
     classes: head.classes,
     sides,
     insights: head.insights ?? [],
+    about: head.about ?? {},
     rows: head.documents.map(fullRow),
     load,
     extensions: head.extensions ?? [],

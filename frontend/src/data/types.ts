@@ -85,6 +85,8 @@ export interface Collection {
   /** One a model, in the order of the token sets; empty where the page has no layers x heads. */
   readonly sides: readonly Side[];
   readonly insights: readonly Insight[];
+  /** What high and low mean on each card, by its name. */
+  readonly about: Readonly<Record<string, string>>;
   readonly rows: readonly DocumentRow[];
   load(index: number): Promise<PageDocument>;
   /** Names of the extensions whose data this collection has. */

@@ -99,6 +99,9 @@ export class App {
     ];
     this.#grid = h("main", { class: "page-grid" }, insights.element, columns, documents.element);
     host.replaceChildren(header.element, this.#notices, this.#grid, this.#live, this.#filePicker);
+    for (const [name, text] of Object.entries(collection.about)) {
+      host.querySelector(`.card-${name} h2`)?.after(h("button", { class: "icon about", title: text, "aria-label": text, onclick: () => this.#notice(text, "info") }, "i"));
+    }
     listenToKeys(options.keys, this.#context, { ...commands, search: () => documents.focusSearch(), token: (by) => text.step(by), document: (by) => documents.step(by), zoom: (key) => series.key(key), step: options.step, about: () => void (this.store.state.hoverRow && toolsOf(this.#context.collection)?.openHeadCard(this.#context, this.store.state.hoverRow)) });
     this.store.subscribe((changed) => this.#changed(changed));
     this.#listen();
