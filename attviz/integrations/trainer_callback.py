@@ -22,6 +22,8 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
     that with ``logging_steps=50`` every loss has its row. Each captured step is logged at once, whatever ``logging_steps`` is: to
     what ``report_to`` names (TensorBoard: beside the trainer's own event file; Weights & Biases: the run that is open), to ``log``,
     and into ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
+    The trainer tells nobody that it was interrupted: if ``train()`` ends by an exception in the middle of a captured step,
+    ``callback.monitor.abandon()`` takes everything off the model; the next ``train()`` does so by itself.
     ``Trainer(torch_compile=True)`` and ``model.compile()`` are captured too: see ``run_compiled`` of :class:`AttentionMonitor`.
 
     Args:
@@ -59,6 +61,7 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the trackers; those of the trainer were set up just before."""
+        self.monitor.abandon()
         self._sinks = [FunctionSink(self.log)] if self.log is not None and state.is_world_process_zero else []
         if not state.is_world_process_zero:
             return

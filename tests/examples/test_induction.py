@@ -14,17 +14,22 @@ def trained():
     return train(350)
 
 
-@pytest.fixture(scope="module")
-def table(trained):
-    return attviz.head_roles(trained[0], vocab_size=64)
-
-
-def test_previous_token_heads_feed_induction_heads(trained, table):
-    assert sum(trained[1][-20:]) / 20 < 0.5 < trained[1][0]
+def test_previous_token_heads_feed_induction_heads_and_the_figure_shows_them(trained):
+    model, losses = trained
+    table = attviz.head_roles(model, vocab_size=64)
+    assert sum(losses[-20:]) / 20 < 1 < losses[0]
     assert {head.layer for head in table.find("previous")} == {0}
     assert {head.layer for head in table.find("induction")} == {1}
     assert table.find("induction")[0].mass > 0.5
     assert table.find("induction")[0].lift > 10
+    assert (table.null / table.chance[0]).mean().item() == pytest.approx(1, abs=0.5)  # a key picked blindly gets what any key gets
+    ax = attviz.plots.head_roles(table)
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert {"previous", "induction"} <= set(names)
+    assert len(ax.patches) == sum(label != "none" for row in table.labels for label in row)
+    plt.close("all")
+    with pytest.raises(ArgumentError, match="takes what attviz.head_roles returned, got int"):
+        attviz.plots.head_roles(3)
 
 
 def test_before_training_and_with_one_layer_there_is_no_induction_head():
@@ -36,23 +41,8 @@ def test_before_training_and_with_one_layer_there_is_no_induction_head():
     assert min(losses) > 1
 
 
-def test_the_null_is_near_chance(table):
-    """A key that is picked blindly gets what any key gets."""
-    assert (table.null / table.chance[0]).mean().item() == pytest.approx(1, abs=0.5)
-
-
-def test_the_figure_shows_each_role_in_its_colour(table):
-    ax = attviz.plots.head_roles(table)
-    names = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert {"previous", "induction"} <= set(names)
-    assert len(ax.patches) == sum(label != "none" for row in table.labels for label in row)
-    plt.close("all")
-    with pytest.raises(ArgumentError, match="takes what attviz.head_roles returned, got int"):
-        attviz.plots.head_roles(3)
-
-
-def test_the_model_is_left_as_it_was(trained):
-    model = trained[0].train()
+def test_the_model_is_left_as_it_was():
+    model = AttentionOnly().train()
     before = [parameter.clone() for parameter in model.parameters()]
     first, second = (attviz.head_roles(model, vocab_size=64, texts=8) for _ in range(2))
     assert model.training
@@ -62,11 +52,11 @@ def test_the_model_is_left_as_it_was(trained):
     assert torch.equal(first.mass, second.mass)  # the same seed gives the same table
 
 
-def test_what_cannot_be_is_told(trained):
+def test_what_cannot_be_is_told():
     with pytest.raises(ArgumentError, match="the size of the vocabulary is not known. Give vocab_size="):
-        attviz.head_roles(trained[0])
+        attviz.head_roles(AttentionOnly())
     with pytest.raises(ArgumentError, match="repeats=1 at least 2"):
-        attviz.head_roles(trained[0], vocab_size=64, repeats=1)
+        attviz.head_roles(AttentionOnly(), vocab_size=64, repeats=1)
     from transformers import GPT2Config, GPT2LMHeadModel
 
     small = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=40, bos_token_id=39))

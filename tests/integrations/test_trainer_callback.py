@@ -118,3 +118,23 @@ def test_wrong_kinds_of_head_plots_are_refused():
     with pytest.raises(ArgumentError, match="AttentionCallback: heads='table' is none of 'histogram', 'image', None"):
         AttentionCallback(heads="table")
     assert torch.is_grad_enabled()
+
+
+def test_after_an_interrupted_run_the_model_can_be_cleaned_and_the_next_run_cleans_it(tiny_model, tiny_data, tmp_path):
+    callback, forward = AttentionCallback(every=1, per="model"), tiny_model.forward
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def hooks():
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in tiny_model.modules())
+
+    tiny_model.forward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        fit(tiny_model, tiny_data, callback, tmp_path, "none", max_steps=1)
+    tiny_model.forward = forward
+    callback.monitor.abandon()
+    assert hooks() == 0
+    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "none", max_steps=1)
+    assert hooks() == 0
+    assert len([entry for entry in trainer.state.log_history if "attviz/diagonal" in entry]) == 1

@@ -148,6 +148,28 @@ def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
     torch.testing.assert_close(cap.diagonal, eager(model, inputs), rtol=0, atol=1e-5, equal_nan=True)
 
 
+@pytest.mark.parametrize("side", ["none", "right", "left"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_health_and_roles_are_those_of_the_eager_model(family, side):
+    """AttentionHealth and HeadRoles on dense and variable-length flash calls, with windows and soft caps."""
+    model, inputs = model_of(family), batch(side)
+    if not model._supports_flash_attn:
+        pytest.skip(f"this release of transformers has no flash kernels for {family}")
+    tables = []
+    for implementation in (NAME, "eager"):
+        model.set_attn_implementation(implementation)
+        health, roles = attviz.metrics.AttentionHealth(on_alarm="ignore"), attviz.metrics.HeadRoles()
+        with torch.no_grad(), attviz.capture(model, metrics=[health, roles], keep="none"):
+            model(**inputs)
+        assert health.reasons == roles.reasons == {}
+        tables.append((health.compute(), roles.compute()))
+    (flash_health, flash_roles), (eager_health, eager_roles) = tables
+    for name in ("row_entropy", "min_row_entropy", "max_logit", "first_token", "diagonal"):
+        torch.testing.assert_close(getattr(flash_health, name), getattr(eager_health, name), rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(flash_roles.mass, eager_roles.mass, rtol=1e-4, atol=1e-5, equal_nan=True)
+    torch.testing.assert_close(flash_roles.chance, eager_roles.chance, rtol=1e-6, atol=0, equal_nan=True)
+
+
 @pytest.mark.parametrize("side", ["none", "left"])
 def test_generation_equals_a_full_forward(side):
     model, inputs = model_of("llama", AutoModelForCausalLM), batch(side)
