@@ -174,7 +174,7 @@ class PartialArchive:
             "model_name": json.dumps(model_name),
             "settings": json.dumps(dict(self.settings if settings is None else settings)),
         }
-        spans = np.frombuffer(self._spans, dtype=np.int64).reshape(-1, 3)
+        spans = np.array(self._spans, dtype=np.int64).reshape(-1, 3)
         shape = (len(self._layers or layers), self._num_heads)
         tensors = joined(self.folder, spans, shape, self._dtype, keep_numbers=self.is_shard)
         note = "the parts are kept: run the same command again" if self._resumable else ""

@@ -6,10 +6,14 @@ archive holds it has ``numbers``, the place of each document in the data set.
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,7 +26,7 @@ from attviz.io.partial import PartialArchive
 from attviz.records import Analysis, Document
 
 _SHARD = re.compile(r"\.shard-([0-9]{5})-of-([0-9]{5})")
-_BATCH = 64
+_BATCH, _CHUNK = 64, 8192
 
 
 def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
@@ -74,8 +78,9 @@ def merge(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     documents = analysis.documents
     assert isinstance(documents, ShardedDocuments)
     with PartialArchive(path, {"precision": documents.precision}, resumable=False, overwrite=overwrite) as growing:
-        for start in range(0, max(1, len(documents)), _BATCH):
-            growing.append(list(enumerate(documents[start : start + _BATCH], start)), analysis.layers)
+        waiting = enumerate(documents)
+        while batch := list(islice(waiting, _BATCH)):
+            growing.append(batch, analysis.layers)
         growing.finish(
             layers=analysis.layers, label_names=analysis.label_names, model_name=analysis.model_name, settings=dict(analysis.settings)
         )
@@ -91,16 +96,11 @@ class ShardedDocuments(Sequence[Document]):
         full = next((shard for shard in self.shards if shard.layers), self.shards[0])
         self.layers, self._num_heads = full.layers, full.file.tensors["diagonal"].shape[2]
         self.precision = "float16" if full.file.tensors["diagonal"].kind == "F16" else "float32"
-        numbers = np.concatenate([_numbers(shard) for shard in self.shards])
-        shard = np.repeat(np.arange(len(self.shards)), [len(one) for one in self.shards])
-        place = np.concatenate([np.arange(len(one)) for one in self.shards])
-        order = np.argsort(numbers, kind="stable")
-        if len(numbers) > 1 and (np.diff(numbers[order]) == 0).any():
-            raise FormatError(f"{paths[0]} and its like hold a document twice: they are not of one run.")
-        self._shard, self._place = shard[order], place[order]
+        for shard in self.shards:
+            _check_numbers(shard)
 
     def __len__(self) -> int:
-        return len(self._place)
+        return sum(len(shard) for shard in self.shards)
 
     @overload
     def __getitem__(self, index: int) -> Document: ...
@@ -114,15 +114,34 @@ class ShardedDocuments(Sequence[Document]):
         return self._read(range(len(self))[index])
 
     def __iter__(self) -> Iterator[Document]:
-        return (self._read(number) for number in range(len(self)))
+        """All in order, without the table that reading them at random takes."""
+        before = -1
+        for number, shard, place in heapq.merge(*(_numbered(one, index) for index, one in enumerate(self.shards))):
+            if number <= before:
+                raise FormatError(f"{self.shards[shard].path}: document {place} is out of order, or in two shards. Make the shards again.")
+            before = number
+            yield self._document(shard, place)
+
+    @cached_property
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Shard and place of every document; made when the first is read at random."""
+        numbers = np.concatenate([shard.file.rows("numbers", 0, len(shard)) for shard in self.shards])
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        order = np.argsort(numbers, kind="stable")
+        if (np.diff(numbers[order]) == 0).any():
+            raise FormatError(f"{self.shards[0].path} and its like hold a document twice: they are not of one run. Make the shards again.")
+        shard = np.searchsorted(ends, order, side="right")
+        return shard, order - np.concatenate([[0], ends])[shard]
 
     def _read(self, number: int) -> Document:
-        document = self.shards[int(self._shard[number])][int(self._place[number])]
+        shard, place = self._order
+        return self._document(int(shard[number]), int(place[number]))
+
+    def _document(self, shard: int, place: int) -> Document:
+        document = self.shards[shard][place]
         shape = (len(self.layers), self._num_heads)
         if document.diagonal.shape[:2] == shape or document.tokens:
             return document
-        from dataclasses import replace
-
         return replace(document, diagonal=np.zeros((*shape, 0), dtype=document.diagonal.dtype))  # of a shard with empty texts alone
 
 
@@ -153,11 +172,17 @@ def _complete(path: Path) -> list[Path]:
     return [shards[index] for index in range(count)]
 
 
-def _numbers(shard: ArchiveDocuments) -> np.ndarray:
+def _numbered(shard: ArchiveDocuments, index: int) -> Iterator[tuple[int, int, int]]:
+    """(number in the data set, index, place) of each document of a shard."""
+    for start in range(0, len(shard), _CHUNK):
+        numbers = shard.file.rows("numbers", start, min(start + _CHUNK, len(shard))).tolist()
+        yield from ((number, index, start + place) for place, number in enumerate(numbers))
+
+
+def _check_numbers(shard: ArchiveDocuments) -> None:
     table = shard.file.tensors.get("numbers")
     if table is None or table.shape != (len(shard),) or table.kind != "I64":
         raise FormatError(f"{shard.path}: is an archive, but not a shard: it has no numbers.")
-    return shard.file.rows("numbers", 0, len(shard))
 
 
 def _joined_settings(shards: Sequence[ArchiveDocuments]) -> dict[str, str]:

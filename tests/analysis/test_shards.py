@@ -175,3 +175,23 @@ def test_torchrun_with_a_rank_killed_and_started_again_equals_one_process(folder
     again = subprocess.run(started, env=environment, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr[-2000:]
     assert (tmp_path / "run").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_synthetic_corpus_in_shards_opens_reads_and_merges(tmp_path):
+    from benchmarks.scale import measure
+
+    result = measure(tmp_path, documents=1000, shards=3)  # asserts what it reads
+    assert result["bytes_a_token"] < 80
+
+
+def test_a_document_in_two_shards_is_named(tmp_path):
+    from benchmarks.scale import write_shard
+
+    for index in (0, 1):
+        write_shard(io.shard_path(tmp_path / "run", index, 2), np.array([index, 5]), {"precision": "float16", "shard": f"{index}/2"})
+    opened = io.load(tmp_path / "run").documents
+    assert len(opened) == 4
+    with pytest.raises(FormatError, match="out of order, or in two shards"):
+        list(opened)
+    with pytest.raises(FormatError, match="hold a document twice"):
+        opened[0]
