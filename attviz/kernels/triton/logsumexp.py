@@ -262,6 +262,8 @@ def launch_summary(
     if outputs[0].numel() == 0:
         return outputs
     num_kv_heads = key.shape[1]
+    crowded = query.dtype is torch.float32 and architecture(query.device.index) == "sm_120"
+    warps = 8 if crowded else 4  # four would spill there
     strides = (*query.stride(), *key.stride(), *logsumexp.stride(), *bias_strides(bias), *row_strides(row_mask))
     masks = (as_bytes(bias), as_bytes(row_mask), sinks)
     sizes = (scale, softcap or 1.0, q_len, key.shape[2], kv_offset, batch)
@@ -269,6 +271,6 @@ def launch_summary(
         summary_kernel[(triton.cdiv(q_len, HEAD_TILE) * batch,)](
             query, key, logsumexp, *masks, *outputs, *sizes, *strides, NUM_KV_HEADS=num_kv_heads, GROUP=num_heads // num_kv_heads,
             HEAD_DIM=head_dim, HEAD_PAD=head_pad(head_dim), HEADS_PAD=max(2, triton.next_power_of_2(num_heads)), BLOCK_Q=HEAD_TILE,
-            HAS_SOFTCAP=softcap > 0, FAR=is_far(query, key, logsumexp), num_warps=4, enable_fp_fusion=True,
+            HAS_SOFTCAP=softcap > 0, FAR=is_far(query, key, logsumexp), num_warps=warps, enable_fp_fusion=True,
         )  # fmt: skip
     return outputs
