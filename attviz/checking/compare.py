@@ -122,11 +122,11 @@ def _error(diagonal: Tensor, reading: Tensor) -> float:
 
 
 def _compared(record: DiagonalRecord, seen: Seen, finding: Finding | None, masks: list[Tensor]) -> LayerCheck:
-    if finding is None or finding.verdict in ("once", "mixed", "untouched", "keys"):
+    if finding is None or finding.verdict in ("once", "mixed", "untouched", "keys", "rows"):
         return _by_sizes(record, seen, finding)
-    if finding.verdict in ("rows", "shared"):
-        what = "a disturbed token changes its row and " + ("no key" if finding.verdict == "rows" else "a key that others change too")
-        what += ": what asks is not what answers, so there is no own key to record"
+    if finding.verdict in ("apart", "shared"):
+        keys = "no key, and another input changes keys" if finding.verdict == "apart" else "a key that others change too"
+        what = f"a disturbed token changes its row and {keys}: what asks is not what answers, so there is no own key to record"
         return _row(record, "differs", _NOTHING, what, seen)
     reading = _reading(finding, record.diagonal)
     if reading is None:
@@ -155,6 +155,7 @@ def _by_sizes(record: DiagonalRecord, seen: Seen, finding: Finding | None) -> La
         "mixed": "a disturbed token changes more than its row and its key: tokens were mixed before",
         "untouched": "no input of the modules around it carries tokens that could be disturbed",
         "keys": "a disturbed token changes keys and no row",
+        "rows": "a disturbed token changes its row, and its key comes from elsewhere (an earlier layer, a cache, parameters)",
     }[finding.verdict]
     rows, columns = scores.shape[-2:]
     if columns >= rows and math.prod(scores.shape[:-1]) == record.diagonal.numel():
@@ -218,7 +219,7 @@ def _without_record(attention: Seen, finding: Finding | None, captured: Captured
         if verdict == "self":
             assert finding is not None
             return LayerCheck(skipped, "differs", _NOTHING, f"{_disturbed(finding)}, and it is skipped: {reason}", None, attention.operator)
-        if verdict in ("shared", "rows", "keys"):
+        if verdict in ("shared", "apart", "rows", "keys"):
             return LayerCheck(skipped, "verified", _NOTHING, f"no own key: {reason}", None, attention.operator)
         return LayerCheck(skipped, "could not tell", _NOTHING, f"skipped: {reason}", None, attention.operator)
     if verdict != "self":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from attviz.checking.pattern import Arrangement, Pattern, Verdict, arrangement_o
 from attviz.checking.untouched import fresh, same_random_numbers, tensors_in, untouched
 from attviz.checking.watch import Seen, watching
 
-_RANK: tuple[Verdict, ...] = ("self", "shared", "once", "mixed", "rows", "keys", "untouched")
+_RANK: tuple[Verdict, ...] = ("self", "shared", "apart", "once", "mixed", "rows", "keys", "untouched")
 # How changes are looked at: as they are; then without what a row has in common (its largest score, subtracted by the model).
 _LOOKS: tuple[dict[str, Any], ...] = ({}, {"shifted": True})
 _ENOUGH = 2  # pairs of tokens behind the first: padding, too, asks and does not answer
@@ -60,7 +60,8 @@ def findings_of(model: nn.Module, name: str, module: nn.Module, args: tuple[Any,
             if any([seen.shape for seen in trial] != [seen.shape for seen in before] for trial in trials):
                 continue  # what runs depends on the values
             afters += trials
-            found = [_better(old, new) for old, new in zip(found, _judged(name, before, afters), strict=True)]
+            judged = [_unless_projected(finding, group[0]) for finding in _judged(name, before, afters)]
+            found = [_better(old, new) for old, new in zip(found, judged, strict=True)]
             if all(finding.verdict == "self" for finding in found):
                 return found
             clear = ("mixed",) if tried < _ENOUGH else ("mixed", "rows", "keys")
@@ -79,7 +80,7 @@ def _finding(name: str, seen: Seen, afters: list[Seen]) -> Finding:
         patterns = [_pattern(seen, after, look) for after in afters]
         own = [pattern for pattern in patterns if pattern.verdict == "self"]
         verdicts = {pattern.verdict for pattern in patterns}
-        if "mixed" not in verdicts and shared_keys(own):
+        if "mixed" not in verdicts and seen.shape[-1] < seen.shape[-2] and shared_keys(own):
             return Finding(seen, name, "shared")
         arrangement = arrangement_of(seen.shape, own) if own and "mixed" not in verdicts else None
         if arrangement is not None and len({pattern.rows for pattern in own}) > 1:  # one alone may be a coincidence
@@ -97,7 +98,14 @@ def _pattern(before: Seen, after: Seen, look: dict[str, Any]) -> Pattern:
     return pattern_of(before.scores, after.scores, before.visible, **look)
 
 
+def _unless_projected(finding: Finding, given: Tensor) -> Finding:
+    """Keys that arrive ready, [texts, heads, keys, head_dim], may be another layer's of the same tokens: they tell nothing."""
+    return replace(finding, verdict="untouched") if finding.verdict == "keys" and given.ndim == 4 else finding
+
+
 def _better(old: Finding, new: Finding) -> Finding:
+    if {old.verdict, new.verdict} == {"rows", "keys"}:
+        return replace(old, verdict="apart")
     return min(old, new, key=lambda finding: _RANK.index(finding.verdict))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attviz.checking.scores import NEVER_A_SCORE
 
-Verdict = Literal["self", "shared", "once", "rows", "keys", "mixed", "untouched"]
+Verdict = Literal["self", "shared", "apart", "once", "rows", "keys", "mixed", "untouched"]
 _WHOLE = 0.1  # of the keys that a row sees: a disturbed query changes its score with each, but with those that are zero (fresh tokens)
 Cell = tuple[int, ...]  # indices of all axes but the last
 
@@ -29,7 +29,8 @@ class Pattern:
 
     Attributes:
         verdict: ``self``: a row and its key; ``shared``: a row and a key that it shares with other tokens (pooled keys); ``rows``: rows
-            only; ``keys``: keys only; ``mixed``: more than one token can explain; ``once``: of several tokens, one only is ``self``.
+            only; ``keys``: keys only; ``mixed``: more than one token can explain. For several tokens and inputs: ``once``: of several
+            tokens, one only is ``self``; ``apart``: one input changes rows only, another keys only.
         rows: Of ``self`` and ``rows``: the cells whose row changed as a whole, one for each head, in order.
         row_axis: Of ``self``: the axis that numbers queries.
         own: Of ``self``: the own key of the row, one for each of ``rows``.

@@ -154,7 +154,15 @@ def cast(inputs: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def paths(model: nn.Module) -> list[str]:
-    return ["sdpa", "eager"] if getattr(model, "_supports_sdpa", False) else ["eager"]
+    """The implementations that transformers offers the model and all of its parts (a convolutional backbone has no sdpa)."""
+    if not getattr(model, "_supports_sdpa", False):
+        return ["eager"]
+    try:
+        model.set_attn_implementation("sdpa")
+    except ValueError:
+        model.set_attn_implementation("eager")
+        return ["eager"]
+    return ["sdpa", "eager"]
 
 
 def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.families.by_hand import INPUTS
 from benchmarks.families.tiny import VOCABULARY
 
 BATCH, LENGTH, PADDING = 2, 7, 2
@@ -19,7 +20,9 @@ _LARGE_IMAGES = {"glpn": 128, "mobilevit": 128, "pvt": 128, "pvt_v2": 128, "segf
 
 
 def guesses(model: nn.Module) -> Iterator[Inputs]:
-    """Keyword arguments to try, the richest first."""
+    """Keyword arguments to try: those made by hand for the family, then guesses, the richest first."""
+    if model.config.model_type in INPUTS:
+        yield INPUTS[model.config.model_type](model.config)
     names = set(inspect.signature(model.forward).parameters)
     text, image, targets = _text(model, names), _image(model, names), _targets(model, names)
     first, *others = _sounds(model, names) or [{}]

@@ -6,16 +6,146 @@ from typing import Any
 
 BAND = 9  # keys each query of Longformer and LED sees: a window of 8
 BLOCK = 4  # tokens in a block of LongT5: a radius of 3
+
+
+def _resnet() -> Any:
+    from transformers import ResNetConfig
+
+    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return ResNetConfig(**sizes, out_features=["stage4"])
+
+
+def _resnet_of_detr() -> Any:
+    from transformers import RTDetrResNetConfig
+
+    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+    return RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
+
+
+def _swin() -> Any:
+    from transformers import SwinConfig
+
+    sizes = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 2, 2], "window_size": 4}
+    return SwinConfig(**sizes, out_features=["stage1", "stage2", "stage3", "stage4"])
+
+
+_WITH_RESNET: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": _resnet}
+_WITH_RT_RESNET = {
+    "backbone_config": _resnet_of_detr, "encoder_in_channels": [16, 32, 32], "decoder_in_channels": [32, 32, 32], "encoder_hidden_dim": 32,
+    "num_queries": 9, "num_denoising": 0,
+}  # fmt: skip
+_SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2, 3], "num_time_features": 2}
+_HIERA = {
+    "image_size": [128, 128], "hidden_size": 16, "embed_dim_per_stage": [16, 32, 32, 32], "num_attention_heads_per_stage": [2, 2, 4, 4],
+    "num_attention_heads": 2, "blocks_per_stage": [1, 1, 2, 1], "window_size_per_stage": [4, 4, 4, 4], "global_attention_blocks": [3],
+    "window_positional_embedding_background_size": [2, 2],
+}  # fmt: skip
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 _TWO_STAGES = {"image_size": 32, "patch_size": 2, "depths": [2, 1], "num_heads": [2, 4], "window_size": 4, "embed_dim": 16}
 
 OVERRIDES: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("detr", "conditional_detr", "dab-detr", "deformable_detr", "table-transformer"), _WITH_RESNET),
+    **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine"), _WITH_RT_RESNET),
+    **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), _SERIES),
+    "autoformer": {**_SERIES, "label_length": 4, "moving_average": 3},
+    "mask2former": {"backbone_config": _swin, "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32},
+    "maskformer": {"backbone_config": _swin, "fpn_feature_size": 32, "mask_feature_size": 32},
+    "oneformer": {"backbone_config": _swin, "conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "task_seq_len": 9, "text_encoder_width": 32},
+    "sam2_hiera_det_model": _HIERA,
+    "sam2_vision_model": {
+        "backbone_channel_list": [32, 32, 32, 16],
+        "num_feature_levels": 3,
+        "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+        "fpn_hidden_size": 32,
+    },
+    "blip-2": {"num_query_tokens": 4, "image_token_index": 5},
+    "instructblip": {"num_query_tokens": 4, "image_token_index": 5},
+    "bros": {"hidden_size": 64},
+    "blt": {"encoder_hash_byte_group_vocab": 50},
+    "bridgetower": {"hidden_size": 128},
+    "bridgetower_text_model": {"hidden_size": 128},
+    "bridgetower_vision_model": {"hidden_size": 128},
+    "chameleon": {"vocabulary_map": {"<image>": 5}},
+    "emu3": {"vocabulary_map": {"<image>": 5}},
+    "clap_audio_model": {
+        "spec_size": 64,
+        "num_mel_bins": 16,
+        "depths": (1, 1),
+        "num_attention_heads": (2, 4),
+        "patch_embeds_hidden_size": 16,
+        "num_hidden_layers": 2,
+        "hidden_size": 32,
+    },
+    "cohere_compass_text": {
+        "rope_parameters": {key: {**_ROPE, "mrope_section": [2, 1, 1]} for key in ("sliding_attention", "full_attention")}
+    },
+    "cvt": {"embed_dim": (16, 32, 64), "num_heads": (1, 2, 4), "depth": (1, 1, 1)},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
+        "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "first_k_dense_replace": 1},
+    "gemma3n_text": {
+        "num_hidden_layers": 4,
+        "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "intermediate_size": [40] * 4,
+        "activation_sparsity_pattern": [0.5, 0.5, 0.0, 0.0],
+    },
+    "granite_speech5_encoder": {"context_size": 16},
+    "granite_speech5_ctc": {"context_size": 16},
+    "idefics_perciever": {"use_resampler": False},
+    "kosmos-2": {"latent_query_num": 3},
+    "layoutlmv2": {"coordinate_size": 6, "shape_size": 4},
+    "levit": {
+        "image_size": 64,
+        "patch_size": 16,
+        "hidden_sizes": [16, 32, 32],
+        "num_attention_heads": [2, 4, 4],
+        "depths": [1, 1, 1],
+        "key_dim": [8, 8, 8],
+    },
+    "lilt": {"hidden_size": 96, "channel_shrink_ratio": 4},
+    "lxmert": {"l_layers": 1, "x_layers": 1, "r_layers": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2, "state_size": 8},
+    "mistral4": {"num_key_value_heads": 4, "qk_head_dim": 16, "head_dim": 16},
+    "llama4_vision_model": {"intermediate_size": 128, "projector_input_dim": 32, "projector_output_dim": 32, "vision_output_dim": 32},
+    **{key: {"vision_start_token_id": 6, "vision_end_token_id": 7} for key in ("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker")},
+    "sam_vision_model": {"output_channels": 32},
+    "sam_hq_vision_model": {"output_channels": 32},
+    "moonshine": {"encoder_num_key_value_heads": 4, "decoder_num_key_value_heads": 4},
+    "patchtst": {"context_length": 32, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
+    "patchtsmixer": {"context_length": 32, "patch_length": 4, "patch_stride": 4, "num_input_channels": 2},
+    "perceiver": {
+        "num_latents": 6,
+        "d_latents": 32,
+        "d_model": 24,
+        "num_self_attends_per_block": 2,
+        "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 4,
+    },
+    "sew": {"conv_dim": (16, 16, 16), "conv_stride": (5, 4, 2), "conv_kernel": (10, 4, 2), "num_feat_extract_layers": 3},
+    "sew-d": {"conv_dim": (16, 16, 16), "conv_stride": (5, 4, 2), "conv_kernel": (10, 4, 2), "num_feat_extract_layers": 3},
+    "siglip2_vision_model": {"num_patches": 16},
+    "timesfm": {"patch_length": 8, "horizon_length": 8, "context_length": 64},
+    "timesfm2_5": {"patch_length": 8, "horizon_length": 8, "context_length": 64},
+    "vits": {"flow_size": 32, "spectrogram_bins": 9},
+    "zamba": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"]},
     "swin": _TWO_STAGES,
     "swinv2": _TWO_STAGES,
     "donut-swin": _TWO_STAGES,
     "maskformer-swin": _TWO_STAGES,
     "swin2sr": {**_TWO_STAGES, "patch_size": 1, "image_size": 16},
     "funnel": {"block_sizes": [1, 1], "num_decoder_layers": 1, "block_repeats": [1, 1]},
-    "zamba2": {"mamba_headdim": 8, "n_mamba_heads": 8},
+    "zamba2": {
+        "mamba_headdim": 8,
+        "n_mamba_heads": 8,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention"],
+        "attention_hidden_size": 64,
+        "attention_head_dim": 16,
+        "hybrid_layer_ids": [1],
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
@@ -31,7 +161,6 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "canine": {"downsampling_rate": 2, "local_transformer_stride": 16},
     "longt5": {"local_radius": BLOCK - 1},
     "mobilebert": {"true_hidden_size": 32, "intra_bottleneck_size": 32},
-    "autoformer": {"prediction_length": 4},
     "reformer": {
         "axial_pos_shape": (4, 16),
         "axial_pos_embds_dim": (16, 16),

@@ -99,7 +99,7 @@ def shrink(kind: type[PretrainedConfig], model_type: str, filled: bool = False, 
     if heads == key_heads and "num_key_value_heads" in small and "num_key_value_heads" not in overrides:
         small["num_key_value_heads"] = HEADS
     nested = {name.split(".", 1)[0] for name in overrides if "." in name}
-    small.update({name: value for name, value in overrides.items() if "." not in name})
+    small.update({name: value() if callable(value) else value for name, value in overrides.items() if "." not in name})
     config = kind(**small)
     assert not nested
     return config
