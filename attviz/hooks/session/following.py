@@ -37,6 +37,9 @@ class Following:
     def __init__(self, layout: Layout, locator: Locator) -> None:
         self._layout, self._locator = layout, locator
         self.untold: dict[str, str] = {}
+        # what was looked up before, for every attention of every forward asks: by the identity of modules that the layout keeps alive
+        self._layers: set[tuple[int, Situation]] = set()
+        self._answers: dict[tuple[int, Situation, str, int], Answer] = {}
 
     def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a forward of the whole model, if none was followed yet."""
@@ -44,11 +47,19 @@ class Following:
 
     def layer(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a call of an attention module, if none was followed in this situation."""
-        return None if was_followed(module, situation) or not self._allowed(args, kwargs) else self._begin(module, args, kwargs)
+        key = (id(module), situation)
+        if key in self._layers:
+            return None
+        if was_followed(module, situation):
+            self._layers.add(key)
+            return None
+        return self._begin(module, args, kwargs) if self._allowed(args, kwargs) else None
 
     def finish(self, followed: Followed, completed: bool) -> None:
         """The followed call has ended: write down what it showed."""
         followed.finish(completed)
+        self._layers.clear()
+        self._answers.clear()
         for owner, why in followed.changed(self._layout.names):
             self.untold.setdefault(owner, why)
         for owner in followed.follow.unseen:
@@ -68,7 +79,12 @@ class Following:
         kwargs: dict[str, Any],
     ) -> Answer | None:
         """What is known of the attention that is running; None where nobody followed it."""
-        before = known(module, situation, operator.name, ordinal)
+        key = (id(module), situation, operator.name, ordinal)
+        before = self._answers.get(key)
+        if before is None:
+            before = known(module, situation, operator.name, ordinal)
+            if before is not None and not before.buffer:
+                self._answers[key] = before
         if followed is None:
             return before
         found = self._asked(followed, operator, call, module, situation, ordinal, context, args, kwargs)

@@ -152,7 +152,8 @@ class Observer:
         module, completed = self.layout.modules[name], output is not None
         reason = scope.aside
         if not scope.seen:
-            reason = self._following.idle(local.followed, module, scope.situation, scope.before) or reason
+            idle = self._following.idle(local.followed, module, scope.situation, scope.before)
+            reason = reason or idle
         elif local.followed is not None:
             local.followed.ran(module, scope.situation, None)
         if scope.followed is not None:

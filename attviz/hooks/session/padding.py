@@ -10,32 +10,52 @@ from torch import Tensor
 from attviz.calls import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
+from attviz.kernels import diagonal_of_bias
 
 _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or less; a bias that means something is far above
 
 
 class Hidden(NamedTuple):
-    """Which keys are hidden, in all heads.
+    """What hides keys, as it was copied while the operator ran; what it says is worked out when somebody reads.
 
     Attributes:
-        own: Of each query, its own key: ``[batch or 1, q_len]``.
-        last: Of each query, its own key from the last query: ``[batch or 1, q_len]``.
+        own: Of each query's own key: scores, or a bool or additive mask, ``[..., heads, q_len]``.
+        last: Of the same keys, for the last query.
+        weights: They are weights, of which 0 is hidden.
     """
 
     own: Tensor
-    last: Tensor
+    last: Tensor | None
+    weights: bool = False
+
+    def read(self, which: Tensor, batch: int, q_len: int) -> Tensor:
+        """True where a key is hidden in all heads, ``[batch, q_len]``."""
+        hidden = which == 0 if self.weights else _hides(which)
+        hidden = hidden[(None,) * (3 - hidden.ndim)]
+        return hidden.all(1).expand(batch, q_len)
 
 
-def hidden_keys(call: AttentionCall) -> Hidden | bool | None:
+def hidden_keys(call: AttentionCall, with_last: bool) -> Hidden | bool | None:
     """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told."""
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None
     if isinstance(call, FusedCall):
-        return call.is_causal if call.bias is None else _of_scores(call.bias, call.shape[2], offset)
-    if isinstance(call, SoftmaxCall):
-        return _of_weights(call.weights, call.shape[2], offset) if call.logits is None else _of_scores(call.logits, call.shape[2], offset)
-    return None
+        if call.bias is None:
+            return call.is_causal
+        scores, weights = call.bias, False
+    elif isinstance(call, SoftmaxCall):
+        scores, weights = (call.weights, True) if call.logits is None else (call.logits, False)
+    else:
+        return None
+    q_len = call.shape[2]
+    scores = scores.detach()
+    own = diagonal_of_bias(scores, q_len, offset).clone()
+    last = None
+    if with_last:
+        row = scores if scores.ndim == 1 else scores[..., -1, :]
+        last = (row if row.shape[-1] == 1 else row[..., offset : offset + q_len]).clone()
+    return Hidden(own, last, weights)
 
 
 def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
@@ -51,13 +71,15 @@ def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int,
         return given
     if isinstance(hidden, bool):  # no mask: that of other tokens, where the attention is causal (True); else the model's, which it ignores
         return None if hidden or _is_causal(given) else given
-    own, last = (part.expand(batch, q_len) for part in hidden)
+    own = hidden.read(hidden.own, batch, q_len)
     if bool(own.all()):
         return given
     if given is None:
         return None if not bool(own.any()) else own.logical_not()
     given = given.to(own.device)
-    return torch.where(own, False, given | last.logical_not())
+    if hidden.last is None:
+        return given & own.logical_not()
+    return torch.where(own, False, given | hidden.read(hidden.last, batch, q_len).logical_not())
 
 
 def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:
@@ -69,17 +91,6 @@ def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:
     return int(seen[-1]) if len(seen) and int(seen[-1]) >= q_len - 1 else kv_len - 1
 
 
-def _of_scores(scores: Tensor, q_len: int, offset: int) -> Hidden:
-    scores = scores.detach()[(None,) * (4 - scores.ndim)]
-    columns = scores if scores.shape[-1] == 1 else scores[..., offset : offset + q_len]
-    last = columns[..., -1, :]
-    if columns.shape[-2] == 1 or columns.shape[-1] == 1:
-        own = columns[..., 0] if columns.shape[-1] == 1 else last
-    else:
-        own = columns.diagonal(0, -2, -1)
-    return Hidden(*(_hides(part).all(1).expand(-1, q_len) for part in (own, last)))
-
-
 def _is_causal(given: Tensor | None) -> bool:
     """Whether what looks like padding is a causal mask of as many texts as tokens."""
     return given is not None and given.shape[0] == given.shape[1] and torch.equal(given, torch.ones_like(given).tril())
@@ -87,9 +98,3 @@ def _is_causal(given: Tensor | None) -> bool:
 
 def _hides(scores: Tensor) -> Tensor:
     return scores.logical_not() if scores.dtype is torch.bool else scores <= _HIDDEN
-
-
-def _of_weights(weights: Tensor, q_len: int, offset: int) -> Hidden:
-    weights = weights.detach()
-    own = weights.diagonal(offset, -2, -1)[..., :q_len]
-    return Hidden(*((part == 0).all(1) for part in (own, weights[..., -1, offset : offset + q_len])))
