@@ -20,8 +20,6 @@ const common = {
   absWorkingDir: here,
 };
 
-const SHIPPED = ["d3-array"];
-
 /** Scripts that a page carries only when its data needs them: src/NAME/index.ts and, where there is one, src/NAME/style.css. */
 export const EXTENSIONS = ["corpus", "pairs"];
 
@@ -42,23 +40,18 @@ async function bundle(options) {
   return result.outputFiles[0].text;
 }
 
-async function thirdParty() {
-  const parts = ["page.js and widget.js contain parts of the following packages.\n"];
-  for (const name of SHIPPED) {
-    const folder = join(here, "node_modules", name);
-    const { version, license } = JSON.parse(await readFile(join(folder, "package.json"), "utf8"));
-    const text = await readFile(join(folder, "LICENSE"), "utf8");
-    parts.push(`${"=".repeat(72)}\n${name} ${version} (${license})\n\n${text.trim()}\n`);
-  }
-  return parts.join("\n");
-}
+const THIRD_PARTY = `The scripts and styles in this folder contain no code of other packages.
+
+Two colour ramps follow published tables: viridis (Stefan van der Walt and Nathaniel Smith, matplotlib, CC0 1.0), and
+RdBu of ColorBrewer 2.0 (Cynthia Brewer, Mark Harrower and The Pennsylvania State University, Apache-2.0).
+`;
 
 /** The built files by name. */
 export async function outputs() {
   const css = await bundle({ entryPoints: ["src/style/page.css"] });
   const script = await bundle({ entryPoints: ["src/page.ts"], format: "iife" });
   const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ...common.define, ATTVIZ_CSS: JSON.stringify(css) } });
-  const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": await thirdParty() };
+  const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": THIRD_PARTY };
   for (const name of EXTENSIONS) {
     if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife", plugins: name === "corpus" ? [fromThePage] : [] });
     if (existsSync(join(here, `src/${name}/style.css`))) files[`${name}.css`] = await bundle({ entryPoints: [`src/${name}/style.css`] });
