@@ -20,7 +20,13 @@ OTHERS = [name for name, case in CASES.items() if not case.shown and not case.od
 SAMPLE = list(zip([name for name in CASES if name not in OTHERS] + OTHERS[::9], itertools.cycle(TARGETS), strict=False))
 
 
-SAMPLE.append(("logsumexp fp32 batch 1, heads 8 of 1, length 33, d64, aggregates", "sm_120"))  # spilled with four warps
+SAMPLE += [  # these spilled once
+    ("logsumexp fp32 batch 1, heads 8 of 1, length 33, d64, aggregates", "sm_120"),
+    ("qk fp32 batch 1, heads 8 of 1, length 33, d64", "sm_120"),
+    ("qk fp32 batch 3, heads 1 of 1, length 7, d40", "sm_80"),
+    ("qk fp32 d64 causal", "sm_80"),
+    ("qk fp32 d64 causal", "sm_120"),
+]
 
 
 @pytest.mark.parametrize(("name", "arch"), SAMPLE)
