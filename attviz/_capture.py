@@ -245,7 +245,12 @@ def _check(model: nn.Module, keep: str, every: int) -> None:
         raise ArgumentError(f"capture: keep must be 'last', 'all' or 'none', got {keep!r}.")
     if not isinstance(every, int) or every < 1:
         raise ArgumentError(f"capture: every must be a whole number of at least 1, got {every!r}.")
-    if any(parameter is not None and parameter.is_meta for module in model.modules() for parameter in module._parameters.values()):
+    if any(
+        parameter is not None and parameter.is_meta for module in model.modules() for parameter in module._parameters.values()
+    ) and not any(
+        hasattr(module, "_hf_hook")
+        for module in model.modules()  # accelerate brings the weights when they are needed
+    ):
         raise CaptureError(
             f"capture: {type(model).__name__} has parameters on the meta device, so it cannot run. Load its weights first "
             "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."

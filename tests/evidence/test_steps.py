@@ -197,3 +197,13 @@ def test_loop_over_the_texts_of_a_batch_is_loud():
     model = Graphs().eval()
     with pytest.raises(CaptureError, match="one by one"), torch.no_grad(), attviz.capture(model):
         model(torch.randn(3, 8, 32))
+
+
+def test_weights_that_are_offloaded(x):
+    accelerate = pytest.importorskip("accelerate")
+    model = Encoder().eval()
+    expected = reference(model, x)
+    accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
+    with torch.no_grad(), attviz.capture(model) as cap:
+        model(x)
+    torch.testing.assert_close(cap.diagonal.double(), expected, rtol=0, atol=1e-6)
