@@ -30,6 +30,8 @@ __all__ = [
     "head_roles",
     "insights",
     "pairs",
+    "register_layout",
+    "register_operator",
     "view",
 ]
 
@@ -44,6 +46,8 @@ _HOMES = {
     "head_roles": "attviz.analysis",
     "insights": "attviz._insights",
     "pairs": "attviz.analysis.pairs",
+    "register_layout": "attviz.calls.layouts",
+    "register_operator": "attviz.hooks.tap.operators",
     "view": "attviz.viewer",
 }
 _PACKAGES = ("calls", "checking", "hooks", "integrations", "io", "kernels", "metrics", "plots", "readings", "viewer")

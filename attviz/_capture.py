@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
@@ -110,6 +111,8 @@ class Capture(Tables):
         self._model = model
         self._session = Session(model, self._recorder, layers=layers, every=every, strict=strict, token_ids=token_ids)
         self._observer = self._session.observer
+        self._finalizer = weakref.finalize(self, self._session.drop)  # an interrupt at the start of __exit__ is made good here
+        self._finalizer.atexit = False
 
     def __enter__(self) -> Capture:
         self._session.enter()
@@ -117,6 +120,7 @@ class Capture(Tables):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._session.leave(complain=kind is None)
+        self._finalizer.detach()
 
     # ---- what was recorded
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import attviz
-from attviz.hooks.tap import dispatcher, functions
+from attviz.hooks.tap import dispatcher, functions, hub
 from tests.tiny import Encoder, Look, hook_counts, reference
 
 
@@ -36,7 +36,7 @@ def _nothing_left(model):
     assert hook_counts(model) == before
     assert not dispatcher.installed()
     assert not functions.installed()
-    assert dispatcher._listeners == ()
+    assert hub.listeners == ()
 
 
 class Boom(Exception):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from attviz.errors import ArgumentError
+
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
@@ -19,17 +21,30 @@ class WeightLayout:
         matches: Whether the entry speaks for a module.
         diagonal: Turns ``(module, weights)``, the result of one softmax over its last dimension, into the diagonal ``[batch,
             num_heads, tokens]``, into the reason why there is none (a str), or None: a softmax that is no attention.
+        name: Under which it stands in the table; that of the function ``diagonal`` if left out.
     """
 
     matches: Callable[[nn.Module], bool]
     diagonal: Callable[[nn.Module, Tensor], "Tensor | str | None"]
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.diagonal.__module__}.{self.diagonal.__qualname__}")
 
 
 _table: list[WeightLayout] = []
 
 
-def register_layout(layout: WeightLayout) -> WeightLayout:
+def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLayout:
     """Add an entry to the table; the latest that matches a module speaks for it.
+
+    Args:
+        layout: The entry.
+        replace: Take the place of an entry of the same name, which is refused otherwise.
+
+    Raises:
+        ArgumentError: If the name is taken.
 
     Example:
         >>> class Transposed(nn.Module):  # its softmax is [batch, queries, keys, num_heads] seen from the side
@@ -39,6 +54,13 @@ def register_layout(layout: WeightLayout) -> WeightLayout:
         True
         >>> unregister_layout(entry)
     """
+    taken = [place for place, other in enumerate(_table) if other.name == layout.name]
+    if taken and not replace:
+        raise ArgumentError(
+            f"register_layout: layout {layout.name!r} is in the table already. Pass replace=True to take its place, or give yours a name=."
+        )
+    for place in reversed(taken):
+        del _table[place]
     _table.append(layout)
     return layout
 

@@ -122,7 +122,7 @@ def test_operator_of_another_package_is_checked_too():
     def read(args, kwargs, result):
         return FusedCall("attviz_test::attend", args[0], args[1], result[1], scale=args[0].shape[-1] ** -0.5)
 
-    attviz.hooks.tap.operators.register(Operator("attviz_test::attend", read, "fused"))
+    attviz.register_operator(Operator("attviz_test::attend", read, "fused"))
     try:
         model, x = Attention(), torch.randn(2, 5, 8)
         with pytest.warns(CaptureWarning, match="attviz_test::attend"), torch.no_grad(), attviz.capture(model) as cap:
@@ -131,5 +131,5 @@ def test_operator_of_another_package_is_checked_too():
         truth = (query @ key.mT * 8**-0.5).softmax(-1).diagonal(0, -2, -1)
         torch.testing.assert_close(cap.diagonal[0].double(), truth, rtol=0, atol=1e-6)
     finally:
-        attviz.hooks.tap.operators.registry.unregister("attviz_test::attend")
+        attviz.hooks.tap.operators.registry.unregister_operator("attviz_test::attend")
         library._destroy()

@@ -34,6 +34,8 @@ class Hook:
 
     __slots__ = ()
 
+    _observer: Observer
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Callable[..., None]:
         return inert
 
@@ -48,10 +50,10 @@ def _off() -> bool:
 class ContainerHook(Hook):
     """Runs an action with what the hook is given."""
 
-    __slots__ = ("_action",)
+    __slots__ = ("_action", "_observer")
 
-    def __init__(self, action: Callable[..., None]) -> None:
-        self._action = action
+    def __init__(self, observer: Observer, action: Callable[..., None]) -> None:
+        self._observer, self._action = observer, action
 
     def __call__(self, *args: Any) -> None:
         """Run the action."""
@@ -114,10 +116,12 @@ class Scope:
             module = self._layout.regions.get(name, self._layout.modules[name])
             reader = ContextReader(self._layout.modules[name], self._token_source if name == "" else None)
             if module._compiled_call_impl is not None or isinstance(module, nn.TransformerEncoderLayer) or is_scripted(module):
-                self._containers.callback(_wrap(module, self._wrapper(reader, name)))
+                self._containers.callback(_wrap(module, self._observer, self._wrapper(reader, name)))
                 continue
-            before = ContainerHook(lambda _, args, kwargs, reader=reader, name=name: self._enter(reader, name, args, kwargs))
-            after = ContainerHook(lambda _, args, output: self._leave(output is not None))
+            before = ContainerHook(
+                self._observer, lambda _, args, kwargs, reader=reader, name=name: self._enter(reader, name, args, kwargs)
+            )
+            after = ContainerHook(self._observer, lambda _, args, output: self._leave(output is not None))
             handles = (
                 module.register_forward_pre_hook(before, with_kwargs=True, prepend=True),
                 module.register_forward_hook(after, always_call=True),
@@ -153,9 +157,11 @@ class Scope:
         self._layers.close()
 
     def detach(self) -> None:
-        """Take everything off. Idempotent."""
+        """Take everything off, also what an interrupt left between two lines. Idempotent."""
         self.detach_layers()
         self._containers.close()
+        for module in (*self._layout.modules.values(), *self._layout.regions.values()):
+            _sweep(module, self._observer)
 
     # ---- what the hooks do
 
@@ -164,7 +170,7 @@ class Scope:
             try:
                 return reader.read(args, kwargs, outer)
             except Exception as fault:  # an odd cache or mask must not break the user's forward
-                self._observer.faults.append(fault)
+                self._observer.fault(fault)
                 return TokenContext()
 
         self._on_enter()
@@ -190,11 +196,24 @@ class Scope:
         return around
 
 
-def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+def _sweep(module: nn.Module, observer: Observer) -> None:
+    """Take every hook and wrapper of a capture off a module, whether or not anybody holds its handle."""
+    own = module.__dict__
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        hooks = own.get(kind)
+        for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook._observer is observer] if hooks else ():
+            for table in (kind, f"{kind}_with_kwargs", f"{kind}_always_called"):
+                own.get(table, {}).pop(key, None)
+    wrapper = own.get("_compiled_call_impl")
+    if wrapper is not None and getattr(wrapper, "attviz_observer", None) is observer:
+        wrapper.attviz_undo()
+
+
+def _wrap(module: nn.Module, observer: Observer, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
     """Put ``around`` between the caller and the module; what it returns undoes that."""
     slot, name = vars(module), "_compiled_call_impl"  # not setattr, which a ScriptModule refuses
     held, before = name in slot, module._compiled_call_impl
-    ours = slot[name] = around(module._call_impl if before is None else before)
+    ours: Any = around(module._call_impl if before is None else before)
 
     def undo() -> None:
         if slot.get(name) is not ours:
@@ -204,4 +223,6 @@ def _wrap(module: nn.Module, around: Callable[[Callable[..., Any]], Callable[...
         else:
             del slot[name]
 
+    ours.attviz_observer, ours.attviz_undo = observer, undo
+    slot[name] = ours
     return undo

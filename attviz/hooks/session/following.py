@@ -17,7 +17,7 @@ from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.alignment import from_library
 from attviz.hooks.session.grouped import unpacked
-from attviz.hooks.tap.dispatcher import thread_state
+from attviz.hooks.tap.hub import thread_state
 from attviz.hooks.tap.operators import Operator
 from attviz.hooks.tap.operators.softmax import dimension
 

@@ -18,7 +18,7 @@ _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.com
 
 _SAY = (
     "name a module in layers= if it is self-attention with one query for each key, or say where its softmax holds each token's weight on "
-    "itself with attviz.calls.layouts.register_layout"
+    "itself with attviz.register_layout"
 )
 
 

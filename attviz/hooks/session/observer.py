@@ -8,6 +8,7 @@ its step ends, and get names only if their number is the number of attention mod
 from __future__ import annotations
 
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ class Observer:
     """The listener of one capture. Its faults are kept in ``faults``; they never break the user's forward.
 
     Attributes:
-        faults: What went wrong inside the tap, ours or a metric's.
+        faults: What went wrong first inside the tap, ours or a metric's; ``num_faults`` says how often.
         missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
         skipped: Modules whose attention has no diagonal, with the reason.
         untold: Modules of which what was seen does not say enough.
@@ -71,6 +72,7 @@ class Observer:
     def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
         self.layout, self.selection, self._recorder = layout, selection, recorder
         self.faults: list[Exception] = []
+        self.num_faults, self._trace = 0, ""
         self.missed: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.owners: dict[str, None] = {}
@@ -167,6 +169,34 @@ class Observer:
         elif scope.seen and scopes:
             scopes[-1].seen = True
 
+    def fault(self, error: Exception) -> None:
+        """Keep what went wrong for the end of the context: the first in words, the others in number, and no activation."""
+        self.num_faults += 1
+        if not self.faults:
+            self._trace = "".join(traceback.format_exception(error))
+            _without_frames(error)
+            self.faults.append(error)
+
+    def raise_fault(self) -> None:
+        """Raise the first fault, if there was one."""
+        if not self.faults:
+            return
+        error = self.faults[0]
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(f"attviz: the first of {self.num_faults} faults in this capture; the forward went on:\n{self._trace}")
+        raise error
+
+    def abandon(self) -> None:
+        """Forget what is running on this thread: the context has ended, perhaps in the middle of it."""
+        local = self._local
+        followed = [local.followed, *(scope.followed for scope in local.scopes)]
+        local.depth, local.step, local.implicit, local.followed = 0, None, None, None
+        local.scopes.clear()
+        local.contexts.clear()
+        for one in followed:
+            if one is not None:
+                one.finish(False)
+
     def close_implicit(self) -> None:
         """End this thread's step that no container announced, if there is one."""
         step, self._local.implicit = self._local.implicit, None
@@ -196,7 +226,7 @@ class Observer:
             elif call is not None:
                 self._receive(self._local, operator, call, args, kwargs)
         except Exception as fault:
-            self.faults.append(fault)
+            self.fault(fault)
 
     def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
         """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
@@ -298,3 +328,11 @@ def _had_nothing_to_do(args: tuple[Any, ...], output: Any) -> bool:
     if any(output is given for given in args):
         return True
     return not torch._C._is_tracing() and any(isinstance(given, torch.Tensor) and not given.numel() for given in args)
+
+
+def _without_frames(error: BaseException | None) -> None:
+    """Cut the tracebacks off an exception and all it came from: their frames hold the tensors of the forward."""
+    while error is not None:
+        error.__traceback__ = None
+        _without_frames(error.__cause__)
+        error = error.__context__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -47,8 +46,7 @@ class Recorder:
         self._metrics = tuple(metrics)
         self._knowledge = TokenKnowledge(special_ids)
         self._indices: dict[tuple[str | None, int, bool], int] = {}  # (layer, visit, crossing) -> index, in order of first execution
-        self._counted = [0, 0]
-        self._lock = threading.Lock()
+        self._order: tuple[dict[object, None], dict[object, None]] = ({}, {})
 
     def begin(self) -> Step:
         """A forward begins."""
@@ -114,12 +112,10 @@ class Recorder:
         step.visits[layer] = visit + 1
         key = (layer, visit, crossing)
         index = self._indices.get(key)
-        if index is None:
-            with self._lock:  # two threads may meet a layer for the first time together
-                index = self._indices.get(key)
-                if index is None:
-                    index = self._indices[key] = self._counted[crossing]
-                    self._counted[crossing] += 1
+        if index is None:  # no lock: two threads that meet a layer for the first time together find it in the same place of the same order
+            order = self._order[crossing]
+            order.setdefault(key)
+            index = self._indices[key] = list(order).index(key)
         return index
 
     def _feed(self, pending: PendingRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -17,7 +17,8 @@ from attviz.hooks.session.graphs import refuse_replays
 from attviz.hooks.session.messages import explain, nothing_seen, undecided
 from attviz.hooks.session.observer import Observer
 from attviz.hooks.session.recorder import Recorder
-from attviz.hooks.tap.hub import listen
+from attviz.hooks.tap.hub import listen, thread_state, unlisten
+from attviz.hooks.tap.places import watched_places
 
 
 class Session:
@@ -45,8 +46,8 @@ class Session:
         self.selection = Selection(layers, self.layout)
         self.observer = Observer(self.layout, self.selection, recorder)
         self._scope = Scope(self.layout, self.observer, token_ids, self._before_forward, self._after_forward)
-        self._stop_listening: Callable[[], None] = lambda: None
         self.state: Literal["new", "open", "closed"] = "new"
+        self._clean = False  # everything was taken off
 
     def enter(self) -> None:
         """Put everything on, or, if that is interrupted, nothing."""
@@ -54,20 +55,39 @@ class Session:
             raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
         refuse_replays(self._model, self.layout)
         self.state = "open"
-        self.observer.place.enter()
+        entered = False
         try:
+            self.observer.place.enter()
             self._scope.attach_containers()
             self._arm()
-        except BaseException:
-            self._detach()
-            raise
+            entered = True
+        finally:
+            if not entered:
+                self.close()
 
     def leave(self, *, complain: bool) -> None:
         """Take everything off; say what was missed unless the context ends by an exception."""
-        self.observer.close_implicit()
-        self._detach()
+        try:
+            try:
+                self.observer.close_implicit()
+            finally:
+                self.close()
+        finally:
+            self.drop()
         if complain:
             self._complain()
+
+    def close(self) -> None:
+        """Take everything off, and again what an interrupt left in between."""
+        try:
+            self._detach()
+        finally:
+            self.drop()
+
+    def drop(self) -> None:
+        """Take everything off unless that is done: nobody holds the capture any more, or something came in the way."""
+        if self.state != "new" and not self._clean:
+            self._detach()
 
     def why_empty(self) -> str:
         """Why there is nothing to read."""
@@ -85,22 +105,25 @@ class Session:
     def _arm(self) -> None:
         self.observer.paused = False
         self._scope.attach_layers()
-        self._stop_listening = listen(self.observer, self.layout)
+        listen(self.observer, watched_places(self.layout))
 
     def _disarm(self) -> None:
         self.observer.paused = True
         self._scope.detach_layers()
-        self._stop_listening()
+        unlisten(self.observer)
 
     def _detach(self) -> None:
         self.state = "closed"
         self.observer.place.leave()
         self._disarm()
         self._scope.detach()
+        self.observer.abandon()
+        thread_state.busy = False  # nobody leaves a context inside an operator: an interrupt may have left it set
+        self._clean = True
 
     def _before_forward(self) -> None:
         """Called by the hook of a container, before the observer hears of it."""
-        if not self.observer.idle or self.observer.place.elsewhere():
+        if self.state != "open" or not self.observer.idle or self.observer.place.elsewhere():
             return
         sampled = self._recorder.forwards % self._every == 0
         if sampled and self.observer.paused:
@@ -118,8 +141,7 @@ class Session:
 
     def _complain(self) -> None:
         observer = self.observer
-        if observer.faults:
-            raise observer.faults[0]
+        observer.raise_fault()
         untold = {name: why for name, why in observer.untold.items() if name in self.selection}
         missed = {name: why for name, why in observer.missed.items() if name in self.selection and name not in observer.skipped}
         if untold:

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from attviz.hooks.scope.model_map import Layout
-from attviz.hooks.tap.functions import Function, Place, watched
+from attviz.hooks.tap.functions import Function, watched
+from attviz.hooks.tap.hub import Place
 from attviz.hooks.tap.operators.flex import flex_operator
 
 _FLEX = "torch.nn.attention.flex_attention"

@@ -6,59 +6,44 @@ force before, hands the same result back, and shows arguments and result to the 
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.library import Library, get_kernel
 
+from attviz.hooks.tap import hub
 from attviz.hooks.tap.operators import Operator, registered
 
-
-class Listener(Protocol):
-    """Whoever wants to see attention operators."""
-
-    def listening(self) -> bool:
-        """Whether this thread is inside something the listener wants to see; asked before each kernel."""
-
-    def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """See one operator call, after its kernel, if it was listening; keeps its own faults to itself, only BaseException passes."""
-
-
-class _Thread(threading.local):
-    busy = False  # inside a tapped operator or inside our own arithmetic: record the outermost only
-
-
-thread_state = _Thread()
-_lock = threading.RLock()
-_listeners: tuple[Listener, ...] = ()
+_looked_at: set[tuple[str, str]] = set()  # operators and dispatch keys that are overridden, or that this build does not have
 _installed: dict[str, Library] = {}  # one for each namespace: making one reads the Python stack, which shows on entering
 # Kernels of ours that another thread may still be executing after the override is gone: without a handle that outlives the
 # library, leaving a capture crashes such a thread. Closures hold no records, so the bound only limits small change.
 _handles: deque[Any] = deque(maxlen=1024)
 
 
-def add_listener(listener: Listener) -> None:
-    """Start showing attention calls to a listener; the first one installs the override."""
-    global _listeners
-    with _lock:
-        if not _listeners:
-            _install()
-        _listeners = (*_listeners, listener)
+def override(wanted: bool) -> None:
+    """Put the override in force, or take it off; the caller holds the lock of the hub.
 
-
-def remove_listener(listener: Listener) -> None:
-    """Stop showing calls to a listener; the last one removes the override. Idempotent."""
-    global _listeners
-    with _lock:
-        remaining = tuple(other for other in _listeners if other is not listener)
-        if len(remaining) == len(_listeners):
-            return
-        _listeners = remaining
-        if not remaining:
-            _uninstall()
+    Idempotent, and what an interrupted call left half done the next one finishes.
+    """
+    if wanted:
+        try:
+            for operator in registered():
+                namespace, name = operator.name.split("::")
+                for key in operator.keys:
+                    if (operator.name, key) not in _looked_at and _device_present(key):
+                        _override(namespace, name, key, operator)
+                        _looked_at.add((operator.name, key))
+        except Exception:
+            override(False)
+            raise
+    else:
+        for namespace in tuple(_installed):
+            _installed[namespace]._destroy()
+            del _installed[namespace]
+        _looked_at.clear()
 
 
 def installed() -> bool:
@@ -66,33 +51,16 @@ def installed() -> bool:
     return bool(_installed)
 
 
-def _install() -> None:
-    try:
-        for operator in registered():
-            namespace, name = operator.name.split("::")
-            for key in operator.keys:
-                if _device_present(key):
-                    _override(namespace, name, key, operator)
-    except BaseException:
-        _uninstall()
-        raise
-
-
 def _override(namespace: str, name: str, key: str, operator: Operator) -> None:
     if not _has_kernel(operator.name, key):
         return  # this build has no such kernel
     original = get_kernel(operator.name, key)
     if namespace not in _installed:
-        _installed[namespace] = Library(namespace, "IMPL")  # destroyed by _uninstall
+        _installed[namespace] = Library(namespace, "IMPL")
     with warnings.catch_warnings():  # torch warns once a process that a kernel is overridden; that is the point
         warnings.simplefilter("ignore")
         _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one in Python
     _handles.append(get_kernel(operator.name, key))
-
-
-def _uninstall() -> None:
-    while _installed:
-        _installed.popitem()[1]._destroy()
 
 
 def keys_present(operator: Operator) -> list[str]:
@@ -122,12 +90,12 @@ def _device_present(key: str) -> bool:
 
 
 def _tapped(operator: Operator, original: Any) -> Any:
-    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, thread_state
+    call_original, prepare, restore, thread = original.call_boxed, operator.prepare, operator.restore, hub.thread_state
 
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if thread.busy:
             return call_original(keyset, *args, **kwargs)
-        listeners = [listener for listener in _listeners if listener.listening()]
+        listeners = [listener for listener in hub.listeners if listener.listening()]
         if not listeners:
             return call_original(keyset, *args, **kwargs)
         thread.busy = True

@@ -6,30 +6,16 @@ original with the same arguments, hands the same result back, and shows both to 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 
-from attviz.hooks.tap import dispatcher
+from attviz.hooks.tap import hub
+from attviz.hooks.tap.hub import Place
 from attviz.hooks.tap.operators import Operator
 
 Function = Callable[..., Any]
-
-
-class Place(NamedTuple):
-    """Where callers find a function.
-
-    Attributes:
-        owner: A module, a class or an instance that holds it.
-        attribute: Under this name, in the owner's own ``__dict__``.
-        around: Turns what stands there into what stands there during a capture. What it makes must serve any caller of the process.
-    """
-
-    owner: Any
-    attribute: str
-    around: Callable[[Function], Function]
 
 
 class _Held(NamedTuple):
@@ -38,59 +24,29 @@ class _Held(NamedTuple):
     replacement: Function
 
 
-_lock = threading.RLock()
 _held: dict[tuple[int, str], _Held] = {}
-_users: dict[tuple[int, str], int] = {}
-_listeners: tuple[dispatcher.Listener, ...] = ()
 
 
-def add_listener(listener: dispatcher.Listener, places: Iterable[Place]) -> Callable[[], None]:
-    """Show calls of the functions at ``places`` to a listener; what it returns stops that and is idempotent."""
-    global _listeners
-    keys: list[tuple[int, str]] = []
-
-    def remove() -> None:
-        global _listeners
-        with _lock:
-            _listeners = tuple(other for other in _listeners if other is not listener)
-            while keys:
-                _release(keys.pop())
-
-    with _lock:
-        _listeners = (*_listeners, listener)
-        try:
-            for place in places:
-                keys.append(_hold(place))
-        except BaseException:
-            remove()
-            raise
-    return remove
+def replace(wanted: Iterable[Place]) -> None:
+    """Replace the functions at these places, and put all others back; the caller holds the lock of the hub. Idempotent."""
+    places = {(id(place.owner), place.attribute): place for place in wanted}
+    for key in tuple(_held):
+        if key not in places:
+            place, original, replacement = _held[key]
+            if vars(place.owner).get(place.attribute) is replacement:  # else somebody put another there meanwhile: theirs stays
+                _put(place, original)
+            del _held[key]
+    for key, place in places.items():
+        if key not in _held:
+            original = vars(place.owner)[place.attribute]
+            replacement = place.around(original)
+            _held[key] = _Held(place, original, replacement)  # holds the owner too: its id stays its own
+            _put(place, replacement)
 
 
 def installed() -> bool:
     """Whether any function is replaced (for tests of hygiene)."""
     return bool(_held)
-
-
-def _hold(place: Place) -> tuple[int, str]:
-    key = (id(place.owner), place.attribute)
-    if key not in _held:
-        original = vars(place.owner)[place.attribute]
-        replacement = place.around(original)
-        _put(place, replacement)
-        _held[key] = _Held(place, original, replacement)  # holds the owner too: its id stays its own
-    _users[key] = _users.get(key, 0) + 1
-    return key
-
-
-def _release(key: tuple[int, str]) -> None:
-    _users[key] -= 1
-    if _users[key]:
-        return
-    del _users[key]
-    place, original, replacement = _held.pop(key)
-    if vars(place.owner).get(place.attribute) is replacement:  # else somebody put another there meanwhile: theirs stays
-        _put(place, original)
 
 
 def _put(place: Place, function: Function) -> None:
@@ -109,12 +65,12 @@ def watched(operator: Operator, function: Function) -> Function:
         operator: How a call reads as attention; its dispatch keys are not used. ``prepare`` and ``restore`` work as in the tap.
         function: The original.
     """
-    prepare, restore, thread = operator.prepare, operator.restore, dispatcher.thread_state
+    prepare, restore, thread = operator.prepare, operator.restore, hub.thread_state
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or thread.busy or torch._C._is_tracing():
             return function(*args, **kwargs)
-        listeners = [listener for listener in _listeners if listener.listening()]
+        listeners = [listener for listener in hub.listeners if listener.listening()]
         if not listeners:
             return function(*args, **kwargs)
         asked_args, asked_kwargs = (args, kwargs) if prepare is None else prepare(args, kwargs)

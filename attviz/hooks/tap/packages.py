@@ -15,7 +15,8 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from attviz.hooks.scope.model_map import Layout
-from attviz.hooks.tap.functions import Function, Place, watched
+from attviz.hooks.tap.functions import Function, watched
+from attviz.hooks.tap.hub import Place
 from attviz.hooks.tap.operators.flash import checked_parameters, reader
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator
 from attviz.hooks.tap.transformers import watched_kernel

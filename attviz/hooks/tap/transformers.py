@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from attviz.hooks.scope.stack import variable_of_caller
-from attviz.hooks.tap.functions import Function, Place, watched
+from attviz.hooks.tap.functions import Function, watched
+from attviz.hooks.tap.hub import Place
 from attviz.hooks.tap.operators.flash import OPERATORS, checked_parameters, reader
 from attviz.hooks.tap.operators.flex import flex_operator
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from attviz.errors import ArgumentError
-from attviz.hooks.tap.operators import Operator, register, registered
-from attviz.hooks.tap.operators.registry import unregister
+from attviz.hooks.tap.operators import Operator, register_operator, registered
+from attviz.hooks.tap.operators.registry import unregister_operator
 
 BY_NAME = {operator.name: operator for operator in registered()}
 
@@ -92,10 +92,13 @@ def test_positions_agree_with_the_schema(name):
 def test_a_name_is_registered_once():
     mine = Operator("aten::_scaled_dot_product_mine", lambda args, kwargs, result: None, "fused")
     try:
-        assert register(mine) is mine
+        assert register_operator(mine) is mine
         assert mine in registered()
-        with pytest.raises(ArgumentError, match=r"'aten::_scaled_dot_product_mine' is in the table already. Known: \['aten::"):
-            register(mine)
+        with pytest.raises(ArgumentError, match="'aten::_scaled_dot_product_mine' is in the table already. Pass replace=True"):
+            register_operator(mine)
+        other = Operator(mine.name, mine.read, "fused")
+        assert register_operator(other, replace=True) is other
+        assert other in registered()
     finally:
-        unregister(mine.name)
+        unregister_operator(mine.name)
     assert mine not in registered()

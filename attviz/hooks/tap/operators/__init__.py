@@ -4,6 +4,6 @@ An entry says what the dispatcher calls it and how its arguments and results rea
 backend, write the reader, append the :class:`Operator` to the family's ``OPERATORS``, and add a row to the tests.
 """
 
-from attviz.hooks.tap.operators.registry import Operator, register, registered
+from attviz.hooks.tap.operators.registry import Operator, register_operator, registered
 
-__all__ = ["Operator", "register", "registered"]
+__all__ = ["Operator", "register_operator", "registered"]

@@ -73,7 +73,7 @@ def checked_parameters(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
         if not set(_SPELLED[needed]) & set(names):
             raise CaptureError(
                 f"{name}: its schema has no {' or '.join(_SPELLED[needed])} but {names}, so this version cannot be read. Use "
-                'attn_implementation="sdpa", or register a reader of your own: attviz.hooks.tap.operators.register.'
+                'attn_implementation="sdpa", or register a reader of your own: attviz.register_operator.'
             )
     return names
 

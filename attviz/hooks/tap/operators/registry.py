@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -42,13 +43,15 @@ class Operator:
 
 _FAMILIES = ("sdpa", "softmax", "fast_path", "flash", "raw")
 _table: dict[str, Operator] = {}
+_lock = threading.RLock()
 
 
-def register(operator: Operator) -> Operator:
+def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
     """Add an operator to the table; captures entered from now on see it.
 
     Args:
         operator: The entry. Its ``read`` runs under ``no_grad``, on the thread of the model, for every call of the operator.
+        replace: Take the place of an entry of the same name, which is refused otherwise.
 
     Returns:
         The same entry.
@@ -57,13 +60,17 @@ def register(operator: Operator) -> Operator:
         ArgumentError: If the name is taken.
     """
     _load_families()
-    if operator.name in _table:
-        raise ArgumentError(f"register: operator {operator.name!r} is in the table already. Known: {sorted(_table)}.")
-    _table[operator.name] = operator
+    with _lock:
+        if operator.name in _table and not replace:
+            raise ArgumentError(
+                f"register_operator: operator {operator.name!r} is in the table already. Pass replace=True to take its place. "
+                f"Known: {sorted(_table)}."
+            )
+        _table[operator.name] = operator
     return operator
 
 
-def unregister(name: str) -> None:
+def unregister_operator(name: str) -> None:
     """Take an operator out of the table again; unknown names are ignored."""
     _table.pop(name, None)
 
@@ -77,7 +84,8 @@ def registered() -> tuple[Operator, ...]:
 def _load_families() -> None:
     if _table:
         return
-    for family in _FAMILIES:
-        module = importlib.import_module(f"attviz.hooks.tap.operators.{family}")
-        for operator in module.OPERATORS:
-            _table[operator.name] = operator
+    with _lock:  # a second thread must not find a table half filled
+        if _table:
+            return
+        found = [importlib.import_module(f"attviz.hooks.tap.operators.{family}").OPERATORS for family in _FAMILIES]
+        _table.update({operator.name: operator for operators in found for operator in operators})

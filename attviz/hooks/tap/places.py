@@ -1,0 +1,13 @@
+"""Which Python functions a capture of a model watches, beside the operators of the dispatcher."""
+
+from __future__ import annotations
+
+from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.tap.compiled_flex import compiled_flex_places
+from attviz.hooks.tap.hub import Place
+from attviz.hooks.tap.transformers import transformers_places
+
+
+def watched_places(layout: Layout) -> tuple[Place, ...]:
+    """All of them; none in a model with compiled regions: nobody could call them there, and compiled code would compile again."""
+    return () if layout.regions else (*transformers_places(), *compiled_flex_places(layout))
