@@ -208,7 +208,7 @@ def test_faults_are_counted_the_first_is_raised_and_no_activation_is_held():
         gc.collect()
         assert len(held) == 150
         assert [ref() for ref in held] == [None] * 150
-    assert capture._observer.num_faults == 150
+    assert capture._observer.faults.count == 150
     if sys.version_info >= (3, 11):
         assert "the first of 150 faults" in caught.value.__notes__[0]
         assert "raise ValueError" in caught.value.__notes__[0]

@@ -170,7 +170,7 @@ class Scope:
             try:
                 return reader.read(args, kwargs, outer)
             except Exception as fault:  # an odd cache or mask must not break the user's forward
-                self._observer.fault(fault)
+                self._observer.faults.keep(fault)
                 return TokenContext()
 
         self._on_enter()

@@ -7,8 +7,6 @@ its step ends, and get names only if their number is the number of attention mod
 
 from __future__ import annotations
 
-import threading
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -16,51 +14,28 @@ import torch
 
 from attviz.calls import AttentionCall
 from attviz.hooks.scope import stack
-from attviz.hooks.scope.evidence import Followed, Situation
+from attviz.hooks.scope.evidence import Situation
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session import graphs
 from attviz.hooks.session.alignment import Judge, Verdict
+from attviz.hooks.session.faults import Faults
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.recorder import Recorder
+from attviz.hooks.session.running import LayerScope, ThreadState
 from attviz.hooks.session.step import DROP, Step
 from attviz.hooks.session.tasks import Place
 from attviz.hooks.tap.operators import Operator
 from attviz.hooks.tap.operators.softmax import dimension
 
 
-class LayerScope:
-    """One execution of a hooked module."""
-
-    __slots__ = ("aside", "before", "count", "followed", "name", "reason", "seen", "situation")
-
-    def __init__(self, name: str, situation: Situation) -> None:
-        self.name, self.situation, self.seen, self.count = name, situation, False, 0
-        self.followed: Followed | None = None  # where this call is followed by itself
-        self.before = (0, 0)  # exponentials and products that the followed forward had seen before it
-        self.reason: str | None = None  # why one of its attention calls has no diagonal
-        self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
-
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        self.depth = 0
-        self.scopes: list[LayerScope] = []
-        self.contexts: list[TokenContext] = []
-        self.step: Step | None = None  # of the running container
-        self.implicit: Step | None = None  # of calls that no container announced
-        self.foreign = 0  # attention operators that ran on this thread outside the model
-        self.followed: Followed | None = None  # while a call is followed
-        self.counts: dict[tuple[str, int], int] = {}  # attention calls of modules that have no hook yet, in the running forward
-
-
 class Observer:
     """The listener of one capture. Its faults are kept in ``faults``; they never break the user's forward.
 
     Attributes:
-        faults: What went wrong first inside the tap, ours or a metric's; ``num_faults`` says how often.
+        faults: What went wrong inside the tap, ours or a metric's.
         missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
         skipped: Modules whose attention has no diagonal, with the reason.
         untold: Modules of which what was seen does not say enough.
@@ -71,14 +46,13 @@ class Observer:
 
     def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
         self.layout, self.selection, self._recorder = layout, selection, recorder
-        self.faults: list[Exception] = []
-        self.num_faults, self._trace = 0, ""
+        self.faults = Faults()
         self.missed: dict[str, str] = {}
         self.skipped: dict[str, str] = {}
         self.owners: dict[str, None] = {}
         self.paused = False
         self._discovering = True  # until the first forward has ended, every call is located on the Python stack
-        self._local = _Thread()
+        self._local = ThreadState()
         self._open: list[Step] = []  # forwards that run now, on any thread
         self._lock = threading.Lock()
         self.place = Place()
@@ -169,23 +143,6 @@ class Observer:
         elif scope.seen and scopes:
             scopes[-1].seen = True
 
-    def fault(self, error: Exception) -> None:
-        """Keep what went wrong for the end of the context: the first in words, the others in number, and no activation."""
-        self.num_faults += 1
-        if not self.faults:
-            self._trace = "".join(traceback.format_exception(error))
-            _without_frames(error)
-            self.faults.append(error)
-
-    def raise_fault(self) -> None:
-        """Raise the first fault, if there was one."""
-        if not self.faults:
-            return
-        error = self.faults[0]
-        if hasattr(error, "add_note"):  # Python 3.11
-            error.add_note(f"attviz: the first of {self.num_faults} faults in this capture; the forward went on:\n{self._trace}")
-        raise error
-
     def abandon(self) -> None:
         """Forget what is running on this thread: the context has ended, perhaps in the middle of it."""
         local = self._local
@@ -226,9 +183,9 @@ class Observer:
             elif call is not None:
                 self._receive(self._local, operator, call, args, kwargs)
         except Exception as fault:
-            self.fault(fault)
+            self.faults.keep(fault)
 
-    def _set_aside(self, local: _Thread, operator: Operator, reason: str) -> None:
+    def _set_aside(self, local: ThreadState, operator: Operator, reason: str) -> None:
         """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
         owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
         if local.scopes and reason is not graphs.RECORDED:
@@ -236,7 +193,7 @@ class Observer:
         elif owner is not None and (local.scopes or operator.kind == "fused"):
             (self.missed if reason is graphs.RECORDED else self.skipped).setdefault(owner, reason)
 
-    def _receive(self, local: _Thread, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _receive(self, local: ThreadState, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         scope = local.scopes[-1] if local.scopes else None
         owner: str | None
         region: str | None = None
@@ -269,7 +226,7 @@ class Observer:
         elif owner is not None:
             self._keep(local, owner, verdict, context)
 
-    def _keep(self, local: _Thread, owner: str, verdict: Verdict, context: TokenContext | None) -> None:
+    def _keep(self, local: ThreadState, owner: str, verdict: Verdict, context: TokenContext | None) -> None:
         if verdict.reason is not None:
             self.skipped.setdefault(owner, verdict.reason)
         if verdict.untold is not None:
@@ -283,7 +240,7 @@ class Observer:
             step = local.step or self._implicit_step(local, owner)
             self._recorder.add(step, owner, verdict.call, context, verdict.evidence)
 
-    def _keep_region(self, local: _Thread, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
+    def _keep_region(self, local: ThreadState, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
         step = local.step or self._implicit_step(local, None)
         calls = step.regions.setdefault(region, [])
         if call is None:
@@ -294,7 +251,7 @@ class Observer:
 
     # ---- steps
 
-    def _implicit_step(self, local: _Thread, owner: str | None) -> Step:
+    def _implicit_step(self, local: ThreadState, owner: str | None) -> Step:
         """Step of a call outside every container: of a model that is not called as a whole, or compiled inside the context.
 
         A worker thread of a running forward belongs to that forward. Else all calls of a thread are one forward until one comes again.
@@ -328,11 +285,3 @@ def _had_nothing_to_do(args: tuple[Any, ...], output: Any) -> bool:
     if any(output is given for given in args):
         return True
     return not torch._C._is_tracing() and any(isinstance(given, torch.Tensor) and not given.numel() for given in args)
-
-
-def _without_frames(error: BaseException | None) -> None:
-    """Cut the tracebacks off an exception and all it came from: their frames hold the tensors of the forward."""
-    while error is not None:
-        error.__traceback__ = None
-        _without_frames(error.__cause__)
-        error = error.__context__

@@ -141,7 +141,7 @@ class Session:
 
     def _complain(self) -> None:
         observer = self.observer
-        observer.raise_fault()
+        observer.faults.raise_first()
         untold = {name: why for name, why in observer.untold.items() if name in self.selection}
         missed = {name: why for name, why in observer.missed.items() if name in self.selection and name not in observer.skipped}
         if untold:

@@ -1,0 +1,36 @@
+"""What is running: one execution of a hooked module, and what a thread is in the middle of."""
+
+from __future__ import annotations
+
+import threading
+
+from attviz.hooks.scope.evidence import Followed, Situation
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.step import Step
+
+
+class LayerScope:
+    """One execution of a hooked module."""
+
+    __slots__ = ("aside", "before", "count", "followed", "name", "reason", "seen", "situation")
+
+    def __init__(self, name: str, situation: Situation) -> None:
+        self.name, self.situation, self.seen, self.count = name, situation, False, 0
+        self.followed: Followed | None = None  # where this call is followed by itself
+        self.before = (0, 0)  # exponentials and products that the followed forward had seen before it
+        self.reason: str | None = None  # why one of its attention calls has no diagonal
+        self.aside: str | None = None  # what an operator that is no attention said; counts only if nothing else was seen
+
+
+class ThreadState(threading.local):
+    """What one thread is in the middle of, for one capture."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.scopes: list[LayerScope] = []
+        self.contexts: list[TokenContext] = []
+        self.step: Step | None = None  # of the running container
+        self.implicit: Step | None = None  # of calls that no container announced
+        self.foreign = 0  # attention operators that ran on this thread outside the model
+        self.followed: Followed | None = None  # while a call is followed
+        self.counts: dict[tuple[str, int], int] = {}  # attention calls of modules that have no hook yet, in the running forward
