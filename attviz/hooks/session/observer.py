@@ -7,6 +7,7 @@ its step ends, and get names only if their number is the number of attention mod
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ class Observer:
         self._discovering = True  # until the first forward has ended, every call is located on the Python stack
         self._local = ThreadState()
         self._open: list[Step] = []  # forwards that run now, on any thread
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # an interrupt may come before it is let go
         self.place = Place()
         self._judge = Judge(layout, selection)
         self._locator = Locator(layout)
