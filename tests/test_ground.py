@@ -152,6 +152,33 @@ def _flex_operator_is_there() -> bool:
     return bool(torch._higher_order_ops.flex_attention)
 
 
+def _dispatch_modes_stack() -> bool:
+    from torch.utils import _python_dispatch
+
+    class Mode(_python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            return function(*args, **(kwargs or {}))
+
+    mode = Mode()
+    with mode:
+        inside = _python_dispatch._get_current_dispatch_mode() is mode and mode in _python_dispatch._get_current_dispatch_mode_stack()
+    return inside and _python_dispatch._get_current_dispatch_mode() is None
+
+
+def _composites_can_be_taken_apart() -> bool:
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCPU, True):
+        excluded = True
+    has = torch._C._dispatch_has_kernel_for_dispatch_key
+    return excluded and has("aten::matmul", key) and not has("aten::bmm", key)
+
+
+def _overloads_are_told_apart() -> bool:
+    from torch._ops import OpOverload
+
+    return isinstance(torch.ops.aten.softmax.int, OpOverload)
+
+
 def _metric_life_cycle() -> bool:
     private = ("_update_count", "_computed", "_forward_cache", "_cache", "_is_synced")
     metric = torchmetrics.SumMetric()
@@ -196,6 +223,10 @@ GROUND = [
     Ground("_dynamo", "hooks/scope", "whole compiled models: layers without names", _optimized_module_is_where_it_was),
     Ground("_trace_wrapped_higher_order_op", "calls", "a score_mod that indexes a table fails", _index_transform_is_there),
     Ground("_higher_order_ops", "calls", "flex under autocast is read in the wrong dtype", _flex_operator_is_there),
+    Ground("_python_dispatch", "hooks/scope", "the first forward cannot be followed: CaptureError", _dispatch_modes_stack),
+    Ground("_SetExcludeDispatchKeyGuard", "hooks/scope", "following changes last bits in inference mode", _composites_can_be_taken_apart),
+    Ground("_dispatch_has_kernel_for_dispatch_key", "hooks/scope", "the same", _composites_can_be_taken_apart),
+    Ground("_ops", "checking", "attviz.check cannot tell an operator from its overloads", _overloads_are_told_apart),
     Ground("_update_count", "metrics", "streaming metrics lose count of their updates", _metric_life_cycle),
     Ground("_sync_dist", "metrics", "metrics of several processes are gathered instead of reduced", _metric_life_cycle),
     Ground("_reduce_states", "metrics", "metric(record) and merge_state fail", _metric_life_cycle),

@@ -26,7 +26,7 @@ _Key = tuple[Situation, str, int]  # and the family of the operator, and the num
 
 _answers: WeakKeyDictionary[nn.Module, dict[_Key, Answer | None]] = WeakKeyDictionary()
 _followed: WeakSet[nn.Module] = WeakSet()
-_lock = threading.Lock()
+_lock = threading.RLock()  # an interrupt may come while it is held
 
 
 _ONE_BY_ONE = (
