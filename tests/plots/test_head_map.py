@@ -20,10 +20,10 @@ def test_a_fixed_range_makes_models_comparable():
     assert head_map(np.full((2, 2), 0.1), vmax=1.0).images[0].get_clim() == (0.0, 1.0)
 
 
-def test_many_heads_are_not_annotated_and_every_fourth_is_named():
+def test_many_heads_are_not_annotated_and_every_second_is_named():
     ax = head_map(np.zeros((32, 32)))
     assert not ax.texts
-    assert ax.get_xticks().tolist() == [*range(0, 32, 4)]
+    assert ax.get_xticks().tolist() == [*range(0, 32, 2)]
 
 
 @pytest.mark.parametrize("values", [np.zeros(3), np.zeros((0, 2)), np.zeros((1, 2, 3))])

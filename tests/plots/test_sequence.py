@@ -57,6 +57,7 @@ def test_the_rest_of_a_long_text_is_counted():
     assert len(strokes(ax).get_segments()) == 12
 
 
+@pytest.mark.filterwarnings("ignore::attviz.plots._fonts.MissingFontWarning")  # of any script hypothesis thinks of
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=60), st.integers(8, 80))
 @settings(max_examples=60, deadline=None)
 def test_layout_keeps_order_and_margin(tokens, columns):
@@ -73,6 +74,7 @@ def test_inside_of_a_word_is_joined():
     assert other.column == inside.column + inside.width + 1
 
 
+@pytest.mark.filterwarnings("ignore::attviz.plots._fonts.MissingFontWarning")  # of a machine without Chinese fonts
 def test_hostile_tokens_are_drawn_without_a_warning():
     tokens = ["$x$", "\\frac", "日本", "🙂", "\U000f0000", "", "\n", "a" * 300, "##b"]
     sequence(np.full((2, len(tokens)), 0.1), tokens=tokens, columns=20).figure.canvas.draw()

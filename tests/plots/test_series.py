@@ -72,6 +72,7 @@ def test_many_tokens_are_numbered():
     assert ax.get_xlabel() == "token index"
 
 
+@pytest.mark.filterwarnings("ignore::attviz.plots._fonts.MissingFontWarning")  # of a machine without Chinese fonts
 def test_hostile_tokens_are_drawn_without_a_warning():
     tokens = ["$x$", "\\frac", "_", "\u202e", "日本", "🙂", "\U000f0000", "", "a" * 300]
     series(np.full((2, len(tokens)), 0.1), tokens=tokens).figure.canvas.draw()
