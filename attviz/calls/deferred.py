@@ -45,6 +45,11 @@ class Deferred:
             deferred._diagonal = weights_from_scores(scores, logsumexp, scale, bias, kv_len=kv_len)
         return deferred
 
+    @property
+    def added(self) -> Tensor | None:
+        """The copy of what is added to the own scores, where it is still held."""
+        return getattr(self, "_bias", None)
+
     @torch.no_grad()
     def finish(self) -> Float[Tensor, "batch num_heads q_len"]:
         """Probabilities in [0, 1], float32."""

@@ -67,6 +67,7 @@ def view(
 
     Example:
         >>> import numpy as np
+        >>> from attviz.records import Document
         >>> page = view(Document("a b", ("a", "b"), np.full((1, 2, 2), 0.5, np.float32)))
         >>> page.html.startswith("<!doctype html>")
         True

@@ -111,7 +111,7 @@ class Observer:
 
     def enter_layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A module that should attend is called."""
-        if self.place.elsewhere():
+        if self.place.bound and self.place.elsewhere():
             return
         local, scope = self._local, LayerScope(name, situation)
         local.scopes.append(scope)
@@ -165,7 +165,7 @@ class Observer:
 
     def listening(self) -> bool:
         """Whether this thread runs the captured model."""
-        if self.paused or self.place.elsewhere():
+        if self.paused or (self.place.bound and self.place.elsewhere()):
             return False
         local = self._local
         if local.depth or local.scopes or self._locator.on_stack():

@@ -35,8 +35,14 @@ class Hidden(NamedTuple):
         return hidden.all(1).expand(batch, q_len)
 
 
-def hidden_keys(call: AttentionCall, with_last: bool) -> Hidden | bool | None:
-    """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told."""
+def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = None) -> Hidden | bool | None:
+    """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told.
+
+    Args:
+        call: A self-attention.
+        with_last: Whether what the last query sees is needed, too.
+        added: A copy of the mask at each query's own key, where one was made already.
+    """
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None
@@ -50,7 +56,7 @@ def hidden_keys(call: AttentionCall, with_last: bool) -> Hidden | bool | None:
         return None
     q_len = call.shape[2]
     scores = scores.detach()
-    own = diagonal_of_bias(scores, q_len, offset).clone()
+    own = diagonal_of_bias(scores, q_len, offset).clone() if added is None else added
     last = None
     if with_last:
         row = scores if scores.ndim == 1 else scores[..., -1, :]

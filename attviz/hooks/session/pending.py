@@ -37,7 +37,7 @@ class PendingRecord:
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
             self.documents = document_ids(call, context)
         self._deferred = call.defer()
-        self._hidden = hidden_keys(call, context is not None and context.mask is not None)
+        self._hidden = hidden_keys(call, context is not None and context.mask is not None, self._deferred.added)
 
     def rename(self, layer: str, index: int) -> None:
         """Give a call from a compiled region its layer, once the forward has shown how many there are."""

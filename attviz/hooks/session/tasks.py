@@ -10,25 +10,29 @@ _entered: ContextVar[tuple[int, ...]] = ContextVar("attviz_captures", default=()
 
 
 class Place:
-    """Where a capture was entered: in a coroutine, or not."""
+    """Where a capture was entered: in a coroutine, or not.
+
+    Attributes:
+        bound: Whether it was in a coroutine; asked first on the hot path, where almost no capture is.
+    """
 
     def __init__(self) -> None:
-        self._bound = False
+        self.bound = False
 
     def enter(self) -> None:
         """Remember the running coroutine, if there is one; tasks and threads that it starts inherit that."""
         if _in_task():
-            self._bound = True
+            self.bound = True
             _entered.set((*_entered.get(), id(self)))
 
     def leave(self) -> None:
         """Forget it."""
-        if self._bound:
+        if self.bound:
             _entered.set(tuple(other for other in _entered.get() if other != id(self)))
 
     def elsewhere(self) -> bool:
         """Whether what runs now belongs to another coroutine."""
-        if not self._bound:
+        if not self.bound:
             return False
         entered = _entered.get()
         return id(self) not in entered and (bool(entered) or _in_task())
