@@ -206,3 +206,36 @@ def test_wholly_compiled_encoder_and_decoder(length):
     assert set(cap.skipped) == {"cross_attn"}
     for record, other in zip(cap.records, plain.records, strict=True):
         torch.testing.assert_close(record.diagonal, other.diagonal, rtol=0, atol=1e-6)
+
+
+class TalkingHeads(Plain):
+    """A learned matrix mixes the heads after the softmax (arXiv:2003.02436): the matrix in use is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(H, H, bias=False)
+
+    def forward(self, x):
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        mixed = self.mix((q @ k.mT / math.sqrt(D)).softmax(-1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return (mixed @ v).transpose(1, 2).flatten(2)
+
+
+def test_heads_that_are_mixed_after_the_softmax_are_loud():
+    model = TalkingHeads().eval()
+    with pytest.raises(CaptureError, match="a product with learned weights"), torch.no_grad(), attviz.capture(model):
+        model(torch.randn(B, T, E))
+
+
+@pytest.mark.parametrize("reorder", [lambda key: key.flip(2), lambda key: key.roll(1, 2)], ids=["flip", "roll"])
+def test_keys_in_another_order_than_the_queries_are_loud(reorder):
+    """The key at a query's own place is another token's."""
+
+    class Reordered(Plain):
+        def forward(self, x):
+            q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+            return F.scaled_dot_product_attention(q, reorder(k), reorder(v)).transpose(1, 2).flatten(2)
+
+    model = Reordered().eval()
+    with pytest.raises(CaptureError, match="in another order"), torch.no_grad(), attviz.capture(model):
+        model(torch.randn(B, T, E))

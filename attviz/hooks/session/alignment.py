@@ -99,7 +99,7 @@ class Judge:
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
             return Verdict(None, True, untold=_two_readings(answer))
-        if untold and self._doubtful(call, owner, situation):
+        if untold and self._doubtful(call, owner, situation, answer):
             return Verdict(None, True, untold=_two_readings(answer))
         verdict = self._by_shape(call, owner, module, context)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
@@ -133,12 +133,12 @@ class Judge:
             self._cross[owner] = is_cross_attention(owner, module)
         return self._cross[owner] or names_another(module, situation)
 
-    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation) -> bool:
+    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, answer: Answer | None) -> bool:
         """Whether an unsettled call of unknown code may be something else than what its shape says."""
         if owner in self._named:
             return False
         if isinstance(call, FusedCall):
-            return bool(situation) or call.query.shape[-2] != call.key.shape[-2]
+            return bool(situation) or call.query.shape[-2] != call.key.shape[-2] or (answer is not None and answer.apart)
         if not isinstance(call, SoftmaxCall) or call.weights.shape[-1] == 1:
             return False
         return owner in self._expected or call.weights.shape[-1] == call.weights.shape[-2]
@@ -215,6 +215,8 @@ class Judge:
 
 
 def _two_readings(answer: Answer | None) -> str:
+    if answer is not None and answer.apart:
+        return answer.why
     return (
         f"{'' if answer is None else answer.why}; it may be self-attention (then name the module in layers=) or attend to another sequence "
         "or to features (then leave it out of layers=)"

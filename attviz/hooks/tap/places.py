@@ -5,9 +5,10 @@ from __future__ import annotations
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.tap.compiled_flex import compiled_flex_places
 from attviz.hooks.tap.hub import Place
+from attviz.hooks.tap.packages import package_places
 from attviz.hooks.tap.transformers import transformers_places
 
 
 def watched_places(layout: Layout) -> tuple[Place, ...]:
     """All of them; none in a model with compiled regions: nobody could call them there, and compiled code would compile again."""
-    return () if layout.regions else (*transformers_places(), *compiled_flex_places(layout))
+    return () if layout.regions else (*transformers_places(), *compiled_flex_places(layout), *package_places(layout))

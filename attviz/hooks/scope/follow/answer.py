@@ -50,6 +50,7 @@ class Answer:
         before: Keys before the first query's own in the call that was followed.
         joined: The keys hold tokens of another input, too.
         tokens: The same number for attentions of one forward among the same tokens.
+        apart: Unsettled, but both sides were followed to the inputs and do not stand in the same order.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class Answer:
     before: int = 0
     tokens: int = 0
     joined: bool = False
+    apart: bool = False
 
 
 ONE_TOKEN = Answer("unsettled", "one query and one key")  # of which nothing can be learned
@@ -147,6 +149,10 @@ def _compared(
         return Answer("cross", "queries and keys come from different inputs")
     if of_input(rows) and of_input(keys) and q_len != kv_len and any(s.kind == "by" for s in (*rows, *keys)):
         return Answer("cross", "the keys are pooled: each stands for several tokens")
+    if of_input(rows) and of_input(keys):
+        return Answer(
+            "unsettled", "the keys are the queries' tokens in another order, so a query's own key is not at its own place", apart=True
+        )
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
 
 

@@ -156,12 +156,15 @@ class Follow(TorchDispatchMode):
     def _mixes_tokens(self, name: str, args: tuple[Any, ...], one: Trace, two: Trace) -> bool:
         """Whether a product sums over tokens with weights that an exponential made."""
         mixed = False
-        for trace, contracted, kept in ((one, len(one.axes) - 1, len(one.axes) - 2), (two, len(two.axes) - 2, len(two.axes) - 1)):
+        ends = ((one, two, len(one.axes) - 1, len(one.axes) - 2), (two, one, len(two.axes) - 2, len(two.axes) - 1))
+        for trace, other, contracted, kept in ends:
             if one.weights is not None and two.weights is not None:
                 one.weights.softmax.used.append("a product of two softmaxes")
                 two.weights.softmax.used.append("a product of two softmaxes")
                 return True
-            if trace.weights is not None:
+            if trace.weights is not None and not other.streams:  # heads are mixed (talking heads); no values are weighed
+                trace.weights.softmax.used.append(trace.weights.changed or "a product with learned weights")
+            elif trace.weights is not None:
                 wrong = trace.weights.axis is not None and trace.weights.axis != contracted
                 trace.weights.softmax.used.append(trace.weights.changed or ("a sum over the queries" if wrong else ""))
                 mixed = True
