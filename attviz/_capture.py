@@ -180,7 +180,7 @@ class Capture(Tables):
             raise CaptureError(f"cap.diagonal: the last forward had no self-attention to read. Skipped: {self.skipped or 'nothing'}.")
         if len({record.diagonal.shape for record in records}) > 1:
             raise RaggedLayersError(
-                f"cap.diagonal: layers of different shapes are no single tensor:\n{shapes_by_layer(records)}\n"
+                f"cap.diagonal: layers have different shapes and cannot be stacked:\n{shapes_by_layer(records)}\n"
                 '  Read cap.records one by one, or capture one tower: attviz.capture(model, layers="encoder.*").'
             )
         return torch.stack([record.diagonal for record in records])
@@ -204,7 +204,7 @@ class Capture(Tables):
     def documents(self) -> tuple[CapturedDocument, ...]:
         """The texts of the last forward one by one, without padding; of several packed into a row, each by itself.
 
-        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that start anew where the attention mask parts them.
+        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that restart where the attention mask parts them.
         """
         numbers = self._common("documents", [record.document_ids for record in self._last()])
         return split_documents(self.diagonal, self.token_ids, self.query_mask, numbers)

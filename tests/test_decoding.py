@@ -154,7 +154,7 @@ def test_rejected_tokens_of_assisted_decoding_are_taken_back():
     torch.testing.assert_close(found[..., :shared], expected[..., :shared], rtol=0, atol=1e-5)
 
 
-def test_second_prompt_begins_anew():
+def test_second_prompt_starts_over():
     model = build(CONFIGS["grouped"])
     (first, mask), (second, _) = prompt(False), prompt(False)
     with attviz.capture(model, keep="all") as cap:

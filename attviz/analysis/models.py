@@ -41,7 +41,7 @@ def verify(path: Path, sha256: str) -> None:
         while block := file.read(1 << 20):
             seen.update(block)
     if seen.hexdigest() != sha256:
-        raise FormatError(f"{path}: SHA-256 is {seen.hexdigest()}, expected {sha256}. The file is damaged or changed: install it anew.")
+        raise FormatError(f"{path}: SHA-256 is {seen.hexdigest()}, expected {sha256}. The file is damaged or changed: reinstall it.")
 
 
 def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ def _label_index(label: Any, known: Sequence[str] | None, number: int) -> int | 
     if isinstance(label, str):
         if known is None or label not in known:
             raise ArgumentError(
-                f"text {number}: label {label!r} is none of the classes ({', '.join(known or ['none are known'])}). Pass label_names=."
+                f"text {number}: label {label!r} must be one of the classes ({', '.join(known or ['none are known'])}). Pass label_names=."
             )
         return list(known).index(label)
     if int(label) < 0 or (known is not None and int(label) >= len(known)):

@@ -111,8 +111,8 @@ def _decide(call: FusedCall, key: tuple[str, torch.dtype, torch.device]) -> bool
 
 def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
     warnings.warn(
-        f"attviz: the log-sum-exp that {key[0]} returned for {key[1]} on {key[2]} is not that of its rows, so diagonals are computed from "
-        "query and key instead (slower, and right). Please report the versions of torch and of that backend.",
+        f"attviz: the log-sum-exp that {key[0]} returned for {key[1]} on {key[2]} does not match a direct computation, so "
+        "diagonals are computed from query and key instead (slower, and right). Please report the versions of torch and of that backend.",
         CaptureWarning,
         stacklevel=3,
     )

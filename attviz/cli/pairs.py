@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     page = pairs(model, tokenizer, texts, targets=args.target, max_length=args.max_length, layers=layers, heads=args.heads)
     path = page.save(args.output)
     print(path, flush=True)
-    print(f"{page!r}; open it in a browser, it asks no network for anything", file=sys.stderr)
+    print(f"{page!r}; open it in a browser, it needs no network access", file=sys.stderr)
     if args.open:
         webbrowser.open(path.resolve().as_uri())
     return 0

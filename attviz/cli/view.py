@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     )
     path = page.save(output)
     print(path, flush=True)
-    print(f"{page!r}; open it in a browser, it asks no network for anything", file=sys.stderr)
+    print(f"{page!r}; open it in a browser, it needs no network access", file=sys.stderr)
     if args.open:
         webbrowser.open(path.resolve().as_uri())
     return 0

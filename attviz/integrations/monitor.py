@@ -79,7 +79,7 @@ class AttentionMonitor:
         if type(every) is not int or every < 1:
             raise ArgumentError(f"AttentionMonitor: every={every!r} must be a whole number of at least 1.")
         if per not in get_args(Per):
-            raise ArgumentError(f"AttentionMonitor: per={per!r} is none of {', '.join(map(repr, get_args(Per)))}.")
+            raise ArgumentError(f"AttentionMonitor: per must be one of {', '.join(map(repr, get_args(Per)))}, got {per!r}.")
         _check_options(capture_options)
         self.every, self.per, self.run_compiled = every, per, run_compiled
         self.health = AttentionHealth() if health is None else health

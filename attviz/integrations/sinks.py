@@ -91,7 +91,7 @@ def draw(name: str, values: np.ndarray) -> Any:
 def check_heads(heads: Heads | None, caller: str) -> None:
     """Refuse a kind that is none."""
     if heads not in (None, "histogram", "image"):
-        raise ArgumentError(f"{caller}: heads={heads!r} is none of 'histogram', 'image', None.")
+        raise ArgumentError(f"{caller}: heads must be one of 'histogram', 'image', None, got {heads!r}.")
 
 
 def emit(sinks: list[Sink], values: Mapping[str, float], heads: Mapping[str, np.ndarray], step: int, kind: Heads | None) -> None:

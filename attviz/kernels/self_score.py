@@ -174,7 +174,7 @@ def rows_of_logsumexp(logsumexp: Tensor, batch: int, num_heads: int, q_len: int)
     first where both packed readings fit.
 
     Raises:
-        ShapeError: If it is none of these, for instance empty because the kernel was not asked for it.
+        ShapeError: If it is not one of these, for instance empty because the kernel was not asked for it.
 
     Example:
         >>> rows_of_logsumexp(torch.zeros(2, 3, 32), 2, 3, 5).shape

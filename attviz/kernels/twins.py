@@ -63,7 +63,7 @@ def twin(
 
     Args:
         operator: Its name, for the warning.
-        kind: Dtype and the size (of a head, or number of heads) for which a kernel is compiled anew.
+        kind: Dtype and the size (of a head, or number of heads) for which a kernel is compiled again.
         serves: Whether the twin takes this input at all.
         launch: The twin.
         in_torch: The implementation in torch.

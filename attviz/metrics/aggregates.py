@@ -35,7 +35,7 @@ def mean(diagonal: Float[Tensor, "*layers batch num_heads q_len"], *, over: Over
     Raises:
         ShapeError: If the axes are not those of a diagonal.
         DtypeError: If it is not a floating point tensor.
-        ArgumentError: If ``over`` is none of the three.
+        ArgumentError: If ``over`` is not one of the three.
 
     Example:
         >>> mean(torch.tensor([[[0.5, 1.0], [0.25, 1.0]]]))

@@ -92,9 +92,11 @@ def _crossed(table: HealthTable, kind: Kind, values: Tensor, limit: float | None
 def check_policy(on_alarm: OnAlarm, level: str) -> None:
     """Refuse a policy or level that is none."""
     if not callable(on_alarm) and on_alarm not in ("warn", "raise", "ignore"):
-        raise ArgumentError(f"AttentionHealth: on_alarm={on_alarm!r} is none of 'warn', 'raise', 'ignore', or a function of the alarms.")
+        raise ArgumentError(
+            f"AttentionHealth: on_alarm must be one of 'warn', 'raise', 'ignore', or a function of the alarms, got {on_alarm!r}."
+        )
     if level not in ("layer", "head"):
-        raise ArgumentError(f"AttentionHealth: level={level!r} is none of 'layer', 'head'.")
+        raise ArgumentError(f"AttentionHealth: level must be one of 'layer', 'head', got {level!r}.")
 
 
 def act(alarms: tuple[Alarm, ...], on_alarm: OnAlarm) -> None:

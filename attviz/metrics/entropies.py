@@ -55,7 +55,7 @@ def entropy(
         tensor([[1.0000, 0.9183]])
     """
     if kind not in get_args(EntropyKind):
-        raise ArgumentError(f"entropy: kind={kind!r} is none of {', '.join(repr(choice) for choice in get_args(EntropyKind))}.")
+        raise ArgumentError(f"entropy: kind must be one of {', '.join(repr(choice) for choice in get_args(EntropyKind))}, got {kind!r}.")
     if normalize and kind != "shannon":
         raise ArgumentError(f"entropy: normalize=True divides by log(vectors), which bounds kind='shannon' only, not {kind!r}.")
     vectors = vectors_last(diagonal, over, "entropy")

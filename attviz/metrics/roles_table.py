@@ -97,10 +97,10 @@ class RolesTable(NamedTuple):
         """Heads with a role for certain, the strongest first.
 
         Raises:
-            ArgumentError: If the role is none of :attr:`roles`.
+            ArgumentError: If the role is not one of :attr:`roles`.
         """
         if role not in self.roles:
-            raise ArgumentError(f"RolesTable.find: role={role!r} is none of {', '.join(map(repr, self.roles))}.")
+            raise ArgumentError(f"RolesTable.find: role must be one of {', '.join(map(repr, self.roles))}, got {role!r}.")
         place, lift = self.roles.index(role), self.lift
         found = [
             FoundHead(layer, head, float(self.mass[place, layer, head]), float(lift[place, layer, head]))

@@ -22,7 +22,7 @@ class TokenStatistics(StreamingMetric):
     """Mean, std, max, min, range and entropy of each token over all layers and heads, in O(batch x q_len) memory.
 
     Equal to ``attviz.metrics.aggregate(cap.diagonal)`` without keeping the diagonals. It holds *one* step: the first layer of the next
-    forward starts it anew. Each process keeps its own tokens, so ``compute`` does not talk to the others.
+    forward starts over. Each process keeps its own tokens, so ``compute`` does not talk to the others.
 
     ``kind="table2"`` counts the distinct values within each layer and adds them up: exact unless two layers share a value of a token.
     ``"binned"`` (101 counters a token) and ``"shannon"`` are exact. Of a reading that is no probability there is no entropy (NaN).
@@ -45,7 +45,7 @@ class TokenStatistics(StreamingMetric):
     def __init__(self, *, kind: EntropyKind = "table2", correction: int = 1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if kind not in get_args(EntropyKind):
-            raise ArgumentError(f"TokenStatistics: kind={kind!r} is none of {', '.join(map(repr, get_args(EntropyKind)))}.")
+            raise ArgumentError(f"TokenStatistics: kind must be one of {', '.join(map(repr, get_args(EntropyKind)))}, got {kind!r}.")
         if correction < 0:
             raise ArgumentError(f"TokenStatistics: correction={correction} must be 0 or more.")
         self.kind, self.correction = kind, correction

@@ -25,7 +25,7 @@ def vectors_last(diagonal: Tensor, over: Over, caller: str) -> Tensor:
         ``over="layers"`` ``[batch, num_heads, q_len, vectors]``.
     """
     if over not in get_args(Over):
-        raise ArgumentError(f"{caller}: over={over!r} is none of {', '.join(repr(choice) for choice in get_args(Over))}.")
+        raise ArgumentError(f"{caller}: over must be one of {', '.join(repr(choice) for choice in get_args(Over))}, got {over!r}.")
     check_diagonal(diagonal, caller)
     if diagonal.dtype in (torch.float16, torch.bfloat16):
         diagonal = diagonal.float()

@@ -89,7 +89,7 @@ class VocabularyStatistics(StreamingMetric):
     ) -> None:
         super().__init__(exclude_ids=exclude_ids, **kwargs)
         if by not in get_args(By):
-            raise ArgumentError(f"VocabularyStatistics: by={by!r} is none of {', '.join(map(repr, get_args(By)))}.")
+            raise ArgumentError(f"VocabularyStatistics: by must be one of {', '.join(map(repr, get_args(By)))}, got {by!r}.")
         if tokens is not None and max_tokens is not None:
             raise ArgumentError("VocabularyStatistics: give tokens= or max_tokens=, not both.")
         for name, value in (("vocab_size", vocab_size), ("max_tokens", max_tokens)):
@@ -196,7 +196,7 @@ class VocabularyStatistics(StreamingMetric):
         step = self._rows_of(layer)
         usable = layer.valid().all(1)
         # Sorted once a step, for all its layers; a NaN at a real token must be left out of its own layer only. Whether there is one
-        # can be asked for nothing on the CPU; on a device asking would wait, so each layer is sorted anew there.
+        # can be asked for nothing on the CPU; on a device asking would wait, so each layer is sorted again there.
         clean = layer.values.device.type == "cpu" and bool((usable | (step.rows < 0)).all())
         columns = self._state.moments[key].mean.shape[1]
         copies = layer.num_heads if columns == 1 else 1

@@ -1,4 +1,4 @@
-"""The interactive page: one HTML file that shows the diagonals of every layer and head, and asks no network for anything.
+"""The interactive page: one HTML file that shows the diagonals of every layer and head, and needs no network access.
 
     attviz.view(analysis).save("page.html")
 

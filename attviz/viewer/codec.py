@@ -30,7 +30,7 @@ def check_precision(precision: str) -> Precision:
     """Return ``precision`` if the page knows it.
 
     Raises:
-        ArgumentError: If it is none of ``"u16"``, ``"u8"``, ``"f32"``.
+        ArgumentError: If it is not one of ``"u16"``, ``"u8"``, ``"f32"``.
 
     Example:
         >>> check_precision("u16")

@@ -25,7 +25,7 @@ def image_uri(image: Any, where: str = "images") -> str:
         where: Name of the argument in the error.
 
     Raises:
-        ArgumentError: If it is none of these.
+        ArgumentError: If it is not one of these.
 
     Example:
         >>> image_uri(np.zeros((2, 3, 3), np.uint8))[:22]

@@ -16,7 +16,7 @@ NOTEBOOK_HEIGHT = 860
 
 
 class Page:
-    """An interactive page, complete in itself: it asks no network for anything and runs nothing it did not bring.
+    """An interactive page, complete in itself: it needs no network access and runs nothing it did not bring.
 
     In a notebook the page shows itself (in an iframe without rights over the notebook). ``attviz.view`` makes pages.
     """

@@ -187,7 +187,7 @@ def test_a_tokenizer_of_another_model_is_named(config, classifier):
     [
         ("one text", {}, r"got one: pass \[text\]"),
         ([None], {}, "text '0' must be a string, got NoneType"),
-        (["a"], {"labels": ["music"]}, r"label 'music' is none of the classes \(film, sport, town\)"),
+        (["a"], {"labels": ["music"]}, r"label 'music' must be one of the classes \(film, sport, town\)"),
         (["a"], {"labels": [3]}, "label 3 is outside the 3 classes"),
         (["a", "a"], {"labels": [0]}, "labels must be one per text, got 1 and more texts"),
         (["a"], {"labels": [0, 1]}, "got more labels than texts"),

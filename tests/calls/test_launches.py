@@ -113,7 +113,7 @@ def test_which_text_a_token_is_of_is_found_once_a_forward(device):
     calls = [PackedCall("flash", query, key, lse[0], {"scale": 0.1, "cu_seqlens_q": edges, "cu_seqlens_k": edges}) for _ in range(3)]
     assert len(counted(lambda: document_ids(calls[0], None))) <= 6
     assert counted(lambda: [document_ids(call, None) for call in calls]) == []
-    edges.copy_(torch.empty(5, dtype=torch.int32, device=device))  # filled anew for the next batch
+    edges.copy_(torch.empty(5, dtype=torch.int32, device=device))  # refilled for the next batch
     assert counted(lambda: document_ids(calls[0], None)) != []
 
 

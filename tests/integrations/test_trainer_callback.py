@@ -115,7 +115,7 @@ def test_an_alarm_stops_the_run_if_so_chosen(tiny_model, tiny_data, tmp_path):
 
 
 def test_wrong_kinds_of_head_plots_are_refused():
-    with pytest.raises(ArgumentError, match="AttentionCallback: heads='table' is none of 'histogram', 'image', None"):
+    with pytest.raises(ArgumentError, match="AttentionCallback: heads must be one of 'histogram', 'image', None"):
         AttentionCallback(heads="table")
     assert torch.is_grad_enabled()
 

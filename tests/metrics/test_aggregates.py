@@ -178,11 +178,11 @@ def test_what_is_no_diagonal_is_refused_by_name(bad, error, message):
 
 def test_wrong_choices_are_refused_with_the_right_ones():
     diagonal = torch.rand(1, 2, 3)
-    with pytest.raises(ArgumentError, match="kind='gini' is none of 'table2', 'binned', 'shannon'"):
+    with pytest.raises(ArgumentError, match="kind must be one of 'table2', 'binned', 'shannon'"):
         metrics.entropy(diagonal, kind="gini")
     with pytest.raises(ArgumentError, match="normalize=True divides"):
         metrics.entropy(diagonal, normalize=True)
-    with pytest.raises(ArgumentError, match="over='tokens' is none of 'heads and layers', 'heads', 'layers'"):
+    with pytest.raises(ArgumentError, match="over must be one of 'heads and layers', 'heads', 'layers'"):
         metrics.std(diagonal, over="tokens")
     with pytest.raises(ShapeError, match="over='layers' needs"):
         metrics.std(diagonal, over="layers")

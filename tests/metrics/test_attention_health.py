@@ -215,8 +215,8 @@ def test_what_it_cannot_read_is_refused_by_name():
         banded.compute()
     for options, message in (
         ({"every_forwards": 0}, "every_forwards=0 must be a whole number"),
-        ({"on_alarm": "shout"}, "on_alarm='shout' is none of 'warn', 'raise', 'ignore', or a function"),
-        ({"level": "model"}, "level='model' is none of 'layer', 'head'"),
+        ({"on_alarm": "shout"}, "on_alarm must be one of 'warn', 'raise', 'ignore', or a function"),
+        ({"level": "model"}, "level must be one of 'layer', 'head'"),
     ):
         with pytest.raises(ArgumentError, match=message):
             AttentionHealth(**options)

@@ -104,7 +104,7 @@ def test_labels_say_what_stands_out_and_call_the_rest_uncertain_or_none():
     assert planted([[0.05, 0.3, 0.1]], chance=0.2).labels == (("none",),)  # 1.5 times chance
     assert planted([[float("nan"), 0.8, 0.1]]).labels == (("previous",),)
     assert repr(table) == "<RolesTable 1 layers, 4 heads: 1 previous, 1 induction; 1 uncertain>"
-    with pytest.raises(ArgumentError, match="role='first' is none of 'own', 'previous', 'induction'"):
+    with pytest.raises(ArgumentError, match="role must be one of 'own', 'previous', 'induction'"):
         table.find("first")
 
 

@@ -28,7 +28,7 @@ def test_layer_by_layer_gives_the_aggregates_of_the_step(streams, kind, correcti
     assert_like_aggregate(metric.compute(), stacked(records), kind=kind, correction=correction)
 
 
-def test_the_next_forward_starts_anew(streams):
+def test_the_next_forward_starts_over(streams):
     metric = TokenStatistics()
     for step in range(3):
         records = [streams.make_record(index, step, padding=step) for index in range(2)]
@@ -71,7 +71,7 @@ def test_one_step_is_not_a_state_to_save(streams, tmp_path):
 
 
 def test_wrong_options_are_refused():
-    with pytest.raises(ArgumentError, match="kind='gini' is none of 'table2', 'binned', 'shannon'"):
+    with pytest.raises(ArgumentError, match="kind must be one of 'table2', 'binned', 'shannon'"):
         TokenStatistics(kind="gini")
     with pytest.raises(ArgumentError, match="correction=-1"):
         TokenStatistics(correction=-1)

@@ -141,7 +141,7 @@ def test_size_of_the_vocabulary_is_read_off_the_model(streams):
 
 
 def test_what_is_missing_or_contradictory_is_named(streams):
-    with pytest.raises(ArgumentError, match="by='token' is none of 'model', 'layer', 'head'"):
+    with pytest.raises(ArgumentError, match="by must be one of 'model', 'layer', 'head'"):
         VocabularyStatistics(5, by="token")
     with pytest.raises(ArgumentError, match="tokens= or max_tokens=, not both"):
         VocabularyStatistics(5, tokens=[1], max_tokens=2)

@@ -14,7 +14,7 @@ ADDRESS = f"{VIEW}&q=story&outcome=wrong&label=1&class=0&tokens=3~9&loss=~2&sort
 
 def test_the_address_keeps_filters_sorts_and_classes(show, page):
     sheet = show(page, address=ADDRESS)
-    sheet.keyboard.press("d")  # a change: the page writes its address anew
+    sheet.keyboard.press("d")  # a change: the page writes its address again
     found = sheet.hash()
     for field in ADDRESS.split("&"):
         name, value = field.split("=")

@@ -33,7 +33,7 @@ class TokenContext:
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
         given_ids: The ids as they were given, to know them again in a tower.
         given_mask: The mask as it was given.
-        positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they start anew with each of several packed texts.
+        positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they restart with each of several packed texts.
     """
 
     ids: Tensor | None = None

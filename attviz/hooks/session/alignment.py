@@ -290,6 +290,6 @@ def _has_sinks(module: nn.Module | None) -> bool:
 
 def _unequal(q_len: int, kv_len: int) -> str:
     return (
-        f"{q_len} queries meet {kv_len} keys and no cache explains it, so which key is a query's own is unknown "
+        f"q_len={q_len} but kv_len={kv_len} and no KV cache was recognised, so attviz cannot tell which key belongs to each query "
         "(cross-attention?); if it is self-attention over a cache, name the module in layers="
     )

@@ -90,7 +90,7 @@ def stacked_reading(recorder: Recorder, name: str, cross: bool, why_empty: Calla
     if len({tensor.shape for tensor in found}) > 1:
         shapes = "\n".join(f"  {record.layer!r}: {tuple(tensor.shape)}" for record, tensor in zip(records, found, strict=True))
         raise RaggedLayersError(
-            f"cap.reading: {name!r} has layers of different shapes, which are no single tensor:\n{shapes}\n"
+            f"cap.reading: {name!r} has layers of different shapes, which cannot be stacked:\n{shapes}\n"
             "  Read record.readings of cap.records one by one, or capture one tower with layers=."
         )
     return torch.stack(found)

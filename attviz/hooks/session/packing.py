@@ -1,7 +1,7 @@
 """Which of several texts packed into one row each token belongs to.
 
 Kernels for packed texts are told where each begins. Others are given a mask that keeps the texts apart, and only the ``position_ids``,
-which start anew with each, tell where. Models differ in whether they build such a mask, so a restart counts only if the token after it
+which restart with each, tell where. Models differ in whether they build such a mask, so a restart counts only if the token after it
 cannot see the one before it.
 """
 
@@ -35,7 +35,7 @@ def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | 
 
 def _numbers(starts: Tensor, length: int) -> Tensor:
     """Numbers of the texts; the layers of a forward share their bounds, and the numbers with them."""
-    if starts.is_inference():  # has no version: nobody could tell when it was filled anew
+    if starts.is_inference():  # has no version: nobody could tell when it was refilled
         return _number(starts, length)
     known = _known.get(starts)
     if known is None or known[0] != (starts._version, length):

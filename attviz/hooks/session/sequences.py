@@ -22,7 +22,7 @@ def join_steps(
     """Join the steps of the last sequence, from its first token on.
 
     Each step says how many tokens its cache held. A step that finds fewer than there are takes the rest back (the rejected tokens of
-    assisted decoding); one that finds none begins anew (another prompt, or generation without a cache).
+    assisted decoding); one that finds none starts again (another prompt, or generation without a cache).
 
     Args:
         steps: Kept forwards, in order. Layers that the last one does not have (an encoder) are left out.

@@ -38,7 +38,7 @@ def _offset(answer: Answer, q_len: int, kv_len: int, context: TokenContext | Non
 
 def _lost(answer: Answer, q_len: int, kv_len: int) -> str:
     what = "lie in a buffer of fixed length" if answer.buffer else f"are fewer than in the call that was followed ({answer.behind} behind)"
-    return f"{q_len} queries meet {kv_len} keys that {what}, so the own key of a query is not known"
+    return f"q_len={q_len} but kv_len={kv_len}: the keys {what}, so attviz cannot tell which key belongs to each query"
 
 
 def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:

@@ -59,7 +59,7 @@ def _watched(function: Function) -> Function:
 
 
 def _operator(function: Any) -> Operator | None:
-    """How a function of these packages reads; None where it is none of theirs."""
+    """How a function of these packages reads; None where it is not one of theirs."""
     package, name = function.__module__.partition(".")[0], function.__name__
     title = f"{package}::{name}"
     if package in _REFUSED or "sage" in name:

@@ -4,7 +4,7 @@ import { h } from "../dom";
 import { CanvasSurface } from "../draw/surface";
 import { decimate, tokenAxis } from "../draw/xaxis";
 
-// A list is made anew at each change of its rows; their small pictures are not.
+// A list is newly made at each change of its rows; their small pictures are not.
 const marks = new WeakMap<Float32Array, Map<string, HTMLCanvasElement>>();
 const MAX_KEPT = 200;
 

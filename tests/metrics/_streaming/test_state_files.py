@@ -25,7 +25,7 @@ def saved(streams, tmp_path):
 
 
 def rewrite(path, *, tensors=None, header=None, digest=None):
-    """Write the file anew with other tensors or another header, by default with the old checksum."""
+    """Write the file again with other tensors or another header, by default with the old checksum."""
     with safe_open(path, framework="pt") as file:
         metadata, old = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
     if header is not None:

@@ -118,7 +118,7 @@ class Follow(TorchDispatchMode):
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         traces, name = self.traces, base_name(func)
         if name.endswith("_like") or name.startswith("new_"):
-            return  # made anew: its axes get names when it is first used
+            return  # newly made: its axes get names when it is first used
         given = [traces[tensor] for tensor in flat_tensors((args, kwargs)) if traceable(tensor)]
         if not given:
             return
