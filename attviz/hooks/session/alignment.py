@@ -108,8 +108,6 @@ class Judge:
         self, call: AttentionCall, answer: Answer, module: nn.Module | None, context: TokenContext | None, followed: bool
     ) -> Verdict | None:
         """What the evidence says; None where the rules of the call say more."""
-        if isinstance(call, FusedCall) and _as_it_stands(call, answer, module):
-            return Verdict(checked(call), True, evidence=answer.why)
         fused = not isinstance(call, SoftmaxCall)
         if answer.kind == "cross":
             return Verdict(None, True, f"{CROSS} ({answer.why})", _crossing(call, module, context), evidence=answer.why)
@@ -242,14 +240,6 @@ def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, contex
     if isinstance(found, str):
         return Verdict(None, True, found)
     return Verdict(DiagonalCall(call.operator, trimmed(found, None if context is None else context.length)), True)
-
-
-def _as_it_stands(call: FusedCall, answer: Answer, module: nn.Module | None) -> bool:
-    """Whether nothing has to be moved: the ordinary call, which every layer of most models makes."""
-    plain = answer.kind == "self" and answer.layout is None and not (answer.buffer or answer.behind or answer.joined)
-    shape = call.query.shape
-    grouped = module is not None and "num_key_value_groups" in module.__dict__  # its heads may be packed where queries should be
-    return plain and len(shape) == 4 and shape[2] == call.key.shape[2] and not grouped
 
 
 def _with_heads(call: FusedCall) -> FusedCall:
