@@ -74,8 +74,11 @@ def keys_present(operator: Operator) -> list[str]:
 
 def _has_kernel(name: str, key: str) -> bool:
     """Whether ``get_kernel`` would find one; asked before, for it takes 50 us to say that there is none, and most rows have none."""
-    schemas: object = torch._C._jit_get_schemas_for_operator(name.partition(".")[0])
-    return bool(schemas) and bool(torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, key))
+    base, _, overload = name.partition(".")
+    schemas: list[Any] = torch._C._jit_get_schemas_for_operator(base)
+    if all(schema.overload_name != overload for schema in schemas):  # asking for the kernel of an unknown overload raises
+        return False
+    return bool(torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, key))
 
 
 def _device_present(key: str) -> bool:
