@@ -5,6 +5,7 @@ return float32 in [0, 1], and take no part in the autograd graph.
 """
 
 from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp, weights_at_keys
+from attviz.kernels.passes import mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp
 from attviz.kernels.qk import diagonal_from_qk, summary_from_qk
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import AGGREGATES, RowSummary, head_aggregates
@@ -22,8 +23,11 @@ __all__ = [
     "diagonal_from_weights",
     "diagonal_of_bias",
     "head_aggregates",
+    "mass_from_logsumexp",
     "merge_by_token",
     "on_gpu",
+    "reach_from_logsumexp",
+    "received_from_logsumexp",
     "rows_of_logsumexp",
     "self_scores",
     "summary_from_logsumexp",

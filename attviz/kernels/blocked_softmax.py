@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 _BLOCK_Q = 128
@@ -59,22 +61,29 @@ def row_sums(query: Tensor, key: Tensor, rules: ScoreRules) -> Tensor:
         ``[5, num_heads, q_len]`` float32.
     """
     num_heads, q_len, _ = query.shape
+    exact = torch.promote_types(query.dtype, torch.float32)
+    state = _empty_state(num_heads, q_len, exact, query.device)
+    for rows, columns, logits in tiles(query, key, rules):
+        here = RowState(*(total[:, rows] for total in state))
+        _accumulate(here, logits, rows.start + rules.kv_offset - columns.start, columns.start == 0)
+    return _finish(state, rules.sinks).float()
+
+
+def tiles(query: Tensor, key: Tensor, rules: ScoreRules) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Logits of one sequence, tile by tile: which queries, which keys, and ``[num_heads, rows, columns]``; tiles that are wholly hidden are left out."""
+    num_heads, q_len, _ = query.shape
     kv_len = key.shape[1]
     exact = torch.promote_types(query.dtype, torch.float32)
-    out = torch.empty(5, num_heads, q_len, dtype=torch.float32, device=query.device)
     block_k = max(16, _TILE // max(1, num_heads * min(_BLOCK_Q, q_len)))
     for start in range(0, q_len, _BLOCK_Q):
         end = min(start + _BLOCK_Q, q_len)
-        state = _empty_state(num_heads, end - start, exact, query.device)
         low = 0 if rules.left < 0 else max(0, start + rules.alignment - rules.left)
         high = kv_len if rules.right < 0 else min(kv_len, end + rules.alignment + rules.right)
-        for first_key in range(low, high, block_k):
-            last_key = min(first_key + block_k, high)
-            logits = _logits(query[:, start:end], key[:, first_key:last_key], exact, rules)
-            _hide(logits, start, first_key, rules)
-            _accumulate(state, logits, start + rules.kv_offset - first_key, first_key == 0)
-        out[:, :, start:end] = _finish(state, rules.sinks)
-    return out
+        for first in range(low, high, block_k):
+            last = min(first + block_k, high)
+            logits = _logits(query[:, start:end], key[:, first:last], exact, rules)
+            _hide(logits, start, first, rules)
+            yield slice(start, end), slice(first, last), logits
 
 
 def _empty_state(num_heads: int, rows: int, dtype: torch.dtype, device: torch.device) -> RowState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 import torch
 
@@ -13,6 +13,8 @@ from attviz.kernels.summary import RowSummary
 from attviz.kernels.twins import triton_serves, twin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
     from typing_extensions import Unpack
@@ -127,8 +129,26 @@ def summary_from_qk(
     return RowSummary(diagonal, first_token=first, logsumexp=logsumexp, row_entropy=entropy, row_max_logit=largest)
 
 
-def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOptions) -> Tensor:
-    """Check the options, then call the operator outside the graph."""
+class QkRules(NamedTuple):
+    """The options, checked and resolved, in the order of the operators' schemas."""
+
+    scale: float
+    kv_offset: int | None  # None: the last query's own key is the last key
+    bottom_right: bool
+    left: int
+    right: int
+    softcap: float
+    sinks: Tensor | None
+    alibi_slopes: Tensor | None
+    bias: Tensor | None
+    key_mask: Tensor | None
+    cu_seqlens_q: Tensor | None
+    cu_seqlens_k: Tensor | None
+    max_seqlen: int
+
+
+def resolve_options(name: str, query: Tensor, key: Tensor, options: QkOptions) -> QkRules:
+    """Check the options of a function over query and key, and fill in what they leave open."""
     checks.check_query_and_key(name, query, key)
     sinks, slopes = options.get("sinks"), options.get("alibi_slopes")
     bias, key_mask = options.get("bias"), options.get("key_mask")
@@ -149,54 +169,51 @@ def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOption
         kv_offset = checks.resolve_kv_offset(name, kv_offset, query, key)
     left, right = options.get("window_size", (-1, -1))
     right = 0 if options.get("is_causal", False) else right
-    scale = checks.resolve_scale(options.get("scale"), query)
     longest = options.get("max_seqlen") or query.shape[2]
-    rules = (scale, kv_offset, alignment == "bottom_right", left, right, float(softcap), sinks, slopes, bias, key_mask)
+    return QkRules(
+        checks.resolve_scale(options.get("scale"), query), kv_offset, alignment == "bottom_right", left, right, float(softcap),
+        sinks, slopes, bias, key_mask, cu_q, cu_k, longest,
+    )  # fmt: skip
+
+
+def _run(name: str, query: Tensor, key: Tensor, summary: bool, options: QkOptions) -> Tensor:
+    """Check the options, then call the operator outside the graph."""
+    rules = resolve_options(name, query, key, options)
     with torch.no_grad():
-        out: Tensor = _qk_op(query, key, *rules, cu_q, cu_k, longest, summary)
+        out: Tensor = _qk_op(query, key, *rules, summary)
     return out
 
 
-def _in_torch(
-    query: Tensor,
-    key: Tensor,
-    scale: float,
-    kv_offset: int | None,
-    bottom_right: bool,
-    left: int,
-    right: int,
-    softcap: float,
-    sinks: Tensor | None,
-    alibi_slopes: Tensor | None,
-    bias: Tensor | None,
-    key_mask: Tensor | None,
-    cu_seqlens_q: Tensor | None,
-    cu_seqlens_k: Tensor | None,
-    max_seqlen: int,
-    summary: bool,
-) -> Tensor:
+def _in_torch(query: Tensor, key: Tensor, *rules_and_summary: Any) -> Tensor:
     """Blocked torch, one sequence after another: ``[5 if summary else 1, batch, num_heads, q_len]``."""
+    rules, summary = QkRules(*rules_and_summary[:-1]), rules_and_summary[-1]
     batch, num_heads, q_len, _ = query.shape
-    behind = 0.0 if cu_seqlens_q is None else torch.nan  # what no text holds has no weights
+    behind = 0.0 if rules.cu_seqlens_q is None else torch.nan  # what no text holds has no weights
     out = torch.full((5 if summary else 1, batch, num_heads, q_len), behind, dtype=torch.float32, device=query.device)
-    if bias is not None:
-        bias = bias[(None,) * (4 - bias.dim())]
-    for b, queries, keys in _sequences(batch, q_len, key.shape[2], cu_seqlens_q, cu_seqlens_k):
-        shift = (keys.stop - keys.start) - (queries.stop - queries.start)
-        rules = ScoreRules(
-            scale=scale,
-            kv_offset=shift if kv_offset is None else kv_offset,
-            alignment=shift if bottom_right else 0,
-            left=left,
-            right=right,
-            softcap=softcap,
-            sinks=sinks,
-            alibi_slopes=None if alibi_slopes is None else alibi_slopes.expand(batch, num_heads)[b],
-            bias=None if bias is None else bias[b if bias.shape[0] > 1 else 0],
-            key_mask=None if key_mask is None else key_mask[b if key_mask.shape[0] > 1 else 0],
-        )
-        out[:, b, :, queries] = row_sums(query[b, :, queries], key[b, :, keys], rules)[: len(out)]
+    for b, queries, keys, score_rules in each_sequence(query, key, rules):
+        out[:, b, :, queries] = row_sums(query[b, :, queries], key[b, :, keys], score_rules)[: len(out)]
     return out
+
+
+def each_sequence(query: Tensor, key: Tensor, rules: QkRules) -> Iterator[tuple[int, slice, slice, ScoreRules]]:
+    """Batch element, queries, keys and rules of every sequence, packed or not."""
+    batch, num_heads, q_len, _ = query.shape
+    bias, mask, slopes = rules.bias, rules.key_mask, rules.alibi_slopes
+    bias = None if bias is None else bias[(None,) * (4 - bias.dim())]
+    for b, queries, keys in _sequences(batch, q_len, key.shape[2], rules.cu_seqlens_q, rules.cu_seqlens_k):
+        shift = (keys.stop - keys.start) - (queries.stop - queries.start)
+        yield b, queries, keys, ScoreRules(
+            scale=rules.scale,
+            kv_offset=shift if rules.kv_offset is None else rules.kv_offset,
+            alignment=shift if rules.bottom_right else 0,
+            left=rules.left,
+            right=rules.right,
+            softcap=rules.softcap,
+            sinks=rules.sinks,
+            alibi_slopes=None if slopes is None else slopes.expand(batch, num_heads)[b],
+            bias=None if bias is None else bias[b if bias.shape[0] > 1 else 0],
+            key_mask=None if mask is None else mask[b if mask.shape[0] > 1 else 0],
+        )
 
 
 def _sequences(batch: int, q_len: int, kv_len: int, cu_q: Tensor | None, cu_k: Tensor | None) -> list[tuple[int, slice, slice]]:

@@ -125,3 +125,36 @@ def diagonal_from_weights_reference(weights: Tensor, *, kv_offset: int | None = 
     offset = kv_len - q_len if kv_offset is None else kv_offset
     rows = [weights[:, :, i, i + offset].double().clamp(0.0, 1.0) for i in range(q_len)]
     return torch.stack(rows, -1) if rows else weights.new_empty(weights.shape[:3], dtype=torch.float64)
+
+
+def received_from_logsumexp_reference(
+    query: Tensor, key: Tensor, logsumexp: Tensor, query_mask: Tensor | None = None, **options: Unpack[QkOptions]
+) -> Tensor:
+    """Float64 oracle of ``received_from_logsumexp`` and, as the weights it sums, of the other passes, for finite or infinite logsumexp."""
+    weights = weights_reference(query, key, logsumexp, **options)
+    seen = (_packed_logits(query, key, **options) > -1e30) & ~logsumexp.isinf()[..., None]
+    if query_mask is not None:
+        weights, seen = weights * query_mask[:, None, :, None], seen & query_mask[:, None, :, None]
+    return torch.stack((weights.sum(-2), seen.sum(-2).double()))
+
+
+def weights_reference(query: Tensor, key: Tensor, logsumexp: Tensor, **options: Unpack[QkOptions]) -> Tensor:
+    """``exp(logits - logsumexp)`` in float64, ``[batch, num_heads, q_len, kv_len]``; 0 between packed texts and in dead rows."""
+    logits = _packed_logits(query, key, **options)
+    lse = logsumexp.double()[..., None]
+    weights = torch.exp(logits - torch.where(lse.isinf(), 0.0, lse)).clamp(max=1.0)
+    return torch.where(lse.isinf() | (logits == float("-inf")), 0.0, weights)
+
+
+def _packed_logits(query: Tensor, key: Tensor, **options: Unpack[QkOptions]) -> Tensor:
+    """As :func:`dense_logits`, with -inf between the texts where several are packed."""
+    if (cu_q := options.get("cu_seqlens_q")) is None:
+        return dense_logits(query, key, **options)
+    cu_k = options.get("cu_seqlens_k")
+    edges_q, edges_k = cu_q.tolist(), (cu_q if cu_k is None else cu_k).tolist()
+    single = {name: value for name, value in options.items() if not name.startswith("cu_seqlens")}
+    logits = torch.full((*query.shape[:3], key.shape[2]), float("-inf"), dtype=torch.float64, device=query.device)
+    for a, b, c, d in zip(edges_q, edges_q[1:], edges_k, edges_k[1:], strict=False):
+        if a < b:
+            logits[:, :, a:b, c:d] = dense_logits(query[:, :, a:b], key[:, :, c:d], **single)  # type: ignore[arg-type]
+    return logits

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attviz.kernels.tokens import SEGMENT_CHUNK
-from attviz.kernels.triton import logsumexp, qk, tokens, weights
+from attviz.kernels.triton import logsumexp, mass, qk, received, tokens, weights
 from benchmarks.kernels.compile import Report
 
 BATCH, Q_LEN, NUM_HEADS = 2, 4096, 32
@@ -85,10 +85,31 @@ def qk_case(label: str, query: Tensor, key: Tensor, options: str = "", *, causal
     return Case(f"qk {label}", lambda: qk.launch(query, key, *rules, "summary" in options), matrix=True, vector=vector)
 
 
+def pass_case(kernel: str, label: str, query: Tensor, key: Tensor, options: str = "", *, vector: bool = False) -> Case:
+    """``options``: some of window, softcap, alibi, bias, padding, packed, queries (a mask of them), reach, features (64 of them)."""
+    batch, heads, q_len, _ = query.shape
+    kv_len = key.shape[2]
+    bias = meta(batch, 1, q_len, kv_len, dtype=query.dtype) if "bias" in options else None
+    mask = meta(batch, kv_len, dtype=torch.bool) if "padding" in options else None
+    slopes, edges = meta(heads) if "alibi" in options else None, meta(5, dtype=torch.int32) if "packed" in options else None
+    if edges is not None:
+        query, key, batch = query[:1], key[:1], 1
+    lse, window = meta(batch, heads, q_len), (1024 if "window" in options else -1, 0)
+    rules = (0.1, None, True, *window, 30.0 if "softcap" in options else 0.0, slopes, bias, mask, edges, edges, q_len)
+    if kernel == "received":
+        of_queries = meta(batch, q_len, dtype=torch.bool) if "queries" in options else None
+        return Case(f"received {label}", lambda: received.launch(query, key, lse, of_queries, *rules), matrix=True, vector=vector)
+    features = None if "reach" in options else meta(1, kv_len, 64 if "features" in options else 2)
+    reach = 128 if "reach" in options else -1
+    return Case(f"mass {label}", lambda: mass.launch(query, key, lse, features, reach, *rules), matrix=True, vector=vector)
+
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SIZES = [("bf16", d) for d in (16, 32, 64, 80, 128, 256)] + [("fp16", 64), ("fp32", 16), ("fp32", 32), ("fp32", 64), ("fp32", 128)]
+KERNELS = ("logsumexp", "qk", "qk_bias", "received", "mass")  # of the table of tiles
 ODD_SIZES = ((1, 1, 1, 1, 16), (1, 8, 1, 33, 64), (3, 1, 1, 7, 40), (1, 4, 4, 1, 128), (2, 6, 2, 1, 1))
 ALL = "summary, window, softcap, sinks, alibi, padding"
+OF_PASSES = "window, softcap, alibi, bias, padding"
 
 
 def variants(kernel: str, dtype: torch.dtype, head_dim: int) -> Iterator[Case]:
@@ -105,6 +126,13 @@ def variants(kernel: str, dtype: torch.dtype, head_dim: int) -> Iterator[Case]:
     elif kernel == "qk":
         yield qk_case(f"{label} causal", query, key, vector=vector)
         yield qk_case(f"{label} causal, {ALL}", query, key, ALL)
+    elif kernel == "received":
+        yield pass_case(kernel, label, query, key, vector=vector)
+        yield pass_case(kernel, f"{label}, {OF_PASSES}, queries", query, key, f"{OF_PASSES} queries")
+    elif kernel == "mass":
+        yield pass_case(kernel, label, query, key, vector=vector)
+        yield pass_case(kernel, f"{label}, reach, {OF_PASSES}", query, key, f"{OF_PASSES} reach")
+        yield pass_case(kernel, f"{label}, 64 features, {OF_PASSES}", query, key, f"{OF_PASSES} features")
     else:
         yield qk_case(f"{label} causal, bias", query, key, "bias")
         yield qk_case(f"{label} causal, bias, {ALL}", query, key, f"bias {ALL}")
@@ -121,6 +149,8 @@ def odd_cases() -> Iterator[Case]:
         yield Case(f"weights fp32 {label}", lambda shape=(batch, heads, length, length): weights.launch(meta(*shape), 0, True))
         if head_dim > 1:
             yield qk_case(f"fp32 {label}", query, key, "summary sinks")
+            yield pass_case("received", f"fp32 {label}", query, key, "bias")
+            yield pass_case("mass", f"fp32 {label}", query, key, "bias")
     last = [meta(head_dim, BATCH, 65, heads, dtype=torch.bfloat16).permute(1, 3, 2, 0) for head_dim, heads in ((64, 6), (64, 3))]
     yield logsumexp_case("bf16 d64, heads last", *last)
     yield qk_case("bf16 d64, heads last", *last)
@@ -128,6 +158,8 @@ def odd_cases() -> Iterator[Case]:
     yield logsumexp_case("fp16 d64, heads 2**29 elements apart", *far)
     yield logsumexp_case("fp16 d64, heads 2**29 elements apart, aggregates", *far, extras=True)
     yield qk_case("fp16 d64, heads 2**29 elements apart", *far)
+    for kernel in ("received", "mass"):
+        yield pass_case(kernel, "fp16 d64, heads 2**29 elements apart", *far)
     query, key = tensors(torch.bfloat16, 128)
     yield logsumexp_case("bf16 d128, packed, a row of each text", query[:1], key[:1], "packed texts")
 
@@ -143,6 +175,8 @@ SHOWN = (
         "weights fp16",
         "weights fp16, aggregates",
     ),
+    *("received bf16 d64", "received bf16 d128", "received fp32 d64", "mass bf16 d64", "mass bf16 d128", "mass fp32 d64"),
+    f"mass bf16 d128, reach, {OF_PASSES}",
     "tokens fp32, heads 32",
 )
 
@@ -156,13 +190,15 @@ def cases() -> Iterator[Case]:
 
 
 def _regular() -> Iterator[Case]:
-    for kernel in ("logsumexp", "qk", "qk_bias"):
+    for kernel in KERNELS:
         for name, head_dim in SIZES:
             yield from variants(kernel, DTYPES[name], head_dim)
     query, key = tensors(torch.bfloat16, 128)
     yield qk_case("fp16 d64 full", *tensors(torch.float16, 64), causal=False)
     for options in ("summary", "window", "softcap", "sinks", "alibi", "padding", "packed"):
         yield qk_case(f"bf16 d128 causal, {options}", query, key, options)
+    for kernel in ("received", "mass"):
+        yield pass_case(kernel, "bf16 d128, packed", query, key, "packed queries")
     for name, dtype in DTYPES.items():
         matrix = meta(BATCH, NUM_HEADS, Q_LEN, Q_LEN, dtype=dtype)
         yield Case(f"weights {name}", lambda matrix=matrix: weights.launch(matrix, 0, False))

@@ -2,6 +2,7 @@
 
 python -m benchmarks.kernels.tiles            # all architectures; rows that are clean stay as they are
 python -m benchmarks.kernels.tiles gfx1100    # one of them
+python -m benchmarks.kernels.tiles --kernel received
 
 What was measured on a GPU (``measured`` in the table) is left alone. Where no candidate is clean, or the compiler has no matrix instruction
 for an architecture, the row becomes null, and torch serves.
@@ -18,7 +19,7 @@ import torch
 
 from attviz.kernels.triton.launch import TABLE, tuned
 from attviz.kernels.twins import MAX_HEAD_DIM_SINGLE, NoTile
-from benchmarks.kernels.cases import variants
+from benchmarks.kernels.cases import KERNELS, variants
 from benchmarks.kernels.compile import TARGETS, compile_launch
 from benchmarks.kernels.tune import Blocks, layout, using
 
@@ -34,6 +35,8 @@ def candidates(kernel: str) -> Iterator[Blocks]:
     """Tiles from the largest down."""
     if kernel == "logsumexp":
         yield from ({"BLOCK_Q": rows, "num_warps": warps} for rows, warps in LOGSUMEXP)
+    elif kernel == "received":  # a program holds a block of keys, and walks over queries
+        yield from ({"BLOCK_Q": k, "BLOCK_K": q, "num_warps": warps, "num_stages": stages} for q, k, warps, stages in QK)
     else:
         yield from ({"BLOCK_Q": q, "BLOCK_K": k, "num_warps": warps, "num_stages": stages} for q, k, warps, stages in QK)
 
@@ -70,9 +73,12 @@ def choose(arch: str, kernel: str, dtype: torch.dtype, head_dim: int) -> Blocks 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("archs", nargs="*", help=f"some of {', '.join(TARGETS)}; default all")
+    parser.add_argument("--kernel", choices=KERNELS, action="append", help="only this one; may be given several times")
+    arguments = parser.parse_args(argv)
     table = json.loads(TABLE.read_text())
-    for arch in parser.parse_args(argv).archs or TARGETS:
-        for kernel, rows in table["kernels"].items():
+    for arch in arguments.archs or TARGETS:
+        for kernel in arguments.kernel or KERNELS:
+            rows = table["kernels"][kernel]
             for dtype, widths in ((torch.bfloat16, (16, 32, 64, 128, 256)), (torch.float32, (16, 32, 64, 128, 256))):
                 for head_dim in widths:
                     if arch in table["measured"] or (kernel != "logsumexp" and dtype is torch.float32 and head_dim > MAX_HEAD_DIM_SINGLE):

@@ -38,25 +38,31 @@ def candidates(kernel: str) -> Iterator[Blocks]:
         for block_q, warps in itertools.product((16, 32, 64, 128), (2, 4, 8)):
             yield {"BLOCK_Q": block_q, "num_warps": warps}
     else:
-        for block_q, block_k, warps, stages in itertools.product((64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4)):
-            yield {"BLOCK_Q": block_q, "BLOCK_K": block_k, "num_warps": warps, "num_stages": stages}
+        held, walked = ("BLOCK_K", "BLOCK_Q") if kernel == "received" else ("BLOCK_Q", "BLOCK_K")
+        for large, small, warps, stages in itertools.product((64, 128), (16, 32, 64, 128), (4, 8), (1, 2, 3, 4)):
+            yield {held: large, walked: small, "num_warps": warps, "num_stages": stages}
 
 
 def call(kernel: str, head_dim: int, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     """A Llama-like layer through the public function."""
-    from attviz.kernels import diagonal_from_logsumexp, diagonal_from_qk
+    from attviz.kernels import diagonal_from_logsumexp, diagonal_from_qk, mass_from_logsumexp, received_from_logsumexp
 
     query, key = Shape("tune", 1, 32, 8, 4096, head_dim, dtype, True).make()
+    logsumexp = torch.full((1, 32, 4096), 9.0, device="cuda")
     if kernel == "logsumexp":
-        logsumexp = torch.zeros(1, 32, 4096, device="cuda")
         return lambda: diagonal_from_logsumexp(query, key, logsumexp)
+    if kernel == "received":
+        return lambda: received_from_logsumexp(query, key, logsumexp, is_causal=True)
+    if kernel == "mass":
+        features = torch.rand(4096, 16, device="cuda")
+        return lambda: mass_from_logsumexp(query, key, logsumexp, features, is_causal=True)
     bias = torch.zeros(1, 1, 4096, 4096, device="cuda", dtype=dtype) if kernel == "qk_bias" else None
     return lambda: diagonal_from_qk(query, key, is_causal=True, bias=bias)
 
 
 def home(kernel: str) -> str:
     """Where the launch function of a kernel asks the table."""
-    return "attviz.kernels.triton.logsumexp" if kernel == "logsumexp" else "attviz.kernels.triton.qk"
+    return f"attviz.kernels.triton.{'qk' if kernel == 'qk_bias' else kernel}"
 
 
 @contextlib.contextmanager

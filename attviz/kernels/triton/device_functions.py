@@ -6,6 +6,7 @@ import triton.language as tl
 LOWEST = tl.constexpr(-3.4028234663852886e38)  # finfo(float32).min
 NEVER = tl.constexpr(-1.7014117331926443e38)  # half of it: a logsumexp below says that every key carries a finfo.min mask
 INFINITY = tl.constexpr(float("inf"))
+LOG2E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
@@ -35,6 +36,15 @@ def weigh(exponent, seen, logsumexp, sink, kv_len, HAS_SINK: tl.constexpr):
     if not HAS_SINK:
         weights = tl.where(logsumexp <= NEVER, 1.0 / kv_len, weights)
     return tl.where(seen & (tl.abs(logsumexp) != INFINITY), weights, 0.0)
+
+
+@triton.jit
+def weigh_tile(logits, lse, alive, kv_len):
+    """Weights of a tile from base-2 logits and the natural log-sum-exp of its rows; 0 where a row is dead or a key hidden."""
+    weights = tl.exp2(logits - tl.where(alive, lse, 0.0) * LOG2E)
+    weights = tl.where(weights > 1.0, 1.0, weights)
+    weights = tl.where(lse <= NEVER, 1.0 / kv_len, weights)
+    return tl.where(alive & (logits != -INFINITY), weights, 0.0)
 
 
 @triton.jit

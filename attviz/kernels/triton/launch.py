@@ -59,7 +59,8 @@ def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> Mappin
     """Block sizes, warps and stages from the committed table: the row of this architecture, or of one alike, or else the default row.
 
     Args:
-        kernel: ``"logsumexp"``, ``"qk"``, or ``"qk_bias"`` (a tile of bias takes registers, so the tiles are smaller).
+        kernel: ``"logsumexp"``, ``"qk"``, ``"qk_bias"`` (a tile of bias takes registers, so the tiles are smaller), ``"received"``
+            or ``"mass"``.
         arch: As :func:`architecture` names it.
         head_pad: ``head_dim`` rounded up to a power of two.
         single: The inputs are float32, whose tiles take twice the room.

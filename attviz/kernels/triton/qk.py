@@ -8,10 +8,9 @@ import torch
 import triton
 import triton.language as tl
 
-from attviz.kernels.triton.device_functions import INFINITY, LOWEST, soft_cap
+from attviz.kernels.triton.device_functions import INFINITY, LOG2E, LOWEST, soft_cap
 from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, tuned
 
-LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 FLOOR = tl.constexpr(-1e30)  # shifted logits below this weigh exactly 0; the bound keeps 0 * inf out of the entropy
 

@@ -1,0 +1,242 @@
+"""One pass over all pairs of query and key, with the log-sum-exp of the rows known: what keys receive, and sums over a row's keys.
+
+``A[i, j] = exp(s_ij - logsumexp_i)`` holds of every pair, so a tile of weights is made, summed up and forgotten: O(q_len * kv_len * head_dim)
+work, O(q_len + kv_len) memory, float32 throughout. No running maximum is needed, and no second pass.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attviz.errors import ArgumentError, ShapeError
+from attviz.kernels import checks
+from attviz.kernels.blocked_softmax import tiles
+from attviz.kernels.qk import QkOptions, QkRules, each_sequence, resolve_options
+from attviz.kernels.self_score import rows_of_logsumexp
+from attviz.kernels.twins import triton_serves, twin
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+    from typing_extensions import Unpack
+
+_NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
+_HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
+
+
+def received_from_logsumexp(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    logsumexp: Float[Tensor, "batch num_heads q_len"],
+    *,
+    query_mask: Bool[Tensor, "batch q_len"] | None = None,
+    **options: Unpack[QkOptions],
+) -> Float[Tensor, "2 batch num_heads kv_len"]:
+    """Weight that each key receives from all queries together, ``sum_i A[i, j]``, and the number of queries that can see it.
+
+    One launch on the GPU: a block of keys walks over the queries. A query that sees no key gives nothing.
+
+    Args:
+        query: After positional encoding, any float dtype and strides.
+        key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
+        logsumexp: Natural logarithm of each row, learned sinks included.
+        query_mask: True where the query counts.
+        **options: Those of :func:`diagonal_from_qk`, without ``sinks``.
+
+    Returns:
+        Column sums and counts, float32, outside the autograd graph; 0 at keys of no packed text.
+
+    Raises:
+        ShapeError: If sizes disagree.
+        DtypeError: If a tensor is of another kind or on another device.
+        ArgumentError: If options exclude each other, or sinks are given.
+
+    Example:
+        >>> query = torch.zeros(1, 1, 3, 16)
+        >>> logsumexp = torch.log(torch.tensor([[[1.0, 2.0, 3.0]]]))
+        >>> received_from_logsumexp(query, query, logsumexp, is_causal=True)[:, 0, 0]
+        tensor([[1.8333, 0.8333, 0.3333],
+                [3.0000, 2.0000, 1.0000]])
+    """
+    name = "received_from_logsumexp"
+    rules, rows = _resolved(name, query, key, logsumexp, options)
+    batch, _, q_len, _ = query.shape
+    checks.check_mask(name, "query_mask", query_mask, ((batch, q_len),))
+    with torch.no_grad():
+        out: Tensor = _received_op(query, key, rows, query_mask, *rules)
+    return out
+
+
+def mass_from_logsumexp(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    logsumexp: Float[Tensor, "batch num_heads q_len"],
+    features: Float[Tensor, "*batch kv_len num_features"],
+    **options: Unpack[QkOptions],
+) -> Float[Tensor, "batch num_heads q_len num_features"]:
+    """Sums over the keys of each row, ``sum_j A[i, j] features[j, f]``: the mass on sets of keys, a mean position, a mean value.
+
+    What a fused kernel would give with the features as its values, in float32 instead of its own 16 bits. A query behind the last packed
+    text gives NaN.
+
+    Args:
+        query: After positional encoding, any float dtype and strides.
+        key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
+        logsumexp: Natural logarithm of each row, learned sinks included.
+        features: Of each key, or of each key of each batch element; bool counts as 0 and 1.
+        **options: Those of :func:`diagonal_from_qk`, without ``sinks``.
+
+    Raises:
+        ShapeError: If sizes disagree.
+        DtypeError: If a tensor is of another kind or on another device.
+        ArgumentError: If options exclude each other, or sinks are given.
+
+    Example:
+        >>> query, first = torch.zeros(1, 1, 2, 16), torch.tensor([[1.0], [0.0]])
+        >>> mass_from_logsumexp(query, query, torch.log(torch.tensor([[[1.0, 2.0]]])), first, is_causal=True).flatten()
+        tensor([1.0000, 0.5000])
+    """
+    rules, rows = _resolved("mass_from_logsumexp", query, key, logsumexp, options)
+    features = features if features.dim() == 3 else features[None]
+    if features.dim() != 3 or features.shape[0] not in (1, query.shape[0]) or features.shape[1] != key.shape[2]:
+        raise ShapeError(
+            f"mass_from_logsumexp: features must be [kv_len, num_features] or [batch, kv_len, num_features] with batch={query.shape[0]} "
+            f"kv_len={key.shape[2]}, got {tuple(features.shape)}."
+        )
+    with torch.no_grad():
+        out: Tensor = _mass_op(query, key, rows, features.to(torch.float32), -1, *rules)
+    return out
+
+
+def reach_from_logsumexp(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    logsumexp: Float[Tensor, "batch num_heads q_len"],
+    *,
+    reach: int = -1,
+    **options: Unpack[QkOptions],
+) -> Float[Tensor, "batch num_heads q_len 2"]:
+    """Mass of each row within ``reach`` keys of its own (-1: all), and the sum ``sum_j A[i, j] abs(j - own_i)`` over the same keys.
+
+    Takes the options of :func:`mass_from_logsumexp`; ``kv_offset`` says which key is a query's own.
+
+    Example:
+        >>> query = torch.zeros(1, 1, 3, 16)
+        >>> reach_from_logsumexp(query, query, torch.log(torch.full((1, 1, 3), 3.0)), reach=1)[0, 0]
+        tensor([[0.6667, 0.3333],
+                [1.0000, 0.6667],
+                [0.6667, 0.3333]])
+    """
+    rules, rows = _resolved("reach_from_logsumexp", query, key, logsumexp, options)
+    with torch.no_grad():
+        out: Tensor = _mass_op(query, key, rows, None, reach, *rules)
+    return out
+
+
+def _resolved(name: str, query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions) -> tuple[tuple[Any, ...], Tensor]:
+    """The options in the order of the schemas, and the log-sum-exp as rows."""
+    rules = resolve_options(name, query, key, options)
+    if rules.sinks is not None:
+        raise ArgumentError(f"{name}: sinks belong into the logsumexp, torch.logaddexp(logsumexp, sinks[:, None]); leave them out here.")
+    checks.check_floating(name, query=query, logsumexp=logsumexp)
+    batch, num_heads, q_len, _ = query.shape
+    return (*rules[:6], *rules[7:]), rows_of_logsumexp(logsumexp, batch, num_heads, q_len)
+
+
+def _with_sinks(rules: tuple[Any, ...]) -> QkRules:
+    return QkRules(*rules[:6], None, *rules[6:])
+
+
+def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
+    """One tile of weights ``[num_heads, rows, columns]``; a dead row weighs 0, one that ``finfo.min`` hides is uniform."""
+    lse = logsumexp.to(logits.dtype)[..., None]
+    weights = torch.exp(logits - lse).clamp_(max=1.0)
+    weights = torch.where(lse <= _NEVER, 1.0 / max(kv_len, 1), weights)
+    return torch.where(lse.isinf() | (logits == -torch.inf), 0.0, weights)
+
+
+def _received_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, query_mask: Tensor | None, *rules: Any) -> Tensor:
+    batch, num_heads, _, _ = query.shape
+    out = torch.zeros(2, batch, num_heads, key.shape[2], dtype=torch.float32, device=query.device)
+    for b, queries, keys, score_rules in each_sequence(query, key, _with_sinks(rules)):
+        lse, here = logsumexp[b, :, queries], out[:, b, :, keys]
+        for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
+            alive = lse[:, rows].isinf().logical_not_()
+            if query_mask is not None:
+                alive = alive & query_mask[b if len(query_mask) > 1 else 0, queries][rows]
+            weights = _weights(logits, lse[:, rows], keys.stop - keys.start) * alive[..., None]
+            here[0, :, columns] += weights.sum(1).float()
+            here[1, :, columns] += ((logits > _HIDDEN) & alive[..., None]).sum(1)
+    return out
+
+
+def _mass_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, reach: int, *rules: Any) -> Tensor:
+    batch, num_heads, q_len, _ = query.shape
+    resolved = _with_sinks(rules)
+    behind = 0.0 if resolved.cu_seqlens_q is None else torch.nan
+    width = 2 if features is None else features.shape[2]
+    out = torch.full((batch, num_heads, q_len, width), behind, dtype=torch.float32, device=query.device)
+    for b, queries, keys, score_rules in each_sequence(query, key, resolved):
+        lse, here = logsumexp[b, :, queries], out[b, :, queries].zero_()
+        for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
+            weights = _weights(logits, lse[:, rows], keys.stop - keys.start)
+            if features is None:
+                own = torch.arange(rows.start, rows.stop, device=query.device) + score_rules.kv_offset
+                distance = (torch.arange(columns.start, columns.stop, device=query.device) - own[:, None]).abs()
+                weights = weights if reach < 0 else weights * (distance <= reach)
+                here[:, rows] += torch.stack((weights.sum(-1), (weights * distance).sum(-1)), -1).float()
+            else:
+                of_keys = features[b if len(features) > 1 else 0, keys][columns]
+                here[:, rows] += (weights @ of_keys.to(weights.dtype)).float()
+    return out
+
+
+_RULES = (
+    "float scale, SymInt? kv_offset, bool bottom_right, SymInt left, SymInt right, float softcap, Tensor? alibi_slopes, Tensor? bias, "
+    "Tensor? key_mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, SymInt max_seqlen) -> Tensor"
+)
+_received_op = torch.library.custom_op(
+    "attviz::received_from_logsumexp",
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, Tensor logsumexp, Tensor? query_mask, {_RULES}",
+)(_received_in_torch)
+_mass_op = torch.library.custom_op(
+    "attviz::mass_from_logsumexp",
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, Tensor logsumexp, Tensor? features, SymInt reach, {_RULES}",
+)(_mass_in_torch)
+
+
+@_received_op.register_fake
+def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
+    return query.new_empty((2, *query.shape[:2], key.shape[2]), dtype=torch.float32)
+
+
+@_mass_op.register_fake
+def _(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, *rest: object) -> Tensor:
+    width = 2 if features is None else features.shape[2]
+    return query.new_empty((*query.shape[:3], width), dtype=torch.float32)
+
+
+@_received_op.register_kernel("cuda")
+def _(query: Tensor, *rest: Any) -> Tensor:
+    def launch() -> Tensor:
+        from attviz.kernels.triton.received import launch
+
+        return launch(query, *rest)
+
+    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
+    return twin("received_from_logsumexp", kind, serves, launch, lambda: _received_in_torch(query, *rest))
+
+
+@_mass_op.register_kernel("cuda")
+def _(query: Tensor, *rest: Any) -> Tensor:
+    def launch() -> Tensor:
+        from attviz.kernels.triton.mass import launch
+
+        return launch(query, *rest)
+
+    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
+    return twin("mass_from_logsumexp", kind, serves, launch, lambda: _mass_in_torch(query, *rest))
