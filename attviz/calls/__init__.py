@@ -4,7 +4,8 @@ from attviz.calls.banded import DiagonalCall
 from attviz.calls.call import AttentionCall, RowFacts
 from attviz.calls.fused import FusedCall
 from attviz.calls.packed import PackedCall
+from attviz.calls.padded import PaddedCall
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 
-__all__ = ["AttentionCall", "DiagonalCall", "FusedCall", "PackedCall", "RowFacts", "ScoredCall", "SoftmaxCall"]
+__all__ = ["AttentionCall", "DiagonalCall", "FusedCall", "PackedCall", "PaddedCall", "RowFacts", "ScoredCall", "SoftmaxCall"]

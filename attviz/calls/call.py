@@ -102,6 +102,16 @@ class AttentionCall:
         features = features[:, None] if features.ndim == 3 else features
         return torch.cat([block @ features for _, block in self.blocks()], -2)
 
+    def within(self, reach: int = -1) -> Float[Tensor, "batch num_heads q_len 2"]:
+        """Mass on the keys within ``reach`` of the own one (-1: all), and the sum of their weights times their distance."""
+        own, keys = self.own_keys(), torch.arange(self.shape[3], device=self.device)
+        parts = []
+        for span, block in self.blocks():
+            distance = (keys - own[..., span, None]).abs()
+            near = block if reach < 0 else block * (distance <= reach)
+            parts.append(torch.stack((near.sum(-1), (near * distance).sum(-1)), -1))
+        return torch.cat(parts, -2)
+
     def summary(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys of each row; made once, however many ask."""
         try:

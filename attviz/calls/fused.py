@@ -138,6 +138,10 @@ class FusedCall(ScoreCall):
             scores = scores.masked_fill_(~bias, -torch.inf) if bias.dtype is torch.bool else scores.add_(bias)
         return scores.masked_fill_(keys > rows, -torch.inf) if self.is_causal else scores
 
+    def pass_options(self) -> QkOptions | None:
+        """The rules for a pass over all pairs, where the host knows which key is a query's own."""
+        return None if isinstance(self.kv_offset, Tensor) else self._rules(self.kv_offset)
+
     def _rules(self, kv_offset: int) -> QkOptions:
         return {
             "scale": self.scale,

@@ -11,24 +11,11 @@ from attviz.calls.call import RowFacts
 from attviz.calls.deferred import Deferred
 from attviz.calls.scores import ScoreCall
 from attviz.calls.trust import known, settled
-from attviz.errors import ShapeError
 from attviz.kernels import diagonal_from_qk, on_gpu, rows_of_logsumexp, summary_from_qk, weights_at_keys
 from attviz.kernels.qk import QkOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-
-
-class Padding(NamedTuple):
-    """Where the tokens of packed texts stood before they were cut out: True at the real ones.
-
-    Attributes:
-        queries: ``[batch, q_len]``.
-        keys: ``[batch, kv_len]``.
-    """
-
-    queries: Bool[Tensor, "batch q_len"]
-    keys: Bool[Tensor, "batch kv_len"]
 
 
 class Alignment(NamedTuple):
@@ -44,10 +31,9 @@ class PackedCall(ScoreCall):
 
     Attributes:
         options: The rules, as :func:`attviz.kernels.diagonal_from_qk` takes them.
-        padding: Set where packed texts are to be answered in the padded rows that they were cut out of.
     """
 
-    __slots__ = ("_aligned", "_padded", "cu_seqlens", "options", "padding")
+    __slots__ = ("_aligned", "cu_seqlens", "options")
 
     def __init__(
         self,
@@ -62,19 +48,16 @@ class PackedCall(ScoreCall):
         self.operator, self.query, self.key, self.logsumexp, self.scale = operator, query, key, logsumexp, scale
         self.options, self.sinks, self._rows_lse = options, options.get("sinks"), None
         self.cu_seqlens = options.get("cu_seqlens_q")
-        self.padding: Padding | None = None
         self._aligned: Alignment | None = None
-        self._padded: PackedCall | None = None
         self.kv_offset = 0 if self.cu_seqlens is not None else key.shape[2] - query.shape[2]
 
     # ---- the diagonal
 
     def defer(self) -> Deferred:
         """The diagonal, from the kernel's log-sum-exp where it has one that is right."""
-        packed = self._diagonal()
-        return Deferred(packed if self.padding is None else _spread(packed, self.padding.queries), bounded=True)
+        return Deferred(self.diagonal(), bounded=True)
 
-    def _diagonal(self) -> Float[Tensor, "batch num_heads q_len"]:
+    def diagonal(self) -> Float[Tensor, "batch num_heads q_len"]:
         """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
         query = self.query
 
@@ -125,33 +108,18 @@ class PackedCall(ScoreCall):
 
     # ---- answers
 
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """``(batch, num_heads, q_len, kv_len)``, of the padded rows where the texts have some."""
-        if self.padding is None:
-            return super().shape
-        return (*self.padding.queries.shape[:1], self.query.shape[1], self.padding.queries.shape[1], self.padding.keys.shape[1])
-
     def own_keys(self) -> Int[Tensor, "#batch 1 q_len"]:
         """The key that is each query's own."""
-        return self._in_rows().own_keys() if self.padding is not None else self._alignment().own
+        return self._alignment().own
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query, key, log-sum-exp of the rows and what is added to the scaled scores."""
         if self.options.get("softcap"):
             raise self.cannot("QueryKey", "its scores are capped, so they are no sum of a product and a bias")
-        return super().pairs() if self.padding is None else self._in_rows().pairs()
-
-    def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
-        """Weight of each query on the key ``offset`` after its own; NaN where its text has no such key."""
-        if self.padding is not None:
-            return self._in_rows().own(offset)
-        return super().own(offset)
+        return super().pairs()
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
-        if self.padding is not None:
-            return self._in_rows().at(index, bounded=bounded)
         plain = self._masked_keys() is None and self.options.get("alibi_slopes") is None and (bounded or self.cu_seqlens is None)
         if on_gpu(self.query) and plain:
             return self._in_one_launch(self.denominator(), index=index)
@@ -161,19 +129,17 @@ class PackedCall(ScoreCall):
             weights = torch.where((index >= aligned.first) & (index < aligned.end), weights, torch.nan)
         return weights if self.cu_seqlens is None else torch.where(self._in_a_text(), weights, torch.nan)
 
-    def rows(self, queries: Int[Tensor, "*batch n"]) -> Float[Tensor, "batch num_heads n kv_len"]:
-        """Whole rows of some queries; 0 outside their text."""
-        return super().rows(queries) if self.padding is None else self._in_rows().rows(queries)
-
     def summarise(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys of each row."""
-        if self.padding is not None:
-            return self._in_rows().summary()
         if self._masked_keys() is not None:
             return super().summarise()
         rows = summary_from_qk(self.query, self.key, **self.options)
         assert rows.row_entropy is not None
         return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
+
+    def pass_options(self) -> QkOptions | None:
+        """The rules for a pass over all pairs; the log-sum-exp holds the sinks."""
+        return {**self.options, "sinks": None}
 
     # ---- rules
 
@@ -252,20 +218,9 @@ class PackedCall(ScoreCall):
         assert self.cu_seqlens is not None
         return torch.arange(self.query.shape[2], device=self.query.device) < self.cu_seqlens[-1]
 
-    def _in_rows(self) -> PackedCall:
-        """The same attention with every text in a padded row of its own."""
-        if self._padded is None:
-            assert self.padding is not None
-            query, key = _padded(self.query.detach(), self.padding.queries), _padded(self.key.detach(), self.padding.keys)
-            if key.shape[2] < query.shape[2]:
-                raise ShapeError(f"{self.operator}: padded rows of {query.shape[2]} queries have only {key.shape[2]} keys.")
-            options: QkOptions = {**self.options, "key_mask": self.padding.keys, "cu_seqlens_q": None, "cu_seqlens_k": None}
-            self._padded = PackedCall(self.operator, query, key, None, options)
-        return self._padded
-
     def visible(self) -> Int[Tensor, "#batch #num_heads q_len"]:
         """Number of keys that each query can see, by the rules alone."""
-        if self.padding is not None or self._masked_keys() is not None:
+        if self._masked_keys() is not None:
             return super().visible()
         own, first, end = self._alignment()
         left, right = self.options.get("window_size", (-1, -1))
@@ -279,19 +234,3 @@ class PackedCall(ScoreCall):
 
 def _of_rows(values: Int[Tensor, "1 1 q_len"], rows: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     return values[0, 0][rows]
-
-
-def _spread(packed: Float[Tensor, "1 rows total"], kept: Bool[Tensor, "batch length"]) -> Float[Tensor, "batch rows length"]:
-    """Values of packed texts back in their padded rows, NaN where these hold no token."""
-    positions = (kept.flatten().cumsum(0) - 1).clamp(0, packed.shape[2] - 1).view_as(kept)
-    return torch.where(kept[:, None], packed[0][:, positions].transpose(0, 1), torch.nan)
-
-
-def _padded(
-    packed: Float[Tensor, "1 heads total head_dim"], kept: Bool[Tensor, "batch length"]
-) -> Float[Tensor, "batch heads length head_dim"]:
-    """Queries or keys of packed texts back in their padded rows, 0 where these hold no token."""
-    heads, _, head_dim = packed.shape[1:]
-    flat = packed.transpose(2, 3).reshape(1, heads * head_dim, -1)
-    padded: Tensor = _spread(flat, kept).nan_to_num_(0.0).unflatten(1, (heads, head_dim))
-    return padded.transpose(2, 3)

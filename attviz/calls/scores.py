@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from attviz.calls.call import AttentionCall, RowFacts
-from attviz.kernels import self_scores
+from attviz.kernels import mass_from_logsumexp, on_gpu, reach_from_logsumexp, received_from_logsumexp, self_scores
+from attviz.kernels.qk import QkOptions
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 _NEVER = torch.finfo(torch.float32).min / 2  # a log-sum-exp below this says: every key carries a finfo.min mask
 _HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
@@ -101,6 +102,31 @@ class ScoreCall(AttentionCall):
         weights = torch.where(lse <= _NEVER, 1.0 / max(kv_len, 1), weights)  # masked everywhere with finfo.min: uniform
         weights = torch.where(lse.isinf() | (scores == -torch.inf), 0.0, weights)
         return torch.where(there, weights.float(), torch.nan)
+
+    def pass_options(self) -> QkOptions | None:
+        """The rules of this call for a pass over all its pairs on a GPU; None where no kernel knows them."""
+        return None
+
+    def received(self, real: Bool[Tensor, "batch q_len"] | None = None) -> Float[Tensor, "2 batch num_heads kv_len"]:
+        """Weight that each key receives from all (real) queries, and by how many of them it can be seen; one launch on a GPU."""
+        options = self.pass_options() if on_gpu(self.query) else None
+        if options is None:
+            return super().received(real)
+        return received_from_logsumexp(self.query, self.key, self.denominator(), query_mask=real, **options)
+
+    def mass(self, features: Float[Tensor, "*batch kv_len num_features"]) -> Float[Tensor, "batch num_heads q_len num_features"]:
+        """Sums over the keys, ``sum_j A_ij features_jf``; one launch on a GPU."""
+        options = self.pass_options() if on_gpu(self.query) else None
+        if options is None:
+            return super().mass(features)
+        return mass_from_logsumexp(self.query, self.key, self.denominator(), features, **options)
+
+    def within(self, reach: int = -1) -> Float[Tensor, "batch num_heads q_len 2"]:
+        """Mass on the keys within ``reach`` of the own one, and the sum of their weights times their distance; one launch on a GPU."""
+        options = self.pass_options() if on_gpu(self.query) else None
+        if options is None:
+            return super().within(reach)
+        return reach_from_logsumexp(self.query, self.key, self.denominator(), reach=reach, **options)
 
     def summarise(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys of each row."""

@@ -1,7 +1,7 @@
 """One pass over all pairs of query and key, with the log-sum-exp of the rows known: what keys receive, and sums over a row's keys.
 
-``A[i, j] = exp(s_ij - logsumexp_i)`` holds of every pair, so a tile of weights is made, summed up and forgotten: O(q_len * kv_len * head_dim)
-work, O(q_len + kv_len) memory, float32 throughout. No running maximum is needed, and no second pass.
+``A[i, j] = exp(s_ij - logsumexp_i)`` holds of every pair, so a tile of weights is made, summed up and forgotten: as much work as the
+scores alone, O(q_len + kv_len) memory, float32 throughout. No running maximum is needed, and no second pass.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _resolved(name: str, query: Tensor, key: Tensor, logsumexp: Tensor, options:
 
 
 def _with_sinks(rules: tuple[Any, ...]) -> QkRules:
-    return QkRules(*rules[:6], None, *rules[6:])
+    return QkRules._make((*rules[:6], None, *rules[6:]))
 
 
 def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:

@@ -202,17 +202,22 @@ def each_sequence(query: Tensor, key: Tensor, rules: QkRules) -> Iterator[tuple[
     bias = None if bias is None else bias[(None,) * (4 - bias.dim())]
     for b, queries, keys in _sequences(batch, q_len, key.shape[2], rules.cu_seqlens_q, rules.cu_seqlens_k):
         shift = (keys.stop - keys.start) - (queries.stop - queries.start)
-        yield b, queries, keys, ScoreRules(
-            scale=rules.scale,
-            kv_offset=shift if rules.kv_offset is None else rules.kv_offset,
-            alignment=shift if rules.bottom_right else 0,
-            left=rules.left,
-            right=rules.right,
-            softcap=rules.softcap,
-            sinks=rules.sinks,
-            alibi_slopes=None if slopes is None else slopes.expand(batch, num_heads)[b],
-            bias=None if bias is None else bias[b if bias.shape[0] > 1 else 0],
-            key_mask=None if mask is None else mask[b if mask.shape[0] > 1 else 0],
+        yield (
+            b,
+            queries,
+            keys,
+            ScoreRules(
+                scale=rules.scale,
+                kv_offset=shift if rules.kv_offset is None else rules.kv_offset,
+                alignment=shift if rules.bottom_right else 0,
+                left=rules.left,
+                right=rules.right,
+                softcap=rules.softcap,
+                sinks=rules.sinks,
+                alibi_slopes=None if slopes is None else slopes.expand(batch, num_heads)[b],
+                bias=None if bias is None else bias[b if bias.shape[0] > 1 else 0],
+                key_mask=None if mask is None else mask[b if mask.shape[0] > 1 else 0],
+            ),
         )
 
 

@@ -79,6 +79,10 @@ def assert_answers(call: AttentionCall, truth: Truth, atol: float = 2e-6) -> Non
     close(call.mass(features), weights @ features.double(), "mass", 1e-5)
     of_texts = torch.randn(batch, kv_len, 2, generator=generator)
     close(call.mass(of_texts), weights @ of_texts.double()[:, None], "mass of each text", 1e-5)
+    distance = (torch.arange(kv_len) - truth.own[:, None, :, None]).abs()
+    for reach in (-1, 1):
+        near = weights if reach < 0 else weights * (distance <= reach)
+        close(call.within(reach), torch.stack((near.sum(-1), (near * distance).sum(-1)), -1), f"within {reach}", 1e-5)
     facts = call.summary()
     close(facts.entropy, torch.special.entr(weights).sum(-1), "entropy", 1e-5)
     if facts.max_logit is not None:

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from attviz.calls import DiagonalCall, FusedCall, PackedCall, ScoredCall, SoftmaxCall, call, trust
-from attviz.calls.packed import Padding
+from attviz.calls import (
+    DiagonalCall,
+    FusedCall,
+    PackedCall,
+    PaddedCall,
+    ScoredCall,
+    SoftmaxCall,
+    call,
+    fused,
+    packed,
+    padded,
+    scored,
+    scores,
+    trust,
+)
+from attviz.calls.padded import Padding
 from attviz.errors import ReadingError
 from attviz.kernels.references import dense_logits
 from tests.calls.oracle import Truth, assert_answers
 
 EXAMPLES = settings(max_examples=20, deadline=None)
+
+
+@contextlib.contextmanager
+def device_of(draw):
+    """Now and then as on a GPU: the answers come by its launches and passes, which torch computes here."""
+    with pytest.MonkeyPatch.context() as patch:
+        if draw(st.booleans()):
+            for module in (fused, packed, padded, scored, scores):
+                patch.setattr(module, "on_gpu", lambda tensor: True)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -64,7 +90,8 @@ def test_fused_calls(data):
     truth = Truth.of(logits, torch.arange(query.shape[2])[None] + past)
     given_lse = logits.logsumexp(-1).float() if data.draw(st.booleans()) else None
     offset = torch.tensor(past) if data.draw(st.booleans()) else past
-    assert_answers(FusedCall("kernel", query, key, given_lse, scale, bias, is_causal, offset), truth)
+    with device_of(data.draw):
+        assert_answers(FusedCall("kernel", query, key, given_lse, scale, bias, is_causal, offset), truth)
 
 
 @given(data=st.data())
@@ -109,7 +136,8 @@ def test_dense_flash_calls(data):
     logits = dense_logits(query, key, **without_sinks(options))
     truth = Truth.of(logits, torch.arange(query.shape[2])[None] + past, options["sinks"])
     lse = data.draw(st.sampled_from([None, logits.logsumexp(-1).float()]))
-    assert_answers(PackedCall("flash", query, key, lse, options), truth)
+    with device_of(data.draw):
+        assert_answers(PackedCall("flash", query, key, lse, options), truth)
     trust.forget()
 
 
@@ -146,7 +174,8 @@ def test_packed_calls(data):
     truth = Truth.of(logits, torch.tensor([own]), options["sinks"], (torch.tensor(low), torch.tensor(high)))
     options |= {"cu_seqlens_q": bounds_of(queries), "cu_seqlens_k": bounds_of(keys)}
     lse = data.draw(st.sampled_from([None, logits.logsumexp(-1).float()]))
-    assert_answers(PackedCall("varlen", query, key, lse, options), truth)
+    with device_of(data.draw):
+        assert_answers(PackedCall("varlen", query, key, lse, options), truth)
     trust.forget()
 
 
@@ -166,25 +195,39 @@ def test_packed_calls_answer_in_the_padded_rows_they_came_from(data):
     logits = dense_logits(query, key, **without_sinks(options), key_mask=kept)
     truth = Truth.of(logits, torch.arange(length)[None], options["sinks"])
     cut = [tensor.transpose(1, 2)[kept].transpose(0, 1)[None] for tensor in (query, key)]
-    packed = PackedCall("varlen", *cut, None, options | {"cu_seqlens_q": bounds_of(lengths)}).replace(padding=Padding(kept, kept))
+    found = PaddedCall(PackedCall("varlen", *cut, None, options | {"cu_seqlens_q": bounds_of(lengths)}), Padding(kept, kept))
     here = kept[:, None].expand(batch, heads, length)
 
     def close(found, expected):
         torch.testing.assert_close(found[here].double(), expected[here], rtol=1e-5, atol=1e-5, equal_nan=True)
 
-    assert packed.shape == (batch, heads, length, length)
-    close(packed.defer().finish(), truth.own_at(0))
-    assert packed.defer().finish()[~here].isnan().all()
-    for offset in (-1, 1):
-        inside = (torch.arange(length) + offset).clamp(0, length - 1)
-        expected = truth.own_at(offset)
-        close(packed.own(offset), expected)
-        assert expected[here & ~kept[:, None, inside]].nan_to_num(0.0).eq(0).all()
-    close(packed.rows(torch.arange(length)), truth.weights)
-    close(packed.summary().entropy, torch.special.entr(truth.weights).sum(-1))
-    close(packed.summary().max_logit, truth.logits.amax(-1))
-    close(packed.mass(torch.ones(length, 1))[..., 0], truth.weights.sum(-1))
-    torch.testing.assert_close(packed.received(kept)[0].double(), (truth.weights * here[..., None]).sum(-2), rtol=1e-5, atol=1e-5)
+    with device_of(data.draw):
+        assert found.shape == (batch, heads, length, length)
+        close(found.defer().finish(), truth.own_at(0))
+        assert found.defer().finish()[~here].isnan().all()
+        for offset in (-1, 1):
+            inside = (torch.arange(length) + offset).clamp(0, length - 1)
+            expected = truth.own_at(offset)
+            close(found.own(offset), expected)
+            assert expected[here & ~kept[:, None, inside]].nan_to_num(0.0).eq(0).all()
+        for shape in ((1, 1, length), (batch, heads, length)):
+            index = torch.randint(-1, length + 1, shape)
+            close(found.at(index), truth.at(index))
+        close(found.rows(torch.arange(length)), truth.weights)
+        close(found.summary().entropy, torch.special.entr(truth.weights).sum(-1))
+        close(found.summary().max_logit, truth.logits.amax(-1))
+        close(found.visible().expand(batch, heads, length), (truth.logits > -torch.inf).sum(-1).double())
+        features = torch.randn(batch, length, 3)
+        for given in (features, features[0]):
+            close(found.mass(given), truth.weights @ (given.double() if given.ndim == 2 else given.double()[:, None]))
+        near = (torch.arange(length) - torch.arange(length)[:, None]).abs().double()
+        close(found.within(1), torch.stack([(truth.weights * kind).sum(-1) for kind in (near <= 1, near * (near <= 1))], -1))
+        real = kept & (torch.rand(batch, length) > 0.3)
+        for mask in (kept, real):
+            received = found.received(mask)
+            counted = mask[:, None, :, None] & here[..., None]
+            torch.testing.assert_close(received[0].double(), (truth.weights * counted).sum(-2), rtol=1e-5, atol=1e-5)
+            assert torch.equal(received[1].double(), ((truth.logits > -torch.inf) & counted).sum(-2).double())
     trust.forget()
 
 
@@ -207,7 +250,8 @@ def test_calls_scored_by_functions(data):
     truth = Truth.of(logits, torch.arange(q_len)[None] + past, sinks)
     lse = data.draw(st.sampled_from([None, logits.logsumexp(-1).float()]))
     offset = torch.tensor(past) if data.draw(st.booleans()) else past
-    assert_answers(ScoredCall("flex", query, key, score_mod, mask, 0.3, lse, sinks, offset), truth)
+    with device_of(data.draw):
+        assert_answers(ScoredCall("flex", query, key, score_mod, mask, 0.3, lse, sinks, offset), truth)
     trust.forget()
 
 

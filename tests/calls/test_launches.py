@@ -8,9 +8,10 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.calls import fused, packed, scored, trust
+from attviz.calls import fused, packed, padded, scored, scores, trust
 from attviz.calls.fused import FusedCall
 from attviz.calls.packed import PackedCall
+from attviz.calls.padded import PaddedCall, Padding
 from attviz.calls.scored import ScoredCall
 from attviz.hooks.session.packing import document_ids
 
@@ -43,7 +44,7 @@ def device(monkeypatch):
             return "(1)" not in key[0]  # of sinks the second way: they are to be added
 
     monkeypatch.setattr(trust, "_verdicts", Right())
-    for module in (fused, packed, scored):
+    for module in (fused, packed, padded, scored, scores):
         monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # knows no such device
     return torch.device("meta")
@@ -146,3 +147,34 @@ def test_readings_at_another_key_are_one_launch_each(device, kind):
     at = counted(lambda: call.at(index, bounded=True))
     assert [name for name in at if name == OWN[0]] == OWN
     assert len(at) <= (1 if kind == "fused" else 8)
+
+
+@pytest.mark.parametrize("kind", ["fused", "dense", "packed"])
+def test_a_reading_over_all_pairs_is_one_launch(device, kind):
+    query, key, lse = layer(device, packed=kind == "packed")
+    edges = torch.empty(5, dtype=torch.int32, device=device)
+    rules = {"scale": 0.1, "is_causal": True, "window_size": (128, 0), "softcap": 30.0}
+    call = FusedCall("flash", query, key, lse, 0.1, is_causal=True)
+    if kind == "dense":
+        call = PackedCall("flash", query, key, lse, rules)
+    elif kind == "packed":
+        call = PackedCall("flash", query, key, lse[0], {**rules, "cu_seqlens_q": edges, "cu_seqlens_k": edges})
+    features = torch.empty(512, 3, device=device)
+    for ask, name in (
+        (lambda: call.received(), "received_from_logsumexp"),
+        (lambda: call.mass(features), "mass_from_logsumexp"),
+        (lambda: call.within(64), "mass_from_logsumexp"),
+    ):
+        assert counted(ask) == [name]
+
+
+def test_padded_rows_are_answered_by_the_packed_texts(device):
+    query, key, lse = layer(device, packed=True)
+    edges = torch.empty(3, dtype=torch.int32, device=device)
+    packed_call = PackedCall("flash", query, key, lse[0], {"scale": 0.1, "is_causal": True, "cu_seqlens_q": edges, "cu_seqlens_k": edges})
+    kept = torch.empty(2, 300, dtype=torch.bool, device=device)
+    call = PaddedCall(packed_call, Padding(kept, kept))
+    for ask in (lambda: call.own(-1), lambda: call.received(kept), lambda: call.mass(torch.empty(300, 3, device=device)), call.within):
+        names = counted(ask)
+        assert len([name for name in names if name.endswith("_from_logsumexp")]) == 1
+        assert not {"bmm", "softmax", "_softmax", "matmul", "mm", "nonzero", "index_put"} & set(names)

@@ -24,7 +24,9 @@ def options_of(draw, num_heads: int, q_len: int, kv_len: int):
         options["alibi_slopes"] = torch.linspace(0.1, 0.5, num_heads)
     shape = draw(st.sampled_from([None, (kv_len,), (q_len, kv_len), (2, 1, 1, kv_len), (2, num_heads, q_len, kv_len)]))
     if shape is not None:
-        options["bias"] = torch.rand(shape) > 0.3 if draw(st.booleans()) else torch.randn(shape).masked_fill(torch.rand(shape) > 0.8, -torch.inf)
+        options["bias"] = (
+            torch.rand(shape) > 0.3 if draw(st.booleans()) else torch.randn(shape).masked_fill(torch.rand(shape) > 0.8, -torch.inf)
+        )
     return options, draw(st.sampled_from([None, torch.rand(2, q_len) > 0.3]))
 
 

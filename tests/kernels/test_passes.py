@@ -28,7 +28,9 @@ def test_packed_texts(lengths, past, is_causal, window):
     options = {"is_causal": is_causal, "window_size": (2, 1) if window else (-1, -1)}
     if bounds_q[-1] == 0:
         return
-    lse = rows_of(query[:, :, : int(bounds_q[-1])], key[:, :, : int(bounds_k[-1])], {**options, "cu_seqlens_q": bounds_q, "cu_seqlens_k": bounds_k})
+    lse = rows_of(
+        query[:, :, : int(bounds_q[-1])], key[:, :, : int(bounds_k[-1])], {**options, "cu_seqlens_q": bounds_q, "cu_seqlens_k": bounds_k}
+    )
     assert_packed_passes(query, key, torch.nn.functional.pad(lse, (0, 2)), bounds_q, bounds_k, options)
 
 

@@ -10,7 +10,8 @@ from attviz.calls.banded import DiagonalCall
 from attviz.calls.call import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.layouts import WeightLayout, layout_of, trimmed
-from attviz.calls.packed import PackedCall, Padding
+from attviz.calls.packed import PackedCall
+from attviz.calls.padded import PaddedCall, Padding
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
@@ -174,7 +175,7 @@ class Judge:
         if isinstance(call, PackedCall) and call.cu_seqlens is not None and context is not None:
             kept = context.padding_of(call.cu_seqlens.numel() - 1, q_len)
             if kept is not None:
-                call = call.replace(padding=Padding(*kept))
+                call = PaddedCall(call, Padding(*kept))
         return Verdict(call, True)
 
     def _softmax(self, call: SoftmaxCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from attviz.calls.call import AttentionCall
-from attviz.calls.packed import PackedCall
+from attviz.calls.padded import PaddedCall
 from attviz.hooks.scope.tokens import TokenContext
 
 _known = WeakTensorKeyDictionary()  # bounds of packed texts -> (version and length, numbers of the texts)
@@ -21,8 +21,7 @@ _known = WeakTensorKeyDictionary()  # bounds of packed texts -> (version and len
 def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | None:
     """Number of the text within its row, ``[batch, q_len]``, -1 behind the last; None where the call shows no packed texts."""
     if call.cu_seqlens is not None:
-        padded = isinstance(call, PackedCall) and call.padding is not None
-        return None if padded else _numbers(call.cu_seqlens, call.shape[2])
+        return None if isinstance(call, PaddedCall) else _numbers(call.cu_seqlens, call.shape[2])
     if context is None or context.positions is None or context.mask is not None:
         return None
     apart = call.hides_previous()

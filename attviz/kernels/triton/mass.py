@@ -58,7 +58,12 @@ def mass_kernel(
     block = blocks - 1 - tl.program_id(0) % blocks
     outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
     sequence, head = outer // num_heads, outer % num_heads
-    query, key, logsumexp, out = query + head * stride_qh, key + head // GROUP * stride_kh, logsumexp + head * stride_lh, out + head * stride_oh
+    query, key, logsumexp, out = (
+        query + head * stride_qh,
+        key + head // GROUP * stride_kh,
+        logsumexp + head * stride_lh,
+        out + head * stride_oh,
+    )
     if cu_q is not None:
         first_q, first_k = tl.load(cu_q + sequence).to(tl.int64), tl.load(cu_k + sequence).to(tl.int64)
         q_len = (tl.load(cu_q + sequence + 1) - first_q).to(tl.int32)
@@ -97,19 +102,19 @@ def mass_kernel(
     sums = tl.zeros([BLOCK_Q, WIDTH_PAD], tl.float32)
     if left is not None:
         sums, mass, spread = add_keys(
-            sums, mass, spread, q, keys, features, lse, alive, low, full_low, rows, own, reach, dim_ok, slopes, bias, key_mask, q_len, kv_len,
-            alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP,
-            True, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
+            sums, mass, spread, q, keys, features, lse, alive, low, full_low, rows, own, reach, dim_ok, slopes, bias, key_mask, q_len,
+            kv_len, alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk,
+            HAS_SOFTCAP, True, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
         )  # fmt: skip
     sums, mass, spread = add_keys(
         sums, mass, spread, q, keys, features, lse, alive, full_low, full_high, rows, own, reach, dim_ok, slopes, bias, key_mask, q_len,
-        kv_len, alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP,
-        False, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
+        kv_len, alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk,
+        HAS_SOFTCAP, False, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
     )  # fmt: skip
     sums, mass, spread = add_keys(
-        sums, mass, spread, q, keys, features, lse, alive, full_high, high, rows, own, reach, dim_ok, slopes, bias, key_mask, q_len, kv_len,
-        alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk, HAS_SOFTCAP,
-        True, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
+        sums, mass, spread, q, keys, features, lse, alive, full_high, high, rows, own, reach, dim_ok, slopes, bias, key_mask, q_len,
+        kv_len, alignment, left, right, scale, softcap, width, stride_kt, stride_ft, stride_ff, stride_bq, stride_bk, stride_mk,
+        HAS_SOFTCAP, True, PRECISION, VALUES, UPCAST, BLOCK_K, WIDTH_PAD,
     )  # fmt: skip
     if features is not None:
         columns = tl.arange(0, WIDTH_PAD)
