@@ -70,7 +70,7 @@ def row_sums(query: Tensor, key: Tensor, rules: ScoreRules) -> Tensor:
 
 
 def tiles(query: Tensor, key: Tensor, rules: ScoreRules) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Logits ``[num_heads, rows, columns]`` of one sequence, tile by tile, with their queries and keys; not of tiles that are wholly hidden."""
+    """Logits ``[num_heads, rows, columns]`` of one sequence by tiles, with their queries and keys; wholly hidden tiles are left out."""
     num_heads, q_len, _ = query.shape
     kv_len = key.shape[1]
     exact = torch.promote_types(query.dtype, torch.float32)
