@@ -21,9 +21,10 @@ const common = {
 };
 
 /** Scripts that a page carries only when its data needs them: src/NAME/index.ts and, where there is one, src/NAME/style.css. */
-export const EXTENSIONS = ["corpus", "pairs"];
+export const EXTENSIONS = ["corpus", "images", "pairs"];
 
-/** The corpus script takes what the page has from the page (src/views/kit.ts) instead of carrying it a second time. */
+/** These scripts take what the page has from the page (src/views/kit.ts) instead of carrying it a second time. */
+const BORROWING = ["corpus", "images"];
 const fromThePage = {
   name: "from-the-page",
   async setup(build) {
@@ -53,7 +54,7 @@ export async function outputs() {
   const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ...common.define, ATTVIZ_CSS: JSON.stringify(css) } });
   const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": THIRD_PARTY };
   for (const name of EXTENSIONS) {
-    if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife", plugins: name === "corpus" ? [fromThePage] : [] });
+    if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife", plugins: BORROWING.includes(name) ? [fromThePage] : [] });
     if (existsSync(join(here, `src/${name}/style.css`))) files[`${name}.css`] = await bundle({ entryPoints: [`src/${name}/style.css`] });
   }
   return files;

@@ -147,6 +147,8 @@ def _grid_page(sides: Sequence[Side], options: _Options, pairs: Pairs | None = N
         if (strange := next((index for index in known if index >= MOST_CLASSES), None)) is not None:
             raise ArgumentError(f"view: documents[{place}] is of class {strange}; a page shows at most {MOST_CLASSES} classes.")
         labels = max(labels, *known, len(entry.row.get("probabilities", ())) - 1)
+        if "patches" in entry.chunk:
+            payload.need("images")
         payload.add(entry)
         if pairs is not None:
             attach_pairs(payload, document, f"documents[{place}]", pairs[place], options.layers, grid.heads if options.heads else None)

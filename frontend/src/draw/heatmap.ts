@@ -1,6 +1,7 @@
 /** Layers down, heads across, one cell a vector; means of layers to the right and of heads below. */
 
-import { blend, type Palette, rampColor } from "../model/color";
+import { h } from "../dom";
+import { blend, diverging, type Palette, type Ramp, rampColor, rampPixels } from "../model/color";
 import { short } from "../model/format";
 import type { Fit } from "../model/scale";
 import type { Surface } from "./surface";
@@ -22,6 +23,7 @@ export interface HeatModel {
   readonly means: boolean;
   readonly fit: Fit;
   readonly diverging: boolean;
+  readonly legend: boolean;
 }
 
 export interface HeatLayout {
@@ -37,12 +39,13 @@ export interface HeatLayout {
 
 const TOP = 18;
 const SIDE = 36;
-const MAX_BODY = 250;
+export const MAX_BODY = 250;
 const LOW_BODY = 140;
 const LOW_WINDOW = 800;
+/** From so many cells on they are pixels of one picture: a rectangle each would take longer than a frame. */
+const MANY = 2000;
 
-export function heatLayout(model: HeatModel, width: number, picture = false): HeatLayout {
-  const most = !picture && window.innerHeight < LOW_WINDOW ? LOW_BODY : MAX_BODY;
+export function heatLayout(model: HeatModel, width: number, most = window.innerHeight < LOW_WINDOW ? LOW_BODY : MAX_BODY): HeatLayout {
   const columns = Math.max(1, model.columnLabels.length);
   const rows = Math.max(1, model.rowLabels.length);
   const left = 8 + 6 * Math.max(1, ...model.rowLabels.map((label) => label.length));
@@ -50,14 +53,16 @@ export function heatLayout(model: HeatModel, width: number, picture = false): He
   const wide = (width - left - SIDE) / columns;
   const cellWidth = wide < 5 ? wide : Math.min(42, Math.floor(wide));
   const cellHeight = Math.max(2, Math.min(Math.round(Math.max(3, cellWidth) * 1.5), Math.floor(most / rows), 28));
-  const legendTop = TOP + rows * cellHeight + 28;
-  return { left, top: TOP, cellWidth, cellHeight, columns, rows, legendTop, height: legendTop + 30 };
+  const legendTop = TOP + rows * cellHeight + (model.means ? 28 : 8);
+  return { left, top: TOP, cellWidth, cellHeight, columns, rows, legendTop, height: legendTop + (model.legend ? 30 : 0) };
 }
 
 export function drawHeat(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette, width: number): void {
   const { left, top, cellWidth, cellHeight } = layout;
-  const ramp = model.diverging ? "diverging" : "sequential";
-  for (const cell of model.cells) {
+  const ramp = model.diverging ? diverging(palette) : "sequential";
+  const many = model.cells.length > MANY;
+  if (many) surface.image(cellPixels(model, layout, ramp), left, top, layout.columns * cellWidth, layout.rows * cellHeight);
+  for (const cell of many ? model.cells.filter(({ value }) => Number.isNaN(value)) : model.cells) {
     const unit = model.fit.unit(cell.value);
     const box = [left + cell.column * cellWidth, top + cell.row * cellHeight, cellWidth - (cellWidth < 5 ? 0 : 1), cellHeight - (cellHeight < 4 ? 0 : 1)] as const;
     if (Number.isNaN(unit)) {
@@ -69,7 +74,23 @@ export function drawHeat(surface: Surface, model: HeatModel, layout: HeatLayout,
   }
   drawLabels(surface, model, layout, palette);
   drawMeans(surface, model, layout, palette);
-  drawLegend(surface, model, layout, palette, width, ramp);
+  if (model.legend) drawLegend(surface, model, layout, palette, width, ramp);
+}
+
+function cellPixels(model: HeatModel, { columns, rows }: HeatLayout, ramp: Ramp): HTMLCanvasElement {
+  const canvas = h("canvas");
+  [canvas.width, canvas.height] = [columns, rows];
+  const image = new ImageData(columns, rows);
+  const pixels = new Uint32Array(image.data.buffer);
+  const colors = rampPixels(ramp);
+  for (const { row, column, value, faded } of model.cells) {
+    const unit = model.fit.unit(value);
+    if (unit !== unit) continue;
+    const color = colors[Math.round(255 * Math.min(1, Math.max(0, unit)))] as number;
+    pixels[row * columns + column] = faded ? ((color & 0xffffff) | (64 << 24)) >>> 0 : color; // a quarter of the colour over the card
+  }
+  canvas.getContext("2d")?.putImageData(image, 0, 0);
+  return canvas;
 }
 
 function drawLabels(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette): void {
@@ -132,7 +153,7 @@ export function drawPin(surface: Surface, layout: HeatLayout, cell: { row: numbe
   surface.frame(x, y, layout.cellWidth, layout.cellHeight, color, thick);
 }
 
-function drawLegend(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette, width: number, ramp: "sequential" | "diverging"): void {
+function drawLegend(surface: Surface, model: HeatModel, layout: HeatLayout, palette: Palette, width: number, ramp: Ramp): void {
   const { fit } = model;
   const x = 14;
   const size = width - 28;

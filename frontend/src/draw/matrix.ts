@@ -1,6 +1,7 @@
 /** Vectors down, tokens across: one pixel column a token or more, whole pixels a row, a line between layers. */
 
 import { h } from "../dom";
+import { aggregate } from "../model/aggregate";
 import { channels, type Palette, rampPixels } from "../model/color";
 import type { Fit } from "../model/scale";
 import type { Row, Scene } from "../model/scene";
@@ -50,14 +51,6 @@ export function rowAt(layout: MatrixLayout, y: number): Row | null {
   return layout.rows[low] ?? null;
 }
 
-/** Mean of the rows that share a pixel: their largest value would be bright everywhere. Missing values are left out. */
-function pooled(mean: Float32Array, count: number, values: Float32Array): Float32Array {
-  return mean.map((value, column) => {
-    const one = values[column] as number;
-    return one !== one ? value : value !== value ? one : value + (one - value) / count;
-  });
-}
-
 /** What the pixels of the matrix show: the largest value of each column, line by line, and the scale of all values. */
 export interface MatrixData {
   readonly across: number;
@@ -70,17 +63,13 @@ export function matrixData(scene: Scene, layout: MatrixLayout, axis: TokenAxis):
   const across = first.length - 1;
   const size = layout.rows.length ? (layout.tops[1] as number) - (layout.tops[0] as number) : 1;
   const lines: { top: number; bottom: number; values: Float32Array }[] = [];
-  let together = 1;
-  layout.rows.forEach((row, i) => {
-    const top = Math.floor(layout.tops[i] as number);
-    const values = peaks(scene, row.values, axis, first);
-    const line = lines[lines.length - 1];
-    if (line?.top === top) line.values = pooled(line.values, ++together, values);
-    else {
-      lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values });
-      together = 1;
-    }
-  });
+  for (let from = 0, to; from < layout.rows.length; from = to) {
+    const top = Math.floor(layout.tops[from] as number);
+    for (to = from + 1; to < layout.rows.length && (layout.tops[to] as number) < top + 1; ) to++;
+    const rows = layout.rows.slice(from, to).map((row) => peaks(scene, row.values, axis, first));
+    // Mean of the rows that share a pixel: their largest value would be bright everywhere.
+    lines.push({ top, bottom: top + Math.max(1, Math.floor(size)), values: rows.length > 1 ? aggregate("mean", rows, across) : (rows[0] as Float32Array) });
+  }
   // Never fitted to the pixels: the same value has the same colour in every window, zoom and picture.
   return { across, lines, fit: scene.matrixFit() };
 }

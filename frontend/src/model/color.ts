@@ -92,13 +92,22 @@ export const DASHES: readonly (readonly number[])[] = [[], [7, 3], [2, 2], [9, 3
 
 export const MAX_PINS = DASHES.length;
 
-export type Ramp = "sequential" | "diverging";
+export type Ramp = "sequential" | "diverging" | "night";
 
-/** Colours at even distances; between them the ramp is linear. Viridis (matplotlib, CC0), at most 4 of 255 off its table; ColorBrewer's RdBu, turned around. */
+/** For differences: no difference is the colour of the card. */
+export function diverging(palette: Palette): Ramp {
+  return palette.dark ? "night" : "diverging";
+}
+
+/**
+ * Colours at even distances; between them the ramp is linear. Viridis (matplotlib, CC0), at most 4 of 255 off its table; ColorBrewer's RdBu,
+ * turned around; our own from blue by the dark card to red.
+ */
 const STOPS: Readonly<Record<Ramp, string>> = {
   sequential:
     "440154470d6048196b482474472e7c4538824142863e4b893a548c365d8d32658e2e6d8e2b758e287d8e25858e228c8d20948c1e9c8920a38625ab822db27d39ba7648c16e58c7656acd5b7ed34f92d742a8db34bedf26d4e21be9e41afde725",
   diverging: "0530612065ab4393c390c4ddd1e5f0f7f7f7fddbc7f3a481d6604db1182b67001f",
+  night: "b3dcff74b5f74484c22a547f202a3763323aa8474bed6f6affc2b8",
 };
 
 function stop(stops: string, at: number): string {

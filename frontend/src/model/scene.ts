@@ -13,6 +13,8 @@ export interface Row {
   readonly color: string | null;
   readonly hidden: boolean;
   readonly base: BaseRow;
+  /** Place in the set, as the file has it. */
+  readonly place: number;
   readonly values: Float32Array;
 }
 
@@ -35,9 +37,11 @@ export interface Tint {
 interface Memory {
   readonly vectors: readonly Float32Array[];
   readonly lifts: WeakMap<Float32Array, Float32Array>;
-  readonly known: Map<string, number>;
+  /** Statistics of the vectors by name, each a value a place. */
+  readonly known: Map<string, (number | undefined)[]>;
 }
 
+const MANY_ROWS = 1200;
 const memories = new WeakMap<TokenSet, Map<boolean, Memory>>();
 const holes = new WeakMap<TokenSet, boolean>();
 
@@ -92,13 +96,13 @@ export class Scene {
     // Ranked by what the map shows: this text, or all of them.
     const overall = state.scope === "all" ? (this.without ? side?.overall : side?.overallIn)?.["mean"] : undefined;
     const columns = side?.heads.length ?? 1;
-    this.rows = ordered(kept, state, (row) => overall?.[row.base.gridRow * columns + row.base.gridColumn] ?? this.statistic("mean", row, true), side);
+    this.rows = ordered(kept, state, (row) => (overall?.[row.base.gridRow * columns + row.base.gridColumn] ?? this.statistic("mean", row, true)) || 0, side);
     this.#byKey = new Map(kept.map((row) => [row.key, row]));
     const focus = state.focus ? new Set(state.focus) : null;
     const inFocus = focus ? this.rows.filter((row) => focus.has(row.key)) : this.rows;
     this.counted = inFocus.length ? inFocus : this.rows;
     this.shown = this.counted.filter((row) => !row.hidden);
-    if (same && sameRows(same.counted, this.counted)) this.#aggregates = same.#aggregates;
+    if (same && sameSet(same.counted, this.counted)) this.#aggregates = same.#aggregates;
     if (same && (same.scale === "lift") === (this.scale === "lift") && sameRows(same.shown, this.shown)) {
       this.#cachedSample = same.#cachedSample;
       if (same.#aggregates === this.#aggregates) this.drawn = same.drawn;
@@ -119,21 +123,24 @@ export class Scene {
     let both = memories.get(this.set);
     if (!both) memories.set(this.set, (both = new Map()));
     let memory = both.get(this.without);
-    if (!memory) both.set(this.without, (memory = { vectors: this.set.rows.map((_, place) => this.#vector(place)), lifts: new WeakMap(), known: new Map() }));
+    if (!memory) both.set(this.without, (memory = { vectors: this.#split(), lifts: new WeakMap(), known: new Map() }));
     return memory;
   }
 
   /** Whether the file itself lacks values. */
   get incomplete(): boolean {
     let found = holes.get(this.set);
-    if (found === undefined) holes.set(this.set, (found = this.set.values.some(Number.isNaN)));
+    if (found === undefined) holes.set(this.set, (found = this.set.values.some((value) => value !== value)));
     return found;
   }
 
-  /** The values of a vector, special tokens missing where they are left out. */
-  #vector(place: number): Float32Array {
-    const values = this.set.values.subarray(place * this.tokens, (place + 1) * this.tokens);
-    return this.without ? values.map((value, token) => (this.set.special[token] ? NaN : value)) : values;
+  /** The values of each vector, special tokens missing where they are left out. */
+  #split(): Float32Array[] {
+    const { rows, special, values } = this.set;
+    const size = this.tokens;
+    const all = this.without ? values.slice() : values;
+    if (this.without) special.forEach((mark, token) => mark && rows.forEach((_, place) => (all[place * size + token] = NaN)));
+    return rows.map((_, place) => all.subarray(place * size, (place + 1) * size));
   }
 
   #row(base: BaseRow, place: number): Row {
@@ -144,6 +151,7 @@ export class Scene {
       color: edit?.color ?? base.color,
       hidden: this.setHidden || (edit?.hidden ?? !base.visible),
       base,
+      place,
       values: this.#vectors[place] as Float32Array,
     };
   }
@@ -219,7 +227,10 @@ export class Scene {
 
   /** The vectors and aggregates one can tint by. */
   tintChoices(): (readonly [string, string])[] {
-    const vectors = this.rows.map((row) => [row.key, row.name] as const);
+    const { pins, tint } = this.state;
+    // A list of thousands is of no use and takes longer than a frame: there the pinned ones, and any other by its menu.
+    const listed = this.rows.length > MANY_ROWS ? this.rows.filter(({ key }) => key === tint || pins.includes(key)) : this.rows;
+    const vectors = listed.map((row) => [row.key, row.name] as const);
     const names = AGGREGATES.map((name) => [`agg:${name}`, this.nameOf(`agg:${name}`)] as const);
     return [["off", "no tint"], ...names, ...vectors];
   }
@@ -270,26 +281,32 @@ export class Scene {
   statistic(name: Statistic, row: Row, asIs = false): number {
     const lift = this.scale === "lift" && !asIs;
     const plain = !lift || !this.set.causal;
-    const known = `${name} ${plain} ${row.base.key}`;
-    let value = this.#known.get(known);
-    if (value === undefined) {
-      value = statistic(name, plain ? row.values : this.lifted(row.values));
-      this.#known.set(known, value);
-    }
+    const key = `${name} ${plain}`;
+    let known = this.#known.get(key);
+    if (!known) this.#known.set(key, (known = []));
+    const value = (known[row.place] ??= statistic(name, plain ? row.values : this.lifted(row.values)));
     // Each of them grows with its values: where all tokens saw as many keys, the factor can wait until here.
     return plain && lift ? value * this.tokens : value;
   }
-  readonly #known: Map<string, number>;
+  readonly #known: Memory["known"];
 }
 
 function sameRows(one: readonly Row[], other: readonly Row[]): boolean {
   return one.length === other.length && one.every((row, i) => row.values === other[i]?.values);
 }
 
+/** The same rows, in whatever order: aggregates do not ask for one. */
+function sameSet(one: readonly Row[], other: readonly Row[]): boolean {
+  if (one.length !== other.length) return false;
+  const known = new Set(one.map((row) => row.values));
+  return other.every((row) => known.has(row.values));
+}
+
 function ordered(rows: readonly Row[], state: State, mean: (row: Row) => number, side: Side | null): Row[] {
   const result = [...rows];
-  const value = new Map(result.map((row) => [row, mean(row) || 0]));
-  const down = (a: Row, b: Row): number => (value.get(b) as number) - (value.get(a) as number);
+  const byValue = state.arrange === "value" || state.arrange === "layer";
+  const means = new Map(byValue ? result.map((row) => [row, mean(row)]) : []);
+  const down = (a: Row, b: Row): number => (means.get(b) as number) - (means.get(a) as number);
   if (state.arrange === "value") return result.sort(down);
   if (state.arrange === "layer") return result.sort((a, b) => a.base.gridRow - b.base.gridRow || down(a, b));
   const leaves = state.arrange === "cluster" ? side?.cluster?.order : undefined;

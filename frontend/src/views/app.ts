@@ -237,7 +237,7 @@ export class App {
   #updateTab(change: Change): void {
     const open = extensionsOf(this.#context.collection).find((one) => tabOf(one) === this.store.state.tab);
     const known = open && this.#tabs.get(open.name);
-    const view = open && (known ?? open.make(this.#context));
+    const view = open && (known ?? open.make?.(this.#context));
     if (open && view && !known) {
       this.#tabs.set(open.name, view);
       this.#grid.after(view.element);

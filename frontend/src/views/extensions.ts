@@ -1,5 +1,5 @@
 /**
- * Views that come in a second script, embedded only when a page's data needs them (src/corpus, src/pairs).
+ * Views that come in a second script, embedded only when a page's data needs them (src/corpus, src/images, src/pairs).
  *
  * The second script runs first and calls `extend`; the page makes a tab for each extension whose name the collection lists.
  * Its view is made when its tab is opened for the first time, is told of changes while it is open, and of everything when it
@@ -7,7 +7,8 @@
  */
 
 import type { Collection } from "../data/types";
-import type { Context, View } from "./context";
+import type { Surface } from "../draw/surface";
+import type { Change, Context, View } from "./context";
 
 export interface Ranked {
   readonly word: string;
@@ -22,13 +23,22 @@ export interface Tools {
   ranking(collection: Collection, by: "value" | "lift", least: number, special: boolean): Promise<readonly Ranked[]>;
 }
 
+/** What stands in place of the text where the tokens are patches of an image. */
+export interface Picture {
+  readonly element: HTMLElement;
+  update(change: Change): void;
+  draw(surface: Surface, left: number, top: number, width: number): void;
+  pictureHeight(width: number): number;
+}
+
 export interface Extension {
   /** Prefix of its parts (`collection.part("pairs", index)`), and its tab in the address if `tab` is not given. */
   readonly name: string;
   readonly tab?: string;
-  /** On its tab. */
-  readonly title: string;
-  make(context: Context): View;
+  /** On its tab, if it has one. */
+  readonly title?: string;
+  make?(context: Context): View;
+  picture?(context: Context): Picture;
   /** Whether it has something to show; else the collection must list its name. */
   suits?(collection: Collection): boolean;
   readonly tools?: Tools;
@@ -44,9 +54,14 @@ export function extend(extension: Extension): void {
   else known[at] = extension; // a notebook runs the same script once for each widget
 }
 
-/** Those that have something to show of a collection. */
+/** Those that have a tab to show of a collection. */
 export function extensionsOf(collection: Collection): readonly Extension[] {
-  return (place.attvizExtensions ?? []).filter((one) => one.suits?.(collection) ?? collection.extensions.includes(one.name));
+  return (place.attvizExtensions ?? []).filter((one) => one.make && (one.suits?.(collection) ?? collection.extensions.includes(one.name)));
+}
+
+/** Null where the page has no images. */
+export function pictureOf(context: Context): Picture | null {
+  return place.attvizExtensions?.find((one) => one.picture)?.picture?.(context) ?? null;
 }
 
 export function tabOf(extension: Extension): string {

@@ -67,7 +67,7 @@ export class HeaderView implements View {
     const { collection, store } = this.#context;
     const found = extensionsOf(collection);
     this.#tabs.hidden = !found.length;
-    this.#tabBox = found.length ? new Segments("View", [["", "Own position"], ...found.map((one) => [tabOf(one), one.title] as const)], (tab) => store.set({ tab })) : null;
+    this.#tabBox = found.length ? new Segments("View", [["", "Own position"], ...found.map((one) => [tabOf(one), one.title ?? ""] as const)], (tab) => store.set({ tab })) : null;
     fill(this.#tabs, this.#tabBox?.element);
   }
 

@@ -2,7 +2,7 @@
 
 import { card, h, on, select, setOptions, tell } from "../dom";
 import { Figure } from "../draw/figure";
-import { drawHeat, drawPin, type HeatLayout, heatLayout, type HeatModel } from "../draw/heatmap";
+import { drawHeat, drawPin, type HeatLayout, heatLayout, type HeatModel, MAX_BODY } from "../draw/heatmap";
 import type { Surface } from "../draw/surface";
 import { setFocus, togglePin } from "../model/actions";
 import { STATISTICS, type Statistic } from "../model/aggregate";
@@ -176,13 +176,13 @@ export class HeatView implements View {
   /** For pictures, at a width of their own. */
   draw(surface: Surface, width: number): void {
     if (!this.#model) return;
-    const layout = heatLayout(this.#model, width, true);
+    const layout = heatLayout(this.#model, width, MAX_BODY);
     drawHeat(surface, this.#model, layout, this.#context.palette, width);
     this.#drawPins(surface, layout);
   }
 
   pictureHeight(width: number): number {
-    return this.#model ? heatLayout(this.#model, width, true).height : 0;
+    return this.#model ? heatLayout(this.#model, width, MAX_BODY).height : 0;
   }
 
   /** Pins lie above the map: a pin leaves the map as it is. */
@@ -202,12 +202,11 @@ export class HeatView implements View {
     // Statistics over all documents are of plain values: what is compared with them must be plain too.
     const { side } = scene;
     const plain = scope !== "document" && side !== null;
-    const place = new Map(scene.set.rows.map((row, i) => [row.key, i]));
     const overall = (store.state.special === "in" ? side?.overallIn : side?.overall)?.[statistic];
     const value = (row: Row): number => {
       const own = scene.statistic(statistic, row, plain);
       if (scope === "document" || !overall) return own;
-      const elsewhere = overall[place.get(row.key) ?? -1] ?? NaN;
+      const elsewhere = overall[row.place] ?? NaN;
       return scope === "all" ? elsewhere : own - elsewhere;
     };
     const counted = new Set(scene.shown);
@@ -217,7 +216,7 @@ export class HeatView implements View {
     const diverging = scope === "difference" && overall !== undefined;
     const scale = (scene.scale === "log" || (plain && scene.scale === "lift")) && values.every((one) => !(one <= 0)) ? "log" : scene.scale === "log" || plain ? "raw" : scene.scale;
     const shared = store.state.range === "corpus" && overall ? Float64Array.from(overall, (one) => one ?? NaN) : values;
-    return { cells, rowLabels: places.rowLabels, columnLabels: places.columnLabels, means: store.state.arrange === "own", fit: diverging ? divergingFit(values) : fit(shared, scale), diverging };
+    return { cells, rowLabels: places.rowLabels, columnLabels: places.columnLabels, means: store.state.arrange === "own", fit: diverging ? divergingFit(values) : fit(shared, scale), diverging, legend: true };
   }
 
   /** Where each vector stands: by layer and head, by value within its layer, or one after the other as the rows are ordered. */

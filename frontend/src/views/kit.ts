@@ -8,7 +8,7 @@ import { drawStrip, stripLayout } from "../draw/strip";
 import { decimate, tokenAxis } from "../draw/xaxis";
 import { editRow, togglePin } from "../model/actions";
 import { aggregate, AGGREGATE_NAMES } from "../model/aggregate";
-import { rampColor, rampPixels } from "../model/color";
+import { diverging, rampColor, rampPixels } from "../model/color";
 import { count, number, tick } from "../model/format";
 import { divergingFit, fit } from "../model/scale";
 import { Scene } from "../model/scene";
@@ -16,4 +16,4 @@ import { pieces, spelledAlone, visible } from "../model/tokens";
 import { activeToken } from "./context";
 import { openDialog } from "./dialog";
 
-(globalThis as unknown as { attvizKit?: object }).attvizKit = { activeToken, aggregate, AGGREGATE_NAMES, card, count, decimate, decode, divergingFit, drawHeat, drawStrip, editRow, Figure, fill, fit, h, heatLayout, number, on, openDialog, pieces, rampColor, rampPixels, Scene, Segments, select, setOptions, spelledAlone, stripLayout, tell, tick, togglePin, tokenAxis, visible, wholes };
+(globalThis as unknown as { attvizKit?: object }).attvizKit = { activeToken, aggregate, AGGREGATE_NAMES, card, count, decimate, decode, diverging, divergingFit, drawHeat, drawStrip, editRow, Figure, fill, fit, h, heatLayout, number, on, openDialog, pieces, rampColor, rampPixels, Scene, Segments, select, setOptions, spelledAlone, stripLayout, tell, tick, togglePin, tokenAxis, visible, wholes };

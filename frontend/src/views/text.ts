@@ -8,7 +8,7 @@ import type { Scene, Tint } from "../model/scene";
 import type { Strokes } from "../model/state";
 import { visible } from "../model/tokens";
 import { activeToken, type Change, type Context, type View } from "./context";
-import { PatchFigure } from "./patches";
+import { pictureOf } from "./extensions";
 
 /** Height of the text before it scrolls; the reader can drag it. */
 const ROOM = 178;
@@ -32,7 +32,8 @@ export class TextView implements View {
   readonly #canvas = h("canvas", { class: "strokes", "aria-hidden": "true" });
   readonly #lines = h("div", { class: "lines" });
   readonly #scroller = h("div", { class: "strip-scroll", tabindex: "0", role: "group", "aria-label": "Text. Left and right arrows move through the tokens, Enter pins one." });
-  readonly #patches: PatchFigure;
+  /** The image that stands in place of a text. */
+  readonly #image: ReturnType<typeof pictureOf>;
   #layout: StripLayout | null = null;
   #width = 0;
   #scrolled = 0;
@@ -53,9 +54,9 @@ export class TextView implements View {
     this.#strokeLabel.append(this.#strokeBox.element);
     this.#strip.append(this.#canvas, this.#lines);
     this.#scroller.append(this.#strip);
-    this.#patches = new PatchFigure(context);
+    this.#image = pictureOf(context);
     const controls = [this.#setBox, h("label", { class: "inline" }, "tint ", this.#tintBox), this.#strokeLabel];
-    this.element = card("text", "Text", [this.#note, this.#legend], controls, this.#scroller, this.#patches.element);
+    this.element = card("text", "Text", [this.#note, this.#legend], controls, this.#scroller, this.#image?.element);
     this.#listen();
   }
 
@@ -136,7 +137,7 @@ export class TextView implements View {
       this.#header(change);
       const vision = scene?.document.patches ?? null;
       this.#scroller.hidden = this.#strokeLabel.hidden = vision !== null;
-      this.#patches.element.hidden = vision === null;
+      if (this.#image) this.#image.element.hidden = vision === null;
       if (scene && !vision) {
         if (change.measure || !this.#width) this.#width = this.#scroller.clientWidth;
         this.#place();
@@ -148,7 +149,7 @@ export class TextView implements View {
       if (store.state.hoverToken !== null && !this.#scroller.matches(":hover")) this.#reveal(store.state.hoverToken);
       this.#mark();
     }
-    this.#patches.update(change);
+    this.#image?.update(change);
   }
 
   #header(change: Change): void {
@@ -162,7 +163,7 @@ export class TextView implements View {
     const sets = (scene?.document.sets ?? []).map((set, i) => [String(i), `${visible(set.name)}${edits[i]?.hidden ?? !set.visible ? " (hidden)" : ""}`] as const).filter(([i]) => !edits[i]?.removed);
     this.#setBox.hidden = sets.length < 2;
     setOptions(this.#setBox, sets, String(store.state.set));
-    if (change.lists("document", "set", "sets", "edits", "focus", "order", "arrange")) this.#tints();
+    if (change.lists("document", "set", "sets", "edits", "focus", "order", "arrange", "pins", "tint")) this.#tints();
     this.#tintBox.value = store.state.tint;
     const tint = scene?.tint();
     tell(this.#legend, tint ? `tint ${tint.fit.legend}` : "");
@@ -307,7 +308,7 @@ export class TextView implements View {
     const { scene, palette } = this.#context;
     if (!scene) return;
     if (scene.document.patches) {
-      this.#patches.draw(surface, 0, 0, width);
+      this.#image?.draw(surface, 0, 0, width);
       return;
     }
     drawStrip(surface, scene, stripLayout(scene, width, this.strokes().length), this.strokes(), palette, 0, 0);
@@ -322,6 +323,6 @@ export class TextView implements View {
   pictureHeight(width: number): number {
     const { scene } = this.#context;
     if (!scene) return TEXT_HEIGHT;
-    return scene.document.patches ? this.#patches.pictureHeight(width) : stripLayout(scene, width, this.strokes().length).height;
+    return (scene.document.patches && this.#image?.pictureHeight(width)) || stripLayout(scene, width, this.strokes().length).height;
   }
 }

@@ -5,7 +5,8 @@ import type { Surface } from "../draw/surface";
 import { h, on } from "../dom";
 import { rampColor } from "../model/color";
 import type { Scene } from "../model/scene";
-import type { Change, Context } from "./context";
+import type { Change, Context } from "../views/context";
+import type { Picture } from "../views/extensions";
 
 /** Leaves the series below its room in a window of 900 pixels. */
 const MAX_HEIGHT = 252;
@@ -17,7 +18,7 @@ interface Box {
 }
 
 /** The first token that is a patch: class tokens and registers stand before them. */
-export function firstPatch(scene: Scene): number {
+function firstPatch(scene: Scene): number {
   const [rows, columns] = scene.document.patches ?? [0, 0];
   return Math.max(0, scene.tokens - rows * columns - trailingSpecial(scene));
 }
@@ -28,7 +29,7 @@ function trailingSpecial(scene: Scene): number {
   return count;
 }
 
-export class PatchFigure {
+export class PatchFigure implements Picture {
   readonly #context: Context;
   readonly element: HTMLElement;
   readonly #figure = new Figure("patches", "Image with the tint of its patches. Left and right arrows move through the patches.");
