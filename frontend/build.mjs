@@ -51,8 +51,10 @@ RdBu of ColorBrewer 2.0 (Cynthia Brewer, Mark Harrower and The Pennsylvania Stat
 export async function outputs() {
   const css = await bundle({ entryPoints: ["src/style/page.css"] });
   const script = await bundle({ entryPoints: ["src/page.ts"], format: "iife" });
+  const text = await bundle({ entryPoints: ["src/text.ts"], format: "iife" });
+  const textCss = await bundle({ entryPoints: ["src/style/text.css"] });
   const widget = await bundle({ entryPoints: ["src/widget.ts"], format: "esm", define: { ...common.define, ATTVIZ_CSS: JSON.stringify(css) } });
-  const files = { "page.css": css, "page.js": script, "widget.js": widget, "THIRD_PARTY.txt": THIRD_PARTY };
+  const files = { "page.css": css, "page.js": script, "text.css": textCss, "text.js": text, "widget.js": widget, "THIRD_PARTY.txt": THIRD_PARTY };
   for (const name of EXTENSIONS) {
     if (existsSync(join(here, `src/${name}/index.ts`))) files[`${name}.js`] = await bundle({ entryPoints: [`src/${name}/index.ts`], format: "iife", plugins: BORROWING.includes(name) ? [fromThePage] : [] });
     if (existsSync(join(here, `src/${name}/style.css`))) files[`${name}.css`] = await bundle({ entryPoints: [`src/${name}/style.css`] });

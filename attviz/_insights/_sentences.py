@@ -126,14 +126,15 @@ def _special(corpus: Corpus) -> Iterator[Insight]:
     with np.errstate(invalid="ignore", divide="ignore"):
         marks, words = corpus.marks_sum / corpus.marks_count, corpus.row_mean
     value, expected = float(marks[kept].mean()), float(words[kept].mean())
-    stronger = int((marks[kept] > words[kept]).sum())
+    stronger, total = int((marks[kept] > words[kept]).sum()), int(kept.sum())
+    more, heads = ("more", stronger) if 2 * stronger >= total else ("less", total - stronger)
     pairs = zip(corpus.tokens, corpus.special, strict=True)
     names = sorted({tokens[place] for tokens, special in pairs for place in np.flatnonzero(special)})
     spelled = " and ".join(shorten(name, 14) for name in names[:2]) + (" and the like" if len(names) > 2 else "")
     gives = "gives itself" if len(names) == 1 else "give themselves"
     yield Insight(
         "special",
-        f"{spelled} {gives} {share(value)}, more than the other tokens in {stronger} of {int(kept.sum())} heads; left out here.",
+        f"{spelled} {gives} {share(value)}, {more} than the other tokens in {heads} of {total} heads; left out here.",
         f"The other tokens give themselves {share(expected)}.",
         value,
         expected,

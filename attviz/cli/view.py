@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs", action="store_true", help="also who looks at whom; an archive has no query and key, `attviz pairs` reads them"
     )
+    parser.add_argument("--text-only", action="store_true", help="the tinted text alone, about a third of the size, to embed somewhere")
     parser.add_argument("--documents", type=int, metavar="N", help="the first N documents only")
     parser.add_argument("--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes a value: 2, 1 or 4 (default: %(default)s)")
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         documents=None if args.documents is None else slice(0, args.documents),
         precision=args.precision,
         pairs=args.pairs or None,
+        show="text" if args.text_only else "page",
     )
     path = page.save(output)
     print(path, flush=True)

@@ -56,11 +56,12 @@ def csp(scripts: Iterable[str], styles: Iterable[str]) -> str:
     return f"default-src 'none'; script-src {script}; style-src {style}; img-src data: blob:; base-uri 'none'; form-action 'none'"
 
 
-def built(extensions: Iterable[str]) -> tuple[list[str], list[str]]:
+def built(extensions: Iterable[str], show: str = "page") -> tuple[list[str], list[str]]:
     """Scripts and styles of a page, in the order they stand in it: extensions register before the page starts.
 
     Args:
         extensions: Names of what the page needs besides its own script, such as ``"pairs"``.
+        show: ``"page"``, or ``"text"`` for the text alone.
 
     Example:
         >>> scripts, styles = built([])
@@ -69,7 +70,7 @@ def built(extensions: Iterable[str]) -> tuple[list[str], list[str]]:
     """
     names = list(extensions)
     with_style = [name for name in names if files("attviz.viewer").joinpath("static").joinpath(f"{name}.css").is_file()]
-    return [static(f"{name}.js") for name in [*names, "page"]], [static(f"{name}.css") for name in ["page", *with_style]]
+    return [static(f"{name}.js") for name in [*names, show]], [static(f"{name}.css") for name in [show, *with_style]]
 
 
 def _digest(text: str) -> str:
@@ -77,7 +78,12 @@ def _digest(text: str) -> str:
 
 
 def page_parts(
-    title: str, head: str, documents: Iterable[str], parts: Mapping[str, str] | None = None, extensions: Iterable[str] = ()
+    title: str,
+    head: str,
+    documents: Iterable[str],
+    parts: Mapping[str, str] | None = None,
+    extensions: Iterable[str] = (),
+    show: str = "page",
 ) -> Iterator[str]:
     """Yield the file piece by piece, so that writing it needs no second copy of the data.
 
@@ -87,11 +93,12 @@ def page_parts(
         documents: :func:`script_json` of each document, which the page reads when it is opened.
         parts: :func:`script_json` of what extensions read, by name and document (``"pairs-0"``).
         extensions: Names of the further scripts that the page needs.
+        show: ``"page"``, or ``"text"`` for the text alone.
 
     Yields:
         Text; joined, a complete HTML document.
     """
-    scripts, styles = built(extensions)
+    scripts, styles = built(extensions, show)
     yield "<!doctype html>\n"
     yield '<html lang="en">\n<head>\n<meta charset="utf-8">\n'
     yield f'<meta http-equiv="Content-Security-Policy" content="{html.escape(csp(scripts, styles), quote=False)}">\n'

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attviz.errors import ArgumentError
 from attviz.files import replacing_text
 from attviz.viewer.html import notebook_frame, page_parts
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from attviz.viewer.payload import Payload
 
 NOTEBOOK_HEIGHT = 860
+TEXT_HEIGHT = 340
 
 
 class Page:
@@ -56,15 +58,18 @@ class Page:
             The widget; ``widget.selection`` holds the document, the pinned token, the pinned vectors, and it is a traitlet.
 
         Raises:
+            ArgumentError: If the page shows the text alone.
             MissingExtraError: If anywidget is not installed.
         """
+        if self._payload.show != "page":
+            raise ArgumentError('page.widget(): show="text" is a frame without a widget; make the page again without show.')
         from attviz.viewer.widget import make_widget
 
         return make_widget(self._payload)
 
     def _parts(self) -> Any:
         payload = self._payload
-        return page_parts(payload.title, payload.head(), payload.chunks, payload.parts, payload.extensions)
+        return page_parts(payload.title, payload.head(), payload.chunks, payload.parts, payload.extensions, payload.show)
 
     def _repr_html_(self) -> str:
-        return notebook_frame(self.html, NOTEBOOK_HEIGHT)
+        return notebook_frame(self.html, NOTEBOOK_HEIGHT if self._payload.show == "page" else TEXT_HEIGHT)

@@ -60,6 +60,7 @@ class Payload:
     extensions: list[str] = field(default_factory=list)
     size: int = 0
     attached: int = 0
+    show: str = "page"
 
     def add(self, entry: Entry) -> None:
         """Keep one document.
@@ -109,6 +110,22 @@ class Payload:
         if extension not in self.extensions:
             self.extensions.append(extension)
 
+    def only_text(self) -> None:
+        """Drop what the text alone does not show: sentences, clusters, cards of heads, the table of tokens, and their scripts.
+
+        Raises:
+            ArgumentError: If the documents are images.
+        """
+        if "images" in self.extensions:
+            raise ArgumentError('view: show="text" shows texts, and these documents are images; leave show out.')
+        self.show = "text"
+        self.parts.clear()
+        self.extensions.clear()
+        for side in [self.fields, *self.fields.get("sides", ())]:
+            for name in ("cluster", "insights", "overall", "overallIn"):
+                side.pop(name, None)
+        self.size = sum(len(chunk) for chunk in self.chunks) + sum(len(script_json(row)) for row in self.rows)
+
     def _check_size(self) -> None:
         if self.size <= self.max_bytes:
             return
@@ -138,7 +155,7 @@ class Payload:
             warnings.warn(
                 f"view: the page holds {self.size / 2**20:.0f} MB; opening it takes seconds. "
                 'Smaller: documents=, layers=, heads=, or precision="u8".',
-                stacklevel=4,
+                stacklevel=3,
             )
 
 

@@ -36,6 +36,7 @@ def view(
     causal: bool | None = None,
     pairs: bool | Sequence[Sequence[PairLayer]] | None = None,
     precision: str = "u16",
+    show: str = "page",
     max_bytes: int = MAX_BYTES,
 ) -> Page:
     """Make the interactive page of an analysis, a capture, or AttViz documents.
@@ -55,6 +56,7 @@ def view(
         pairs: Whether the page also shows who looks at whom (head, model and neuron view, cross-attention). None shows it where the
             source has query and key, True insists. Or the layers of each document, in the order of the documents.
         precision: ``"u16"``, ``"u8"`` (half the size, 2.8 % relative error) or ``"f32"`` (exact). AttViz documents are exact always.
+        show: ``"page"``, or ``"text"``: the tinted text alone, about a third of the size, for a cell of a notebook or a frame in a post.
         max_bytes: Refuse to make a larger page.
 
     Returns:
@@ -72,28 +74,46 @@ def view(
         >>> page.html.startswith("<!doctype html>")
         True
     """
-    kept = check_precision(precision)
-    if isinstance(source, AttvizDocument):
-        source = (source,)
+    if show not in ("page", "text"):
+        raise ArgumentError(f'view: show must be "page" or "text", got {show!r}.')
+    if show == "text" and pairs:
+        raise ArgumentError('view: show="text" shows no pairs; leave one of the two out.')
     if isinstance(source, (str, bytes)):
         raise ArgumentError(
             "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
         )
-    options = _Options(title, layers, heads, documents, images, causal, kept, max_bytes)
+    options = _Options(title, layers, heads, documents, images, causal, check_precision(precision), max_bytes)
+    payload = _payload(source, options, tokens, tokenizer, False if show == "text" else pairs)
+    if show == "text":
+        payload.only_text()
+    payload.warn_if_large()
+    return Page(payload)
+
+
+def _payload(
+    source: Any,
+    options: _Options,
+    tokens: Sequence[Sequence[str]] | None,
+    tokenizer: Any | None,
+    pairs: bool | Sequence[Sequence[PairLayer]] | None,
+) -> Payload:
+    """What the page carries, whatever the source is."""
+    if isinstance(source, AttvizDocument):
+        source = (source,)
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
         pairs_of(source[0], True if pairs else None, len(source))
-        return _attviz_page(source, options)
+        return _attviz_payload(source, options)
     if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
         source = dict(zip(source.names, source.analyses, strict=True))
     if isinstance(source, Mapping):
         check_sides(source)
         sides = [_side(one, tokens, tokenizer, str(name)) for name, one in source.items()]
-        return _grid_page(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)))
+        return _grid_payload(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)))
     if isinstance(source, Captured) and pairs in (None, True) and has_pairs(source):
         found, pairs = captured_pairs(source, tokens, tokenizer)
-        return _grid_page([_side(found, None, None, "")], options, pairs_of(source, pairs, len(found.documents)))
+        return _grid_payload([_side(found, None, None, "")], options, pairs_of(source, pairs, len(found.documents)))
     side = _side(source, tokens, tokenizer, "")
-    return _grid_page([side], options, pairs_of(source, pairs, len(side.documents)))
+    return _grid_payload([side], options, pairs_of(source, pairs, len(side.documents)))
 
 
 def _side(source: Any, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None, name: str) -> Side:
@@ -124,7 +144,7 @@ class _Options:
         return places
 
 
-def _grid_page(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None) -> Page:
+def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None) -> Payload:
     documents, layers, classes, model = sides[0].documents, sides[0].layers, sides[0].classes, sides[0].model
     places = options.places(len(documents))
     if options.images is not None and len(options.images) != len(documents):
@@ -159,11 +179,10 @@ def _grid_page(sides: Sequence[Side], options: _Options, pairs: Pairs | None = N
     if others.sides:
         payload.fields["sides"] = others.sides_json(grid, found)
     findings.keep_parts(payload, several=len(places) > 1 or bool(others.sides))
-    payload.warn_if_large()
-    return Page(payload)
+    return payload
 
 
-def _attviz_page(documents: Sequence[AttvizDocument], options: _Options) -> Page:
+def _attviz_payload(documents: Sequence[AttvizDocument], options: _Options) -> Payload:
     for name in ("layers", "heads", "images"):
         if getattr(options, name) is not None:
             raise ArgumentError(f"view: {name}= has no meaning for AttViz documents, whose vectors carry names only.")
@@ -175,5 +194,4 @@ def _attviz_page(documents: Sequence[AttvizDocument], options: _Options) -> Page
     payload.fields = {"model": "", "classes": classes}
     if len(kept) > 1:
         payload.need("corpus")
-    payload.warn_if_large()
-    return Page(payload)
+    return payload

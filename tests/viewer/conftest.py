@@ -116,7 +116,7 @@ def show(browser: Any, tmp_path: Path) -> Iterator[Callable[..., Sheet]]:
         sheet = Sheet(context.new_page())
         sheets.append(sheet)
         sheet.page.goto(f"{file.as_uri()}{'#' + address if address else ''}")
-        sheet.page.wait_for_selector(".page-header, .boot")
+        sheet.page.wait_for_selector(".page-header, .boot, .slim .token")
         sheet.settle()
         return sheet
 

@@ -115,7 +115,7 @@ export class HeadsView implements Part {
   }
 
   resize(): void {
-    this.tall.fit(Math.max(this.queries.texts.length, this.keys.texts.length), 13, 24);
+    this.tall.fit(Math.max(this.queries.texts.length, this.keys.texts.length), 13, 34);
     [this.left, this.right] = this.sides;
     void this.fill();
   }

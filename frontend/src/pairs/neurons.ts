@@ -89,7 +89,7 @@ export class NeuronsView implements Part {
 
   resize(): void {
     if (!this.layer) return;
-    this.tall.fit(Math.max(this.queries.texts.length, this.keys.texts.length), 16, 22);
+    this.tall.fit(Math.max(this.queries.texts.length, this.keys.texts.length), 16, 30);
     this.columns = this.layout();
     this.update();
   }
@@ -120,16 +120,18 @@ export class NeuronsView implements Part {
   }
 
   private layout(): Columns {
-    const wide = (labels: Labels): number => Math.min(130, Math.max(50, ...labels.texts.slice(0, 600).map((text) => widthOf(text, 12) + 16)));
+    const { width } = this.tall.figure;
+    const narrow = width < 480;
+    const wide = (labels: Labels): number => Math.min(narrow ? 76 : 130, Math.max(50, ...labels.texts.slice(0, 600).map((text) => widthOf(text, 12) + 16)));
     const [queries, labels] = [0, wide(this.queries)];
     const dim = this.layer?.dim ?? 1;
     const key = labels + GAP + wide(this.keys);
-    const room = this.tall.figure.width - key - 3 * GAP - SCORE - WEIGHT;
+    const room = width - key - 3 * GAP - SCORE - (narrow ? 64 : WEIGHT);
     const cell = Math.max(1, Math.min(13, Math.floor((2 * room) / (2 * dim)) / 2));
     const product = key + dim * cell + GAP;
     const score = product + dim * cell + GAP;
     const weight = score + SCORE + GAP;
-    return { queries, labels, key, product, score, weight, bar: Math.min(360, this.tall.figure.width - weight - 56), cell };
+    return { queries, labels, key, product, score, weight, bar: Math.max(8, Math.min(360, width - weight - 56)), cell };
   }
 
   /** Ends of the two colour scales: values, and products; the largest of what this query meets. */
@@ -243,12 +245,13 @@ export class NeuronsView implements Part {
     surface.text(columns.key - 8, 33, cut(this.queries.texts[shown.query] as string, 12, columns.key - 16), { fill: palette.accent, size: 12, anchor: "end", weight: 600 });
     const at = layer.queryAt(shown.head, shown.query);
     for (let d = 0; d < layer.dim; d++) surface.rect(columns.key + d * columns.cell, 20, columns.cell, 18, signed((layer.query[at + d] as number) / this.limits[0], palette));
-    const note = (x: number, y: number, text: string): void => surface.text(x, y, text, { fill: palette.ink3, size: 11 });
+    const note = (x: number, y: number, ...texts: string[]): void => surface.text(x, y, texts.find((text) => widthOf(text, 11) < room) ?? (texts[texts.length - 1] as string), { fill: palette.ink3, size: 11 });
+    const room = columns.product - columns.key;
     surface.text(columns.labels - 8, 53, "query", { fill: palette.ink3, size: 11, anchor: "end" });
     surface.text(columns.key - 8, 53, "key", { fill: palette.ink3, size: 11, anchor: "end" });
     note(columns.key, 13, `query of ${name}, elements 0 to ${layer.dim - 1}`);
-    note(columns.key, 53, `key, element by element, \u00b1${number(this.limits[0])}`);
-    note(columns.product, 53, `query \u00d7 key, \u00b1${number(this.limits[1])}`);
+    note(columns.key, 53, `key, element by element, \u00b1${number(this.limits[0])}`, `key, \u00b1${number(this.limits[0])}`, "key");
+    note(columns.product, 53, `query \u00d7 key, \u00b1${number(this.limits[1])}`, `q \u00d7 k, \u00b1${number(this.limits[1])}`, "q \u00d7 k");
     surface.text(columns.score + SCORE - 6, 53, layer.biased ? "+ bias" : "score", { fill: palette.ink3, size: 11, anchor: "end" });
     note(columns.weight, 53, "weight");
   }

@@ -33,6 +33,8 @@ export class Tall {
 
   /** Measures the room and gives rows between `least` and `most` pixels each. */
   fit(rows: number, least: number, most: number): void {
+    // Where the page is one column, a card is as high as its rows ask for (style.css).
+    this.element.style.setProperty("--whole", `${this.head + rows * most + 6}px`);
     const { clientWidth, clientHeight } = this.element;
     const height = Math.max(160, clientHeight);
     this.rowHeight = Math.max(least, Math.min(most, Math.floor((height - this.head - 6) / Math.max(1, rows))));

@@ -52,14 +52,18 @@ export class HeaderView implements View {
       this.#tabs,
       this.#note,
       h("span", { class: "spacer" }),
-      this.#specialLabel,
-      h("label", { class: "inline" }, "scale ", this.#scaleBox),
-      this.#rangeLabel,
-      command("Open", "o", commands.open),
-      command("Numbers", "t", commands.tables),
-      command("Export", "e", commands.exports),
-      command("Theme", "d", commands.theme),
-      command("Help", "?", commands.help),
+      h(
+        "span",
+        { class: "commands", role: "group", "aria-label": "Commands" },
+        this.#specialLabel,
+        h("label", { class: "inline" }, "scale ", this.#scaleBox),
+        this.#rangeLabel,
+        command("Open", "o", commands.open),
+        command("Numbers", "t", commands.tables),
+        command("Export", "e", commands.exports),
+        command("Theme", "d", commands.theme),
+        command("Help", "?", commands.help),
+      ),
     );
   }
 

@@ -1,7 +1,7 @@
 /** What stands out, in words: computed sentences, each a button that shows what it says. */
 
 import type { Insight } from "../data/types";
-import { card, fill, h } from "../dom";
+import { card, fill, h, tell } from "../dom";
 import { patch } from "../model/hash";
 import { visible } from "../model/tokens";
 import type { Change, Context, View } from "./context";
@@ -31,7 +31,10 @@ export class InsightsView implements View {
     const { collection, store } = this.#context;
     const own = (collection.part("insights", store.state.document) ?? []) as readonly Insight[];
     this.element.hidden = !collection.insights.length && !own.length;
-    this.#lead.textContent = "A value is how much attention a token gives itself: 0 is none, 1 is all of it. Press a sentence to see it.";
+    const title = this.element.querySelector("h2");
+    if (title) tell(title, `What stands out${collection.model ? ` in ${visible(collection.model.split("/").pop() ?? "").slice(0, 60)}` : ""}`);
+    const heads = collection.layers.length ? " L1\u00b7H3 is head 3 of layer 1, both counted from 0." : "";
+    tell(this.#lead, `A value is how much attention a token gives itself: 0 is none, 1 is all of it.${heads} Press a sentence to see it.`);
     const shared = collection.insights.map((one) => this.#sentence(one));
     // What a newcomer needs first, then what is special about this text, then the rest.
     fill(this.#list, shared.slice(0, LEADING), own.map((one) => this.#sentence(one, true)), shared.slice(LEADING));
@@ -62,6 +65,6 @@ export class InsightsView implements View {
       store.set({ ...before, ...(own ? {} : { tab: "" }), ...patch(insight.state) });
     };
     const text = [own && h("span", { class: "badge" }, "this text"), h("b", {}, visible(insight.text)), " ", h("span", { class: "note" }, visible(insight.null))];
-    return h("li", {}, h("button", { class: "insight", onclick: press }, text));
+    return h("li", {}, h("button", { class: "insight", onclick: press }, h("span", {}, text)));
   }
 }
