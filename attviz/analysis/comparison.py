@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -151,11 +151,10 @@ class Comparison:
         for place in chosen:
             if not 0 <= place < count:
                 raise ArgumentError(f"Comparison.view: document {place} does not exist: there are {count}.")
-        sides = {
-            name: Analysis(one.layers, [one.documents[place] for place in chosen], one.label_names, one.model_name)
-            for name, one in zip(self.names, self.analyses, strict=True)
-        }
-        return view(sides, title=" -> ".join(self.names))
+        analyses = tuple(
+            Analysis(one.layers, [one.documents[place] for place in chosen], one.label_names, one.model_name) for one in self.analyses
+        )
+        return view(replace(self, analyses=analyses), title=" -> ".join(self.names))
 
     def _most_changed(self, count: int) -> list[int]:
         sizes = [float(np.abs(self.token_difference(place)).mean()) for place in range(len(self.analyses[0].documents))]

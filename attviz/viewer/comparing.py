@@ -13,6 +13,7 @@ from attviz.errors import ArgumentError, ShapeError
 from attviz.viewer.codec import Precision, encode
 from attviz.viewer.findings import Findings, row_names
 from attviz.viewer.grid import Grid, choose_grid, grid_entry, grid_values
+from attviz.viewer.payload import finite_list
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,26 @@ class Side:
     classes: Sequence[str] | None = None
     model: str = ""
     name: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """Intervals of the change of each head, over all texts of a comparison.
+
+    Attributes:
+        low: Lower ends.
+        high: Upper ends.
+        level: Of the intervals, such as 0.95.
+    """
+
+    low: Float[np.ndarray, "num_layers num_heads"]
+    high: Float[np.ndarray, "num_layers num_heads"]
+    level: float
+
+    def as_json(self, grid: Grid) -> dict[str, Any]:
+        """The ends for the heads that the page shows, in its order."""
+        part = np.ix_(grid.layers, grid.heads)
+        return {"low": finite_list(self.low[part].ravel()), "high": finite_list(self.high[part].ravel()), "level": self.level}
 
 
 def check_sides(sides: Mapping[Any, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from attviz._insights import Corpus, Insight, sentences, text_sentences
 from attviz._insights import head_cards as cards_of
 from attviz.clustering import cluster
+from attviz.errors import ShapeError
 from attviz.spelling import special_tokens
 from attviz.viewer.codec import encode
 from attviz.viewer.payload import HeadMoments, finite_list
@@ -84,10 +85,19 @@ class Findings:
             row[key] = float(np.nanmean(part)) if part.size and not np.isnan(part).all() else None
         return row
 
-    def fields(self, extra: Sequence[Insight] = ()) -> dict[str, Any]:
-        """For the head of the page: what is known at once."""
-        correlation = self.corpus.correlation()
-        tree = cluster(correlation)
+    def fields(self, extra: Sequence[Insight] = (), similarity: Float[np.ndarray, "num_rows num_rows"] | None = None) -> dict[str, Any]:
+        """For the head of the page: what is known at once.
+
+        Raises:
+            ShapeError: If the similarity is of other rows than the page's.
+        """
+        size = len(self.corpus.names)
+        if similarity is not None and np.shape(similarity) != (size, size):
+            raise ShapeError(
+                f"view: similarity must be [num_rows, num_rows] of the {size} heads shown, layer by layer, "
+                f"got {list(np.shape(similarity))}."
+            )
+        tree = cluster(self.corpus.correlation() if similarity is None else np.asarray(similarity, dtype=np.float64))
         told = [*extra, *sentences(self.corpus, self.outcomes)]
         return {
             "overall": self.moments["out"].as_json(),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
 from attviz.records import AttvizDocument, Captured
 from attviz.viewer.attviz_json import attviz_entry, class_names
 from attviz.viewer.codec import Precision, check_precision
-from attviz.viewer.comparing import Others, Side, check_sides
+from attviz.viewer.comparing import Changes, Others, Side, check_sides
 from attviz.viewer.findings import Findings, row_names
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
@@ -21,6 +21,10 @@ from attviz.viewer.pairs import PairLayer
 from attviz.viewer.pairs_capture import captured_pairs, has_pairs
 from attviz.viewer.pairs_source import Pairs, attach_pairs, pairs_of
 from attviz.viewer.payload import MAX_BYTES, MOST_CLASSES, Payload, finite
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 
 def view(
@@ -35,6 +39,7 @@ def view(
     images: Sequence[Any] | None = None,
     causal: bool | None = None,
     pairs: bool | Sequence[Sequence[PairLayer]] | None = None,
+    similarity: Float[np.ndarray, "num_rows num_rows"] | None = None,
     precision: str = "u16",
     show: str = "page",
     max_bytes: int = MAX_BYTES,
@@ -55,6 +60,8 @@ def view(
         causal: Whether token ``i`` saw ``i + 1`` keys (for the *lift* scale). None reads it off the first token.
         pairs: Whether the page also shows who looks at whom (head, model and neuron view, cross-attention). None shows it where the
             source has query and key, True insists. Or the layers of each document, in the order of the documents.
+        similarity: How alike any two of the shown heads are, at most 1, layer by layer, for the order "clusters":
+            ``attviz.metrics.fuji_matrix(scores)``, say. None takes their correlation over all tokens.
         precision: ``"u16"``, ``"u8"`` (half the size, 2.8 % relative error) or ``"f32"`` (exact). AttViz documents are exact always.
         show: ``"page"``, or ``"text"``: the tinted text alone, about a third of the size, for a cell of a notebook or a frame in a post.
         max_bytes: Refuse to make a larger page.
@@ -64,7 +71,7 @@ def view(
 
     Raises:
         ArgumentError: If the source is of no known kind or empty, an argument does not fit it, or the page is too large.
-        ShapeError: If tokens and diagonals do not fit.
+        ShapeError: If tokens and diagonals, or the similarity and the heads, do not fit.
         FormatError: If a value is outside [0, 1], or a vector of an AttViz document has a wrong length.
 
     Example:
@@ -82,7 +89,7 @@ def view(
         raise ArgumentError(
             "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
         )
-    options = _Options(title, layers, heads, documents, images, causal, check_precision(precision), max_bytes)
+    options = _Options(title, layers, heads, documents, images, causal, check_precision(precision), max_bytes, similarity)
     payload = _payload(source, options, tokens, tokenizer, False if show == "text" else pairs)
     if show == "text":
         payload.only_text()
@@ -103,12 +110,13 @@ def _payload(
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
         pairs_of(source[0], True if pairs else None, len(source))
         return _attviz_payload(source, options)
+    changes = None
     if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
-        source = dict(zip(source.names, source.analyses, strict=True))
+        changes, source = Changes(source.low, source.high, source.level), dict(zip(source.names, source.analyses, strict=True))
     if isinstance(source, Mapping):
         check_sides(source)
         sides = [_side(one, tokens, tokenizer, str(name)) for name, one in source.items()]
-        return _grid_payload(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)))
+        return _grid_payload(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)), changes)
     if isinstance(source, Captured) and pairs in (None, True) and has_pairs(source):
         found, pairs = captured_pairs(source, tokens, tokenizer)
         return _grid_payload([_side(found, None, None, "")], options, pairs_of(source, pairs, len(found.documents)))
@@ -135,6 +143,7 @@ class _Options:
     causal: bool | None
     precision: Precision
     max_bytes: int
+    similarity: Float[np.ndarray, "num_rows num_rows"] | None
 
     def places(self, count: int) -> range:
         """Indices of the documents to keep."""
@@ -144,7 +153,7 @@ class _Options:
         return places
 
 
-def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None) -> Payload:
+def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None, changes: Changes | None = None) -> Payload:
     documents, layers, classes, model = sides[0].documents, sides[0].layers, sides[0].classes, sides[0].model
     places = options.places(len(documents))
     if options.images is not None and len(options.images) != len(documents):
@@ -174,16 +183,18 @@ def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None 
             attach_pairs(payload, document, f"documents[{place}]", pairs[place], options.layers, grid.heads if options.heads else None)
     names = [str(name) for name in classes or ()]
     names += [f"class {i}" for i in range(len(names), labels + 1)]
-    found = findings.fields(others.insights(findings))
+    found = findings.fields(others.insights(findings), options.similarity)
     payload.fields = {"model": model, "grid": grid.as_json(), "classes": names, **found}
     if others.sides:
         payload.fields["sides"] = others.sides_json(grid, found)
+    if changes is not None:
+        payload.keep("changes", 0, changes.as_json(grid))
     findings.keep_parts(payload, several=len(places) > 1 or bool(others.sides))
     return payload
 
 
 def _attviz_payload(documents: Sequence[AttvizDocument], options: _Options) -> Payload:
-    for name in ("layers", "heads", "images"):
+    for name in ("layers", "heads", "images", "similarity"):
         if getattr(options, name) is not None:
             raise ArgumentError(f"view: {name}= has no meaning for AttViz documents, whose vectors carry names only.")
     kept = [documents[i] for i in options.places(len(documents))]

@@ -45,6 +45,18 @@ def test_two_models_head_by_head(show, analysis, tuned):
     assert sheet.hash()["against"] == ["0.0"]
 
 
+def test_heads_whose_change_may_be_chance_are_grey(show, analysis, tuned):
+    low, high = np.full((3, 4), -0.1), np.full((3, 4), 0.1)
+    low[2, 1], high[2, 1] = 0.4, 0.5
+    compared = SimpleNamespace(names=("base", "tuned"), analyses=(analysis, tuned), low=low, high=high, level=0.95)
+    sheet = show(view(compared, precision="f32"), address="tab=compare")
+    sheet.until("document.querySelectorAll('.card-changes .unsure').length === 11")
+    assert sheet.locator(".card-changes li").first.get_attribute("title").endswith("; over all texts 0.400 to 0.500")
+    sheet.get_by_role("button", name="L0·H0, uncertain").wait_for()
+    sheet.get_by_role("button", name="swap").click()  # the intervals are of the change from the first to the last
+    sheet.until("document.querySelectorAll('.card-changes .unsure').length === 0")
+
+
 def test_two_documents_with_other_words(show, page):
     sheet = show(page, address="tab=compare&against=2.0")
     assert "other tokens" in sheet.locator(".card-pick").inner_text()
@@ -122,3 +134,17 @@ def test_clusters_order_the_rows_and_draw_their_tree(show):
     sheet.settle()
     order = [kinds[int(name.split("H")[1])] for name in sheet.row_names()]
     assert order in ([0, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0])
+
+
+def test_clusters_of_a_similarity_of_the_readers_own(show):
+    values = np.random.default_rng(0).random((1, 4, 12)).astype(np.float32)
+    document = Document("x " * 12, ("x",) * 12, values)
+    alike = np.eye(4)
+    alike[0, 3] = alike[3, 0] = alike[1, 2] = alike[2, 1] = 0.9
+    sheet = show(view(document, similarity=alike), address="arrange=cluster")
+    sheet.get_by_role("group", name="Which vectors").get_by_role("button", name="all").click()
+    sheet.settle()
+    order = [int(name.split("H")[1]) for name in sheet.row_names()]
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {frozenset((0, 3)), frozenset((1, 2))}
+    with pytest.raises(ShapeError, match=r"similarity must be \[num_rows, num_rows\] of the 4 heads shown, layer by layer, got \[2, 2\]"):
+        view(document, similarity=alike[:2, :2])

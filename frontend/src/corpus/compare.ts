@@ -35,6 +35,7 @@ export class CompareView implements View {
   readonly #note = h("p", { class: "readout" });
   readonly #list = h("ol", { class: "top", tabindex: "0", "aria-label": "Heads by change" });
   readonly #readout = h("p", { class: "readout" });
+  readonly #doubt = h("span", { class: "note" });
   #other: Scene | null = null;
   #asked = 0;
   #heat: HeatLayout | null = null;
@@ -65,7 +66,7 @@ export class CompareView implements View {
       card("pick", "Compare", null, null, picks, this.#note),
       card("maps", "Maps", null, null, maps, this.#readout),
       card("texts", "Over one axis", null, null, h("div", { class: "compare-holder" }, this.#figure.figure.element)),
-      card("changes", "Heads by change", h("span", { class: "note" }, "B \u2212 A"), null, this.#list),
+      card("changes", "Heads by change", h("span", { class: "note" }, "B \u2212 A"), null, this.#doubt, this.#list),
     );
     this.#listen();
   }
@@ -195,17 +196,34 @@ export class CompareView implements View {
     return `${visible(row?.name && row.name !== String(index) ? row.name : `document ${index}`)}${set}`;
   }
 
+  /** Ends of a head's change over all texts, where a comparison of two models worked them out (attviz.compare). */
+  #intervals(): (key: string) => readonly [number, number] {
+    const { collection, scene, store } = this.#context;
+    const found = collection.part("changes", 0) as { low: (number | null)[]; high: (number | null)[] } | null;
+    const [index, set] = this.#against();
+    const told = found && index === store.state.document && store.state.set === 0 && set === (scene?.document.sets.length ?? 0) - 1;
+    tell(this.#doubt, told ? "grey: the change over all texts may be none" : "");
+    return (key) => {
+      const place = scene?.find(key)?.place ?? -1;
+      return told ? [found.low[place] ?? NaN, found.high[place] ?? NaN] : [NaN, NaN];
+    };
+  }
+
   #drawList(): void {
     const { store } = this.#context;
     const order = [...this.#changes].filter((one) => !Number.isNaN(one.b - one.a)).sort((x, y) => Math.abs(y.b - y.a) - Math.abs(x.b - x.a)).slice(0, RANKED);
     const most = Math.max(1e-30, ...order.map((one) => Math.abs(one.b - one.a)));
+    const intervals = this.#intervals();
     fill(
       this.#list,
       order.map((one) => {
         const gap = one.b - one.a;
+        const [low, high] = intervals(one.key);
+        const unsure = low <= 0 && high >= 0;
+        const words = Number.isNaN(low) ? "" : `; over all texts ${number(low)} to ${number(high)}${unsure ? ": uncertain" : ""}`;
         const bar = h("span", { class: "bar", style: { width: `${(Math.abs(gap) / most) * 100}%`, "background-color": rampColor(gap > 0 ? 0.85 : 0.15, diverging(this.#context.palette)) } });
         const press = (): void => store.set(togglePin(store.state, one.key));
-        return h("li", { title: `A ${number(one.a)}, B ${number(one.b)}`, "data-key": one.key, onpointerenter: () => store.set({ hoverRow: one.key }) }, h("button", { class: "link", onclick: press }, visible(one.name)), h("span", { class: "bar-track" }, bar), h("span", { class: "value" }, `${gap > 0 ? "+" : ""}${number(gap)}`));
+        return h("li", { class: unsure ? "unsure" : null, title: `A ${number(one.a)}, B ${number(one.b)}${words}`, "data-key": one.key, onpointerenter: () => store.set({ hoverRow: one.key }) }, h("button", { class: "link", onclick: press, "aria-label": unsure ? `${visible(one.name)}, uncertain` : null }, visible(one.name)), h("span", { class: "bar-track" }, bar), h("span", { class: "value" }, `${gap > 0 ? "+" : ""}${number(gap)}`));
       }),
     );
   }

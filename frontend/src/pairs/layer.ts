@@ -2,7 +2,7 @@
 
 import { decode } from "../data/codec";
 import { DataFault } from "../data/types";
-import { fromBase64, fromHalves } from "./bytes";
+import { exponential, fromBase64, fromHalves } from "./bytes";
 import type { LayerMeta } from "./types";
 
 /** Reads one block after the other; a file that is too short or too long is damaged. */
@@ -25,8 +25,12 @@ class Reader {
     return new Float32Array(this.bytes.buffer, this.take(4 * length), length);
   }
 
+  bits16(length: number): Uint16Array {
+    return new Uint16Array(this.bytes.buffer, this.take(2 * length), length);
+  }
+
   f16(length: number): Float32Array {
-    return fromHalves(this.bytes.buffer, this.take(2 * length), length);
+    return fromHalves(this.bits16(length));
   }
 
   bits(length: number): Uint8Array {
@@ -36,6 +40,23 @@ class Reader {
 
   end(): void {
     if (this.at !== this.bytes.length) throw new DataFault(`The pairs of ${this.what} hold more than was announced; make the page again.`);
+  }
+}
+
+/** Numbers as they came, and as floats once they are wanted. */
+class Numbers {
+  private decoded: Float32Array | null;
+
+  constructor(private readonly coded: Float32Array | Uint16Array) {
+    this.decoded = coded instanceof Float32Array ? coded : null;
+  }
+
+  get all(): Float32Array {
+    return (this.decoded ??= fromHalves(this.coded as Uint16Array));
+  }
+
+  part(from: number, to: number): Float32Array {
+    return this.decoded?.subarray(from, to) ?? fromHalves((this.coded as Uint16Array).subarray(from, to));
   }
 }
 
@@ -76,8 +97,9 @@ export class QueryKeyLayer extends Layer {
   private readonly kv: readonly number[];
   /** Of each key head; it adds the same to every score of a row, so weights go without it. */
   readonly mean: Float32Array;
-  readonly query: Float32Array;
-  readonly key: Float32Array;
+  /** Whole queries and keys are decoded when they are first asked for: a small picture needs few queries. */
+  private readonly queries: Numbers;
+  private readonly keys: Numbers;
   private readonly line: Float32Array | null = null;
   private readonly full: Float32Array | null = null;
   private readonly hidden: Uint8Array | null = null;
@@ -94,14 +116,22 @@ export class QueryKeyLayer extends Layer {
     this.high = meta.band?.[1] ?? Infinity;
     const kvHeads = Math.max(...this.kv) + 1;
     const reader = new Reader(bytes, meta.name);
-    const numbers = (length: number): Float32Array => (meta.form === "f32" ? reader.f32(length) : reader.f16(length));
+    const numbers = (length: number): Numbers => new Numbers(meta.form === "f32" ? reader.f32(length) : reader.bits16(length));
     this.mean = reader.f32(kvHeads * this.dim);
     if (meta.bias?.[0] === "line") this.line = reader.f32(meta.bias[1] * (qLen + kvLen - 1));
-    this.query = numbers(meta.heads.length * qLen * this.dim);
-    this.key = numbers(kvHeads * kvLen * this.dim);
+    this.queries = numbers(meta.heads.length * qLen * this.dim);
+    this.keys = numbers(kvHeads * kvLen * this.dim);
     if (meta.bias?.[0] === "full") this.full = reader.f16(meta.bias[1] * qLen * kvLen);
     if (meta.hidden) this.hidden = reader.bits(meta.hidden * qLen * Math.ceil(kvLen / 8));
     reader.end();
+  }
+
+  get query(): Float32Array {
+    return this.queries.all;
+  }
+
+  get key(): Float32Array {
+    return this.keys.all;
   }
 
   get biased(): boolean {
@@ -150,10 +180,15 @@ export class QueryKeyLayer extends Layer {
 
   /** Four queries with two keys at a time: each number is fetched once for several products, five times as fast as one by one. */
   private products(head: number, queries: readonly number[], out: Float32Array): void {
-    const { query, key, dim, kvLen } = this;
-    const place = (i: number): number => this.queryAt(head, queries[Math.min(i, queries.length - 1)] as number);
-    const [a, b, c, e] = [place(0), place(1), place(2), place(3)];
+    const { key, dim, kvLen } = this;
     const count = queries.length;
+    // Side by side, so that one step along them is one step in memory.
+    const query = new Float32Array(4 * dim);
+    queries.forEach((one, i) => {
+      const at = this.queryAt(head, one);
+      query.set(this.queries.part(at, at + dim), i * dim);
+    });
+    const [a, b, c, e] = [0, dim, 2 * dim, 3 * dim];
     for (let j = 0; j < kvLen; j += 2) {
       const one = this.keyAt(head, j);
       const other = j + 1 < kvLen ? one + dim : one;
@@ -199,7 +234,7 @@ export class QueryKeyLayer extends Layer {
     }
     let sum = 0;
     for (let j = 0; j < kvLen; j++) {
-      const weight = j < first || j > last || most === -Infinity ? 0 : Math.exp((out[j] as number) - most);
+      const weight = j < first || j > last || most === -Infinity ? 0 : exponential((out[j] as number) - most);
       out[j] = weight;
       sum += weight;
     }

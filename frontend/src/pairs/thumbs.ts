@@ -25,11 +25,12 @@ export function thumbnail(layer: Layer, head: number): Thumb {
   const values = new Float32Array(queries.length * columns);
   if (scratch.length < queries.length * kvLen) scratch = new Float32Array(queries.length * kvLen);
   layer.rows(head, queries, scratch);
-  for (let r = 0; r < queries.length; r++) {
-    for (let j = 0; j < kvLen; j++) {
-      const at = r * columns + Math.min(columns - 1, Math.floor((j * columns) / kvLen));
-      const weight = scratch[r * kvLen + j] as number;
-      if (weight > (values[at] as number)) values[at] = weight;
+  for (let column = 0; column < columns; column++) {
+    const [from, to] = [Math.ceil((column * kvLen) / columns), Math.ceil(((column + 1) * kvLen) / columns)];
+    for (let r = 0; r < queries.length; r++) {
+      let most = 0;
+      for (let j = r * kvLen + from; j < r * kvLen + to; j++) if ((scratch[j] as number) > most) most = scratch[j] as number;
+      values[r * columns + column] = most;
     }
   }
   return { rows: queries.length, columns, values };
