@@ -114,6 +114,6 @@ def test_an_open_file_replaces_the_view_of_attviz_documents(show):
 
     sheet = show(view(AttvizDocument("x", (AttvizSet(("x",), (AttvizVector((0.5,), "n"),)),))))
     with sheet.expect_file_chooser() as chooser:
-        sheet.get_by_role("button", name="Open o").click()
+        sheet.locator(".page-header button", has_text="Open").click()
     chooser.value.set_files({"name": "chosen.json", "mimeType": "application/json", "buffer": json.dumps([document()]).encode()})
     sheet.titled("chosen.json")
