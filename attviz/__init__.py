@@ -5,7 +5,7 @@
     cap.diagonal                          # [num_layers, batch, num_heads, q_len], on the model's device
     attviz.metrics.mean(cap.diagonal)     # [batch, q_len]
 
-Names load when they are first used: ``import attviz`` brings in torch and nothing else that is heavy.
+Names load on first use: ``import attviz`` imports torch and nothing else that is heavy.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PACKAGES = ("calls", "checking", "hooks", "integrations", "io", "kernels", "met
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or a subpackage, the first time somebody asks for it (PEP 562)."""
+    """Import a public name or a subpackage on first use (PEP 562)."""
     if name in _PACKAGES:
         return importlib.import_module(f"attviz.{name}")
     if name in _HOMES:

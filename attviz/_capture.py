@@ -1,4 +1,4 @@
-"""``with attviz.capture(model) as cap:``: the arguments, and reading what was recorded."""
+"""``with attviz.capture(model) as cap:``: its arguments, and access to what was recorded."""
 
 from __future__ import annotations
 
@@ -40,32 +40,33 @@ def capture(
     read: Reading | Iterable[Reading] | None = None,
     cross: bool = False,
 ) -> Capture:
-    """Record the self-attention diagonal of every layer and head while ``model`` runs, without its attention matrix.
+    """Record the self-attention diagonal of every layer and head while ``model`` runs, without building the attention matrix.
 
-    Use it as a context. The model keeps its own kernels, its outputs and gradients stay the same to the last bit, and when the context
-    ends, also by an exception, nothing is left on the model or in the process.
+    Use it as a context manager. The model keeps its own kernels, and its outputs and gradients stay bit-identical. When the context
+    ends, even through an exception, nothing is left on the model or in the process.
 
     Args:
         model: Any transformer: transformers, ``torch.nn``, hand-written; eager, compiled before or inside the context.
-        metrics: One or several objects with ``update(record)``, fed layer by layer as the forward runs.
+        metrics: One or more objects with ``update(record)``, fed layer by layer as the forward runs.
         keep: ``"last"`` forward (safe in a training loop), ``"all"``, or ``"none"`` (metrics only).
-        layers: Which attention modules: names (of a module or of a container), glob patterns, indices in order of registration; all by
-            default. A module named here may have any class name.
-        every: Record each N-th forward only; the others run without hooks on their layers and without the tap.
-        strict: Raise :class:`CaptureError` at the end if a layer ran unseen; False warns instead.
+        layers: Which attention modules to capture: names (of a module or a container), glob patterns, or indices in order of
+        registration. All by default. A module named here may have any class name.
+        every: Record every N-th forward only; the others run without hooks on their layers and without the tap.
+        strict: Raise :class:`CaptureError` on exit if a layer ran unseen; False warns instead.
         token_ids: For models whose forward has no ``input_ids``: the ids ``[batch, q_len]``, the name of the parameter that holds them,
             or a function of ``(args, kwargs)``.
-        read: One or several :mod:`attviz.readings`: other statistics of the attention rows, read beside the diagonal into
+        read: One or more :mod:`attviz.readings`: further statistics of the attention rows, read along with the diagonal into
             ``record.readings`` and :meth:`Capture.reading`.
-        cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must hold a reading that needs none.
+        cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must include a reading that does not
+        need one.
 
     Returns:
-        The :class:`Capture`, to be entered once.
+        The :class:`Capture`, which can be entered once.
 
     Raises:
-        CaptureError: If the model lies on the meta device; at the end of the context, if a layer ran unseen.
+        CaptureError: If the model is on the meta device; on exit, if a layer ran unseen.
         UnknownLayerError: If an entry of ``layers`` matches no module.
-        ArgumentError: If another parameter is outside its choices.
+        ArgumentError: If another argument is invalid.
 
     Example:
         >>> attention = torch.nn.MultiheadAttention(8, 2, batch_first=True).eval()
@@ -82,7 +83,7 @@ def capture(
 
 
 class Capture(Tables):
-    """What :func:`capture` returns: the diagonals of the last forward, or of all."""
+    """What :func:`capture` returns: the diagonals of the last forward, or of every forward."""
 
     def __init__(
         self,
@@ -111,7 +112,7 @@ class Capture(Tables):
         self._model = model
         self._session = Session(model, self._recorder, layers=layers, every=every, strict=strict, token_ids=token_ids)
         self._observer = self._session.observer
-        self._finalizer = weakref.finalize(self, self._session.drop)  # an interrupt at the start of __exit__ is made good here
+        self._finalizer = weakref.finalize(self, self._session.drop)  # cleans up after an interrupt at the start of __exit__
         self._finalizer.atexit = False
 
     def __enter__(self) -> Capture:
@@ -141,17 +142,17 @@ class Capture(Tables):
         return self._recorder.steps[-1].cross_records()
 
     def reading(self, name: str, *, cross: bool = False) -> Tensor:
-        """What a reading found in the last forward in which it was due, all layers in one tensor.
+        """The values of one reading in the last forward that took it, all layers in one tensor.
 
         Args:
-            name: Of the reading, such as ``"previous"``, ``"row_entropy"`` or ``"top_keys(5).index"``.
-            cross: Of the layers of cross-attention.
+            name: Name of the reading, such as ``"previous"``, ``"row_entropy"`` or ``"top_keys(5).index"``.
+            cross: Read the cross-attention layers instead.
 
         Returns:
             ``[num_layers, ...]``, NaN where the query is padding.
 
         Raises:
-            CaptureError: If there is no such reading, or a layer could not give it; the message says why.
+            CaptureError: If there is no such reading, or a layer could not provide it; the message says why.
             RaggedLayersError: If the layers differ in shape.
         """
         self._observer.close_implicit()
@@ -159,9 +160,9 @@ class Capture(Tables):
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Attention modules in order of execution; before the first forward those that are expected.
+        """Attention modules in order of execution; before the first forward, the expected ones.
 
-        A call that a whole-model compile left without a name appears as ``"call:<index>"``.
+        A call that has no name because the whole model was compiled appears as ``"call:<index>"``.
         """
         if not self._recorder.steps:
             return tuple(name for name in self._session.layout.expected if name in self._session.selection)
@@ -187,12 +188,12 @@ class Capture(Tables):
 
     @property
     def token_ids(self) -> Int[Tensor, "batch q_len"] | None:
-        """Vocabulary ids of the last forward's queries, where the model has them."""
+        """Token ids of the last forward's queries, if the model has them."""
         return self._common("token_ids", [record.token_ids for record in self._last()])
 
     @property
     def query_mask(self) -> Bool[Tensor, "batch q_len"]:
-        """True where the query of the last forward is a real token; all True where the model was given no mask."""
+        """True where a query of the last forward is a real token; all True if the model was given no mask."""
         records = self._last()
         found = self._common("query_mask", [record.query_mask for record in records])
         if found is not None:
@@ -202,9 +203,9 @@ class Capture(Tables):
 
     @property
     def documents(self) -> tuple[CapturedDocument, ...]:
-        """The texts of the last forward one by one, without padding; of several packed into a row, each by itself.
+        """The texts of the last forward, one by one and without padding; texts packed into one row are separated.
 
-        Packed texts are told apart by ``cu_seqlens``, or by ``position_ids`` that restart where the attention mask parts them.
+        Packed texts are separated by ``cu_seqlens``, or where ``position_ids`` restart and the attention mask keeps them apart.
         """
         numbers = self._common("documents", [record.document_ids for record in self._last()])
         return split_documents(self.diagonal, self.token_ids, self.query_mask, numbers)
@@ -212,14 +213,14 @@ class Capture(Tables):
     def sequence_diagonal(
         self, beam_indices: Int[Tensor, "rows new_tokens"] | None = None
     ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
-        """Diagonal of each token of the last generated sequence, prompt included: its steps joined (``keep="all"``).
+        """Diagonal of each token of the last generated sequence, prompt included, joined over its steps (``keep="all"``).
 
-        The last token of ``generate`` is missing: it was chosen, but never went through the model. After a beam search pass
-        ``outputs.beam_indices``. Explained in :func:`attviz.hooks.session.sequences.join_steps`.
+        The last token from ``generate`` is missing: it was sampled but never went through the model. After a beam search, pass
+        ``outputs.beam_indices``; see :func:`attviz.hooks.session.sequences.join_steps`.
         """
         self._last()
         if self._recorder.keep != "all":
-            raise CaptureError(f"cap.sequence_diagonal: keep={self._recorder.keep!r} holds one step. Capture with keep='all'.")
+            raise CaptureError(f"cap.sequence_diagonal: keep={self._recorder.keep!r} keeps a single step. Capture with keep='all'.")
         return join_steps(self._recorder.steps, beam_indices)
 
     def _title(self) -> str:
@@ -234,7 +235,7 @@ class Capture(Tables):
     def _common(self, what: str, found: list[Tensor | None]) -> Tensor | None:
         tensors = [tensor for tensor in found if tensor is not None]
         if any(tensor is not tensors[0] and not _same(tensor, tensors[0]) for tensor in tensors[1:]):
-            raise RaggedLayersError(f"cap.{what}: layers saw different tokens. Read {what} from each of cap.records.")
+            raise RaggedLayersError(f"cap.{what}: layers saw different tokens. Read {what} from each record in cap.records.")
         return tensors[0] if tensors else None
 
 

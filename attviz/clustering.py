@@ -1,4 +1,4 @@
-"""An order of things in which like stands beside like, and the tree behind it: average linkage, for heat maps and the page."""
+"""An order in which similar items are neighbours, and the tree behind it: average linkage, for heat maps and the page."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _MOST_ORDERED = 400  # optimal ordering takes the cube of the number of leaves
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clusters:
-    """A tree over things.
+    """A tree over items.
 
     Attributes:
         order: The leaves from left to right.
-        merges: ``(one, other, distance, size)`` a merge, as SciPy's linkage gives them; index ``n + i`` is the cluster of merge ``i``.
+        merges: ``(one, other, distance, size)`` per merge, as in SciPy's linkage; index ``n + i`` is the cluster of merge ``i``.
     """
 
     order: Int[np.ndarray, " n"]
@@ -27,7 +27,7 @@ class Clusters:
 
 
 def cluster(similarity: Float[np.ndarray, "n n"]) -> Clusters:
-    """Average linkage of a similarity matrix (SciPy), its leaves turned so that neighbours are alike (Bar-Joseph et al. 2001).
+    """Average linkage of a similarity matrix (SciPy), with its leaves ordered so that neighbours are alike (Bar-Joseph et al. 2001).
 
     Args:
         similarity: Symmetric, at most 1 (a correlation, AUFUJI); the distance is ``1 - similarity``. NaN counts as the least similar.

@@ -1,6 +1,6 @@
-"""Whatever holds diagonals, as an :class:`~attviz.records.Analysis`: what files, figures and the page take.
+"""Converts anything that holds diagonals to an :class:`~attviz.records.Analysis`, which files, figures and the page take.
 
-A Capture, a Document, several of them, or an Analysis itself. One adapter for all, so that a capture goes wherever an analysis goes.
+A Capture, a Document, several Documents, or an Analysis itself. There is one adapter, so a capture works wherever an analysis does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Diagonals = Analysis | Captured | CapturedDocument | Document | Sequence[Documen
 
 
 def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None = None, tokenizer: Any | None = None) -> Analysis:
-    """Bring any holder of diagonals to an analysis; what is one already, or has its attributes, is returned as it is.
+    """Convert a source of diagonals to an Analysis; one that already is, or has the same attributes, is returned unchanged.
 
     Args:
         source: An Analysis, a Capture, one text of ``cap.documents``, a Document, or several Documents.
         who: Name of the public function, for messages.
-        tokens: For a capture: the strings of each text, all of its row or the real ones only.
-        tokenizer: For a capture: turns its ``token_ids`` into strings where ``tokens`` is not given.
+        tokens: For a capture: the strings of each text, for the whole row or for the real tokens only.
+        tokenizer: For a capture: converts its ``token_ids`` to strings if ``tokens`` is not given.
 
     Raises:
-        ArgumentError: If the source is of another kind or holds no text, or if tokens do not belong to it.
-        ShapeError: If tokens and diagonals do not fit.
+        ArgumentError: If the source is of another type or holds no text, or if it has tokens of its own.
+        ShapeError: If tokens and diagonals do not match.
 
     Example:
         >>> import numpy as np
@@ -56,7 +56,7 @@ def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None
 
 
 def only_text(source: Any, who: str) -> Document:
-    """The document of a source that holds one text.
+    """The only document of a source that holds one text.
 
     Raises:
         ArgumentError: If it holds several, or none.
@@ -64,7 +64,7 @@ def only_text(source: Any, who: str) -> Document:
     analysis = as_analysis(source, who)
     if len(analysis.documents) != 1:
         raise ArgumentError(
-            f"{who}: shows one text, and {type(source).__name__} holds {len(analysis.documents)}. Choose one: source.documents[0]."
+            f"{who}: shows one text, but {type(source).__name__} holds {len(analysis.documents)}. Choose one: source.documents[0]."
         )
     return analysis.documents[0]
 
@@ -75,10 +75,10 @@ def captured_documents(
     """One Document for each text of a capture, without its padding.
 
     Yields:
-        Documents named by their place. Without tokens and tokenizer a token is named by its id, or by its position.
+        Documents named by their index. Without tokens and tokenizer, a token is named by its id, or by its position.
     """
     if tokens is not None and len(tokens) != len(texts):
-        raise ShapeError(f"{who}: tokens has {len(tokens)} sequences and the capture holds {len(texts)} texts.")
+        raise ShapeError(f"{who}: tokens has {len(tokens)} sequences, but the capture holds {len(texts)} texts.")
     if tokenizer is not None and tokens is None and any(text.token_ids is None for text in texts):
         raise ArgumentError(f"{who}: the capture has no token_ids for the tokenizer to read; pass tokens=[[...], ...] instead.")
     for index, text in enumerate(texts):

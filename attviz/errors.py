@@ -4,13 +4,13 @@
     ├── CaptureError            a capture that cannot be trusted or was misused
     │   ├── UnknownLayerError   a layer name, pattern or index that the model does not have
     │   ├── RaggedLayersError   layers of different shapes read as one tensor
-    │   └── ReadingError        a reading that the attention of a layer cannot give
+    │   └── ReadingError        a reading that a layer's attention cannot provide
     ├── ShapeError              (also ValueError) a tensor whose shape breaks a rule
     ├── DtypeError              (also TypeError) a tensor whose dtype or device breaks a rule
-    ├── ArgumentError           (also ValueError) a parameter outside its choices
-    ├── FormatError             (also ValueError) a malformed file or document, with the path of the fault
-    ├── MetricError             a metric fed or merged with what does not fit
-    │   ├── EmptyMetricError    a metric read before anything was seen
+    ├── ArgumentError           (also ValueError) an invalid argument
+    ├── FormatError             (also ValueError) a malformed file or document, with the path of the error inside it
+    ├── MetricError             a metric fed or merged with incompatible data
+    │   ├── EmptyMetricError    a metric read before it saw any data
     │   └── AttentionAlarmError what AttentionHealth raises under on_alarm="raise"
     └── MissingExtraError       (also ImportError) an optional dependency that is not installed
 
@@ -21,7 +21,7 @@ from attviz.spelling import printable
 
 
 class AttvizError(Exception):
-    """Base of every error that attviz raises on purpose; what it quotes of foreign text is shown, not obeyed by a terminal."""
+    """Base class of every error that attviz raises on purpose. Control characters in quoted text are made visible."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n\t")
@@ -39,15 +39,15 @@ class UnknownLayerError(CaptureError, KeyError):
 
 
 class RaggedLayersError(CaptureError):
-    """Layers whose diagonals differ in shape were asked for as one tensor."""
+    """Layers whose diagonals differ in shape were requested as one tensor."""
 
 
 class ReadingError(CaptureError):
-    """A reading that an attention call cannot give; the message says why."""
+    """A reading that an attention call cannot provide; the message says why."""
 
 
 class CaptureWarning(UserWarning):
-    """What ``strict=False`` says instead of raising :class:`CaptureError`."""
+    """What ``strict=False`` emits instead of raising :class:`CaptureError`."""
 
 
 class ShapeError(AttvizError, ValueError):
@@ -55,15 +55,15 @@ class ShapeError(AttvizError, ValueError):
 
 
 class DtypeError(AttvizError, TypeError):
-    """A tensor of a dtype or on a device that the operation cannot take."""
+    """A tensor whose dtype or device the operation does not support."""
 
 
 class ArgumentError(AttvizError, ValueError):
-    """A parameter outside its choices; the message lists them."""
+    """An invalid argument; the message lists the valid choices."""
 
 
 class FormatError(AttvizError, ValueError):
-    """A malformed file or document; the message carries the path of the fault inside it."""
+    """A malformed file or document; the message says where in it the error is."""
 
 
 class MetricError(AttvizError, RuntimeError):
@@ -71,7 +71,7 @@ class MetricError(AttvizError, RuntimeError):
 
 
 class EmptyMetricError(MetricError):
-    """A metric was read before it, or any process it is pooled with, saw anything."""
+    """A metric was read before it, or any process it is pooled with, saw any data."""
 
 
 class AttentionAlarmError(MetricError):

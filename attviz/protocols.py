@@ -1,4 +1,4 @@
-"""What a capture feeds: anything with ``update(record)``, and metrics, which also ask for readings."""
+"""What a capture feeds: anything with ``update(record)``, and metrics, which can also request readings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 @runtime_checkable
 class Listener(Protocol):
-    """An object of your own that is given each record: it needs ``update`` and nothing else."""
+    """An object of your own that receives each record: it only needs ``update``."""
 
     def update(self, record: Any) -> Any:
         """Take one layer of one forward, an :class:`attviz.records.DiagonalRecord`."""
@@ -16,12 +16,12 @@ class Listener(Protocol):
 
 @runtime_checkable
 class Metric(Listener, Protocol):
-    """A listener that asks for readings. The capture makes each reading once, whoever asks for it, and the record carries it.
+    """A listener that requests readings. The capture computes each reading once, no matter who asks, and the record carries it.
 
-    A metric never sees an attention call: what it needs of one is a reading (:mod:`attviz.readings`).
+    A metric never sees an attention call: everything it needs from one is a reading (:mod:`attviz.readings`).
 
     Attributes:
-        readings: What it needs in ``record.readings``; a layer that cannot give one says why in ``record.reasons``.
+        readings: What it needs in ``record.readings``; a layer that cannot provide one says why in ``record.reasons``.
     """
 
     @property
@@ -29,4 +29,4 @@ class Metric(Listener, Protocol):
         """What it needs in ``record.readings``."""
 
     def prepare(self, model: Any) -> None:
-        """Read off the model what is needed of it, such as the size of its vocabulary; called once, before the context is entered."""
+        """Read what is needed from the model, such as its vocabulary size; called once, before the context is entered."""

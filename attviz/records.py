@@ -1,4 +1,4 @@
-"""What travels through the house: frozen records without behaviour.
+"""The data that moves between the parts of attviz: frozen records without behaviour.
 
 ``nn.Module -> AttentionCall -> DiagonalRecord (readings) -> metric state -> NumPy -> Axes / page / file``.
 """
@@ -21,17 +21,17 @@ class DiagonalRecord:
     """The self-attention diagonal of one layer in one forward.
 
     Attributes:
-        layer: Qualified module name; None where a whole-model compile left no name that can be trusted.
-        layer_index: 0-based place in the order of execution.
+        layer: Qualified module name; None if the whole model was compiled and no name can be trusted.
+        layer_index: 0-based position in the order of execution.
         step: 0-based number of the forward since the capture began.
         diagonal: Probabilities in [0, 1], float32, detached; NaN where the query is padding.
         token_ids: Vocabulary ids of the queries, where the model has them.
         query_mask: True where the query is a real token; None where the model was given no mask.
-        operator: Operator that served the attention.
-        document_ids: Where texts are packed into one row, the number of each query's text within its row, from 0; -1 behind the last.
-        readings: What else was read, by the name of the reading (:mod:`attviz.readings`).
-        reasons: Why a reading could not be had, by its name.
-        evidence: What showed that query and key ``i`` are token ``i``.
+        operator: The operator that computed the attention.
+        document_ids: If texts are packed into one row, the number of each query's text within its row, from 0; -1 after the last.
+        readings: What else was read, by name of the reading (:mod:`attviz.readings`).
+        reasons: Why a reading is missing, by its name.
+        evidence: How attviz knows that query ``i`` and key ``i`` are token ``i``.
     """
 
     layer: str | None
@@ -49,17 +49,17 @@ class DiagonalRecord:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossRecord:
-    """Attention of one layer to another sequence in one forward, as far as readings were asked of it.
+    """Attention of one layer to another sequence in one forward: the readings that were requested.
 
     Attributes:
         layer: Qualified module name.
-        layer_index: 0-based place in the order of execution, among the layers of cross-attention.
+        layer_index: 0-based position in the order of execution, among the cross-attention layers.
         step: 0-based number of the forward since the capture began.
-        readings: What was read, by the name of the reading.
-        reasons: Why a reading could not be had, by its name.
+        readings: What was read, by name of the reading.
+        reasons: Why a reading is missing, by its name.
         token_ids: Vocabulary ids of the queries, where the model has them.
         query_mask: True where the query is a real token; None where the model was given no mask.
-        operator: Operator that served the attention.
+        operator: The operator that computed the attention.
     """
 
     layer: str | None
@@ -77,10 +77,10 @@ class CapturedDocument:
     """One text of a forward: a row of the batch without its padding, or one of several texts packed into a row.
 
     Attributes:
-        diagonal: Of every layer and head, probabilities in [0, 1].
-        token_ids: Its vocabulary ids, where the model has them.
+        diagonal: Probabilities in [0, 1] of every layer and head.
+        token_ids: Its token ids, if the model has them.
         row: Its row in the batch.
-        places: Where in that row its tokens stand.
+        places: Positions of its tokens in that row.
     """
 
     diagonal: Float[Tensor, "num_layers num_heads tokens"]
@@ -90,7 +90,7 @@ class CapturedDocument:
 
 
 class Captured(ABC):
-    """What a Capture shows to the rooms below it: files, figures and the page take any of its kind."""
+    """What files, figures and the page need from a Capture; they accept anything that provides it."""
 
     @property
     @abstractmethod
@@ -100,7 +100,7 @@ class Captured(ABC):
     @property
     @abstractmethod
     def documents(self) -> tuple[CapturedDocument, ...]:
-        """The texts of the last forward one by one, without padding."""
+        """The texts of the last forward, one by one and without padding."""
 
     @property
     @abstractmethod
@@ -126,9 +126,9 @@ class Document:
         special: True for [CLS], [SEP], padding and their like.
         name: Shown in lists; a file name or a row number.
         label: Index of the true class, where known.
-        prediction: Index of the class the model chose, where it classifies.
-        probabilities: One per class, where the model classifies.
-        grid: (rows, columns) where tokens are the patches of an image.
+        prediction: Index of the class the model predicted, if it classifies.
+        probabilities: One per class, if the model classifies.
+        grid: (rows, columns) if the tokens are patches of an image.
     """
 
     text: str
@@ -146,14 +146,14 @@ class Document:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """A data set seen through one model: what ``attviz.analyze`` returns, ``attviz.io.save`` keeps and ``attviz.view`` shows.
+    """A data set seen through one model: what ``attviz.analyze`` returns, ``attviz.io.save`` stores and ``attviz.view`` shows.
 
     Attributes:
         layers: Attention modules in order of execution; the first axis of every document's diagonal.
-        documents: One per text (or per piece of a long text), in the order given; may be read from disk as it is asked for.
+        documents: One per text (or per piece of a long text), in the order given; may be read from disk on demand.
         label_names: One per class, where there are classes.
         model_name: Hub id or folder of the model.
-        settings: What the run was asked for (maximum length, precision, ...), as text.
+        settings: Settings of the run (maximum length, precision, ...), as text.
     """
 
     layers: tuple[str, ...]

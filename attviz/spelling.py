@@ -1,7 +1,7 @@
-"""How a tokenizer's pieces are shown to a reader: subword marks, byte alphabets and invisible characters made plain.
+"""How a tokenizer's pieces are shown to a reader: subword marks, byte alphabets and invisible characters made readable.
 
-Tokenizers mark word borders in their own ways: WordPiece writes ``##ing`` for the inside of a word, byte-level BPE writes
-``Ġthe`` for its start (and spells bytes in an alphabet of its own), SentencePiece writes ``▁the``, CLIP ends a word with
+Every tokenizer marks word boundaries in its own way: WordPiece writes ``##ing`` for the inside of a word, byte-level BPE writes
+``Ġthe`` for its start (and spells bytes in its own alphabet), SentencePiece writes ``▁the``, CLIP ends a word with
 ``</w>``. A figure, a table or a LaTeX file wants the text, and whether it continues the word before it.
 """
 
@@ -30,8 +30,8 @@ class Piece:
     """One token as a reader should see it.
 
     Attributes:
-        text: The characters, with nothing invisible left in them.
-        continues: True when the token is the inside of the word that the token before it began.
+        text: The characters, with invisible ones made visible.
+        continues: True if the token continues the word that the previous token began.
     """
 
     text: str
@@ -39,14 +39,14 @@ class Piece:
 
     @property
     def label(self) -> str:
-        """The text alone on a tick or a bar: the inside of a word begins with an ellipsis."""
+        """The text as a tick or bar label: a continuation begins with an ellipsis."""
         return f"…{self.text}" if self.continues else self.text
 
 
 def readable_pieces(tokens: Sequence[str]) -> list[Piece]:
     r"""Spell the tokens of one text (or one vocabulary) as a reader expects them.
 
-    The scheme is recognised from all tokens together, so pass those of a whole text, never one by one.
+    The scheme is recognised from all tokens together, so pass the tokens of a whole text, not one at a time.
 
     Args:
         tokens: As the tokenizer spells them.
@@ -78,11 +78,11 @@ def readable_pieces(tokens: Sequence[str]) -> list[Piece]:
 
 
 def special_tokens(tokens: Sequence[str], given: Bool[np.ndarray, " num_tokens"] | None = None) -> Bool[np.ndarray, " num_tokens"]:
-    """Which tokens are special: [CLS], [SEP], padding and their like. The one definition of page, figures and tables.
+    """Which tokens are special: [CLS], [SEP], padding and the like. Page, figures and tables all use this definition.
 
     Args:
         tokens: As the tokenizer spells them.
-        given: What the tokenizer said, where it was asked; it counts. None judges by the spelling.
+        given: What the tokenizer says, which takes precedence. None judges by the spelling.
 
     Example:
         >>> special_tokens(["[CLS]", "a", "</s>", "<|endoftext|>", "[a"]).tolist()
@@ -99,7 +99,7 @@ def readable_labels(tokens: Sequence[str]) -> list[str]:
 
 
 def visible(text: str) -> str:
-    r"""Replace what cannot be seen (controls, zero-width and bidirectional marks, lone spaces) by signs that can.
+    r"""Replace invisible characters (controls, zero-width and bidirectional marks, lone spaces) with visible ones.
 
     Example:
         >>> visible("a\u200bb\u202e"), visible("\n"), visible("")
@@ -113,7 +113,7 @@ def visible(text: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether a joiner stands where one belongs: between two emoji, or between letters of a script that needs it."""
+    """Whether a joiner is where one belongs: between two emoji, or between letters of a script that needs it."""
     if text[place] not in "\u200c\u200d" or not 0 < place < len(text) - 1:
         return False
     before, after = text[place - 1], text[place + 1]
@@ -123,13 +123,13 @@ def _joins(text: str, place: int) -> bool:
 
 
 def printable(text: str, keep: str = "") -> str:
-    r"""The text with every character that a terminal, an SVG, a LaTeX file or a table could obey made visible; spaces stay spaces.
+    r"""The text with every character that a terminal, an SVG, a LaTeX file or a table might act on made visible; spaces stay.
 
-    Errors, tables and titles show foreign text through this; tokens, of which a lone space matters, through :func:`visible`.
+    Errors, tables and titles show foreign text through this function; tokens, where a lone space matters, through :func:`visible`.
 
     Args:
         text: Any text.
-        keep: Control characters that stay, such as line breaks in a message of several lines.
+        keep: Control characters to leave alone, such as line breaks in a multi-line message.
 
     Example:
         >>> printable("a\x1b[31mb \u202e\n"), printable("a\nb\x07", keep="\n")
@@ -139,7 +139,7 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns that the text takes in a fixed-width font: two for wide East Asian characters, none for combining marks.
+    """Columns that the text occupies in a fixed-width font: two for wide East Asian characters, none for combining marks.
 
     Example:
         >>> display_width("abc"), display_width("注意"), display_width("e\u0301")
@@ -155,7 +155,7 @@ def _character_width(char: str) -> int:
 
 
 def shorten(text: str, columns: int) -> str:
-    """Cut the middle out of a text that is too wide, so that both ends can be read.
+    """Cut the middle out of a text that is too wide, so that both ends stay readable.
 
     Example:
         >>> shorten("internationalization", 9)
@@ -231,7 +231,7 @@ def _byte_level(token: str, word_open: bool) -> tuple[str, bool, bool]:
 
 
 def _from_bytes(spelled: bytes) -> str:
-    """Decode UTF-8; bytes that are only a part of a character are shown as hexadecimal."""
+    """Decode UTF-8; bytes that are only part of a character are shown in hexadecimal."""
     return "".join(
         f"⟨{ord(char) - 0xDC00:02X}⟩" if "\udc80" <= char <= "\udcff" else char for char in spelled.decode("utf-8", "surrogateescape")
     )

@@ -1,4 +1,4 @@
-"""Statistics once for every room: the six aggregates per token in NumPy, the pooling of moments, the names of the entropies.
+"""Statistics shared by all packages: the six aggregates per token in NumPy, pooling of moments, names of the entropies.
 
 :mod:`attviz.metrics` has the aggregates for tensors on a device, with options; figures, tables and the page use these.
 """
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 ENTROPIES = {"table2": "entropy", "binned": "binned entropy", "shannon": "shannon entropy"}
-"""How a figure or a table calls each ``kind`` of :func:`attviz.metrics.entropy`."""
+"""What a figure or table calls each ``kind`` of :func:`attviz.metrics.entropy`."""
 AGGREGATES = ("mean", "std", "max", "min", "range", *ENTROPIES.values())
 
 
@@ -31,7 +31,7 @@ def pool(count: Any, mean: Any, m2: Any, other_count: Any, other_mean: Any, othe
         other_m2: The same of the second sample.
 
     Returns:
-        The three of both samples together. An empty second sample changes nothing, to the last bit.
+        Count, mean and m2 of both samples together. An empty second sample changes nothing, to the last bit.
 
     Example:
         >>> pool(2, 1.0, 2.0, 1, 4.0, 0.0)
@@ -46,7 +46,7 @@ def pool(count: Any, mean: Any, m2: Any, other_count: Any, other_mean: Any, othe
 def aggregate_row(
     values: Float[np.ndarray, "num_vectors num_tokens"], kind: str, *, who: str = "aggregate"
 ) -> Float[np.ndarray, " num_tokens"]:
-    """One aggregate of each token over its vectors (AttViz paper, Table 2); NaN where the token has no value.
+    """One aggregate per token over its vectors (AttViz paper, Table 2); NaN where the token has no value.
 
     ``std`` divides by ``h - 1``; ``entropy`` is the one Table 2 prints, ``binned entropy`` the one of the original page,
     ``shannon entropy`` that of the normalised values, in nats.

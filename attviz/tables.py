@@ -1,4 +1,4 @@
-"""A capture as tables: one row per value, labelled axes, a summary layer by layer, and one line."""
+"""A capture as tables: one row per value, labelled axes, a layer-by-layer summary, and a one-line repr."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Step = Sequence[DiagonalRecord]
 
 
 class Tables(Captured):
-    """What a capture shows to people and to other tools."""
+    """How a capture presents itself to people and other tools."""
 
     _observer: Any  # what it skipped and missed
 
@@ -36,12 +36,12 @@ class Tables(Captured):
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Modules that attend but have no diagonal, each with the reason."""
+        """Modules with attention but no diagonal, each with the reason."""
         return dict(self._observer.skipped)
 
     @property
     def missed(self) -> dict[str, str]:
-        """Modules whose attention was not seen, or could not be told, each with the reason where it can be known."""
+        """Modules whose attention was not seen or could not be identified, each with the reason if it is known."""
         return {**self._observer.missed, **self._observer.untold}
 
     @abstractmethod
@@ -53,11 +53,11 @@ class Tables(Captured):
         return long_table(self.steps) if self.records else long_table(())
 
     def to_xarray(self) -> xr.Dataset:
-        """The last forward with named axes (``layer, batch, head, position``): :func:`attviz.tables.labelled`. Needs xarray."""
+        """The last forward with named axes (``layer, batch, head, position``); see :func:`attviz.tables.labelled`. Needs xarray."""
         return labelled(self.records)
 
     def summary(self) -> str:
-        """What was seen, layer by layer: shape, operator, mean diagonal; what was skipped or missed, and why. Print it."""
+        """What was seen, layer by layer: shape, mean diagonal, operator, evidence; then what was skipped or missed, and why."""
         return summarize(repr(self), self.steps, self.skipped, self.missed)
 
     def __repr__(self) -> str:
@@ -74,8 +74,8 @@ def long_table(steps: Sequence[Step]) -> pd.DataFrame:
         steps: Kept forwards, each with its records.
 
     Returns:
-        Columns ``step, layer, layer_index, head, batch, document, position, token_id, diagonal``, and one for each reading that has a
-        number per token. ``token_id`` is missing where the model has none; ``document`` counts the texts packed into one row.
+        Columns ``step, layer, layer_index, head, batch, document, position, token_id, diagonal``, plus one per reading that has one
+        number per token. ``token_id`` is missing if the model has none; ``document`` numbers the texts packed into one row.
 
     Raises:
         MissingExtraError: If pandas is not installed.
@@ -119,7 +119,7 @@ def _rows(record: DiagonalRecord) -> dict[str, Any]:
 
 
 def _per_token(record: DiagonalRecord) -> dict[str, Tensor]:
-    """The readings that have one number per head and token."""
+    """Readings that have one number per head and token."""
     return {name: values for name, values in record.readings.items() if values.shape == record.diagonal.shape}
 
 
@@ -135,7 +135,7 @@ def labelled(records: Step) -> xr.Dataset:
     except ImportError as error:
         raise MissingExtraError("to_xarray needs xarray: pip install 'attviz[xarray]'") from error
     if len({record.diagonal.shape for record in records}) > 1:
-        raise RaggedLayersError("cap.to_xarray: layers of different shapes are no single array. Capture one tower with layers=.")
+        raise RaggedLayersError("cap.to_xarray: layers have different shapes and cannot be stacked. Capture one tower with layers=.")
     axes, first = ("layer", "batch", "head", "position"), records[0]
     stacks = {"diagonal": np.stack([_array(record.diagonal) for record in records])}
     for name in _per_token(first):
@@ -151,7 +151,7 @@ def labelled(records: Step) -> xr.Dataset:
 
 
 def summarize(title: str, steps: Sequence[Step], skipped: Mapping[str, str], missed: Mapping[str, str]) -> str:
-    """A summary for people: one line a layer, then what was skipped and what was missed, with the reasons."""
+    """A summary for people: one line per layer, then what was skipped and missed, with the reasons."""
     lines = [title]
     table = [_line(record) for record in (steps[-1] if steps else ())]
     if table:

@@ -1,4 +1,4 @@
-"""What the occurrences of each token have in common, over a whole data set: the numbers behind the bars and the clouds."""
+"""Statistics of each token over all its occurrences in a data set: the numbers behind the bars and the clouds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Vocabulary:
     top: Int[np.ndarray, "num_tokens num_layers num_heads"]
 
     def pooled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, std and max of each token over its occurrences and all heads together."""
+        """Mean, std and max of each token, pooled over its occurrences and all heads."""
         num_heads = self.mean.shape[1] * self.mean.shape[2]
         mean = self.mean.mean(axis=(1, 2))
         within = np.nan_to_num(self.std) ** 2 * np.maximum(self.count - 1, 0)[:, None, None]
@@ -51,15 +51,15 @@ class Vocabulary:
 
 
 def vocabulary(analysis: Analysis, *, special: bool = False, first: bool = True) -> Vocabulary:
-    """Pool the diagonals of every token over all documents, in float64, in two passes over them.
+    """Pool the diagonals of every token over all documents, in float64 and in two passes.
 
-    The first pass finds where the top third of each head begins, from a histogram of float16 values (exact for an analysis
+    The first pass finds the threshold of each head's top third, from a histogram of float16 values (exact for an analysis
     in float16); the second merges means and squares by Chan et al. (1979).
 
     Args:
         analysis: Documents of one model.
-        special: Count [CLS], [SEP] and their like as well.
-        first: Count position 0 as well; a causal model gives it 1 always.
+        special: Count [CLS], [SEP] and the like as well.
+        first: Count position 0 as well; in a causal model it is always 1.
 
     Returns:
         One row per token that occurs.
@@ -95,7 +95,7 @@ def _num_vectors(analysis: Analysis) -> int:
 
 
 def _top_third(documents: Iterable[Document], places: Iterable[np.ndarray], num_vectors: int) -> Float[np.ndarray, " num_vectors"]:
-    """The value from which on an occurrence is in the top third of its head."""
+    """The value above which an occurrence is in the top third of its head."""
     histogram = np.zeros((num_vectors, _HALF_CODES), dtype=np.int64)
     heads = np.arange(num_vectors)[:, None] * _HALF_CODES
     for document, kept in zip(documents, places, strict=True):
@@ -110,7 +110,7 @@ def _top_third(documents: Iterable[Document], places: Iterable[np.ndarray], num_
 
 
 class _Pool:
-    """Counts, means, squared deviations and extremes, growing as new tokens are met."""
+    """Counts, means, squared deviations and extremes, growing as new tokens appear."""
 
     def __init__(self, num_vectors: int, threshold: np.ndarray) -> None:
         self.index: dict[str, int] = {}
@@ -119,7 +119,7 @@ class _Pool:
         self.mean, self.m2, self.max, self.min, self.top = (np.zeros((0, num_vectors)) for _ in range(5))
 
     def add(self, documents: list[tuple[list[str], np.ndarray]]) -> None:
-        """Merge some documents: (tokens, values [num_tokens, num_vectors]) each."""
+        """Merge several documents, each given as (tokens, values [num_tokens, num_vectors])."""
         names = [name for tokens, _ in documents for name in tokens]
         if not names:
             return
