@@ -72,7 +72,7 @@ def test_texts_packed_into_a_row_are_several(packed):
 
 
 def test_what_does_not_fit_is_told(cap):
-    with pytest.raises(ShapeError, match="view: tokens has 1 sequences and the capture holds 2 texts"):
+    with pytest.raises(ShapeError, match="view: tokens has 1 sequences, but the capture holds 2 texts"):
         attviz.view(cap, tokens=[["a"]])
     with pytest.raises(ShapeError, match=r"view: tokens\[0\] has 1 strings; the text has 5 tokens"):
         attviz.view(cap, tokens=[["a"], ["b"]])
