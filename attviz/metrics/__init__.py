@@ -1,6 +1,6 @@
-"""What one reads off a diagonal: functions per token, streaming statistics, and similarities of heads.
+"""Statistics of a diagonal: functions per token, streaming statistics, and similarities between heads.
 
-The functions are light. The streaming classes stand on torchmetrics, which is slow to import, so they load when first named.
+The functions are light. The streaming classes need torchmetrics, which is slow to import, so they load on first use.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a heavy member the first time somebody asks for it (PEP 562)."""
+    """Import a heavy member on first use (PEP 562)."""
     if name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value

@@ -1,7 +1,7 @@
 """Aggregates over vectors, one value per token (AttViz, Table 2, arXiv:2005.05716).
 
 The vectors of a token are its diagonal values in all layers and heads. Every function takes ``[num_layers, batch, num_heads,
-q_len]`` (``cap.diagonal``) or one layer ``[batch, num_heads, q_len]``, and gives ``[batch, q_len]`` on the same device. Padding
+q_len]`` (``cap.diagonal``) or one layer ``[batch, num_heads, q_len]``, and returns ``[batch, q_len]`` on the same device. Padding
 queries are NaN in the diagonal and stay NaN in every aggregate. Nothing here waits for the device.
 """
 
@@ -25,7 +25,7 @@ def mean(diagonal: Float[Tensor, "*layers batch num_heads q_len"], *, over: Over
     """Mean self-attention of each token over its vectors.
 
     Args:
-        diagonal: ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``; half types are read in float32.
+        diagonal: ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``; half precision is computed in float32.
         over: ``"heads and layers"``; ``"heads"`` keeps the layers (``[num_layers, batch, q_len]``), ``"layers"`` keeps the heads
             (``[batch, num_heads, q_len]``).
 
@@ -55,7 +55,7 @@ def std(
         over: As in :func:`mean`.
 
     Returns:
-        Standard deviation; NaN at padding, and everywhere when ``vectors <= correction``: one vector has no spread to speak of.
+        Standard deviation; NaN at padding, and everywhere if ``vectors <= correction``: a single vector has no spread.
 
     Raises:
         ShapeError, DtypeError, ArgumentError: As in :func:`mean`; also for a negative ``correction``.
@@ -67,7 +67,7 @@ def std(
         tensor([[nan, nan]])
     """
     if correction < 0:
-        raise ArgumentError(f"std: correction={correction} must be 0 or more.")
+        raise ArgumentError(f"std: correction must be at least 0, got {correction}.")
     vectors = vectors_last(diagonal, over, "std")
     degrees = vectors.shape[-1] - correction
     if degrees <= 0:  # decided by shapes alone; torch.std would warn here, and give 0 or inf in some versions
@@ -107,7 +107,7 @@ def range(diagonal: Float[Tensor, "*layers batch num_heads q_len"], *, over: Ove
 
 
 class TokenAggregates(NamedTuple):
-    """The six aggregates of every token, by attribute (``.mean``), by name (``["mean"]``) or as ``_asdict()``."""
+    """The six aggregates of every token, as attributes (``.mean``), by name (``["mean"]``) or as ``_asdict()``."""
 
     mean: Float[Tensor, "batch q_len"]
     std: Float[Tensor, "batch q_len"]
@@ -121,17 +121,17 @@ class TokenAggregates(NamedTuple):
     @overload
     def __getitem__(self, key: int) -> Tensor: ...
     def __getitem__(self, key: Any) -> Any:
-        """Give the aggregate of that name; also of that place, as any tuple does."""
+        """Return the aggregate of that name, or at that index, as for any tuple."""
         if isinstance(key, str):
             if key not in self._fields:
-                raise ArgumentError(f"TokenAggregates: no aggregate {key!r}; there are {', '.join(self._fields)}.")
+                raise ArgumentError(f"TokenAggregates: there is no aggregate {key!r}. Choose one of {', '.join(self._fields)}.")
             return getattr(self, key)
         return tuple(self)[key]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a token (index ``batch, position``), one column an aggregate; padding rows are left out.
+        """One row per token (index ``batch, position``), one column per aggregate; padding is left out.
 
-        Copies to the CPU: call it when you read, not in a training step.
+        Copies to the CPU, so do not call it in a training step.
         """
         import pandas as pd
 

@@ -1,4 +1,4 @@
-"""Alarms of AttentionHealth: what is wrong, where, and by how much; said as a warning, an exception or a call."""
+"""Alarms of AttentionHealth: what is wrong, where, and by how much; delivered as a warning, an exception or a call."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OnAlarm = Literal["warn", "raise", "ignore"] | Callable[[tuple["Alarm", ...]], o
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """What AttentionHealth compares with; None is never crossed. Its arguments say what they mean."""
+    """The thresholds of AttentionHealth, documented there; None is never crossed."""
 
     min_entropy: float | None = None
     max_logit: float | None = None
@@ -37,10 +37,10 @@ class Alarm:
         kind: ``"entropy collapse"``, ``"exploding logit"``, ``"attention sink"``, ``"dormant heads"``, or ``"fault"`` (NaN or infinite
             values at real tokens).
         layer: Name of the layer, or ``"layer <index>"``.
-        layer_index: Its place in the order of execution.
+        layer_index: Its position in the order of execution.
         head: The head, under ``level="head"``; None for the layer.
         value: Mean row entropy in nats, largest logit, mean weight on the first token, share of dormant heads, or number of faults.
-        threshold: What it crossed.
+        threshold: The threshold it crossed.
     """
 
     kind: Kind
@@ -64,7 +64,7 @@ class Alarm:
 
 
 def find_alarms(table: HealthTable, thresholds: Thresholds, level: Level) -> tuple[Alarm, ...]:
-    """Compare a table with the thresholds; copies a few numbers to the CPU."""
+    """Compare a table with the thresholds. Copies a few numbers to the CPU."""
     view = table.per_layer() if level == "layer" else table
     rows: tuple[tuple[Kind, Tensor, float | None, int], ...] = (
         ("entropy collapse", view.row_entropy, thresholds.min_entropy, -1),
@@ -78,7 +78,7 @@ def find_alarms(table: HealthTable, thresholds: Thresholds, level: Level) -> tup
 
 
 def _crossed(table: HealthTable, kind: Kind, values: Tensor, limit: float | None, sign: int, level: Level) -> list[Alarm]:
-    """Alarms of one quantity; NaN, where nothing was seen, crosses nothing."""
+    """Alarms of one quantity; NaN (nothing seen) never crosses."""
     if limit is None:
         return []
     found: list[Alarm] = []
@@ -90,7 +90,7 @@ def _crossed(table: HealthTable, kind: Kind, values: Tensor, limit: float | None
 
 
 def check_policy(on_alarm: OnAlarm, level: str) -> None:
-    """Refuse a policy or level that is none."""
+    """Refuse an unknown policy or level."""
     if not callable(on_alarm) and on_alarm not in ("warn", "raise", "ignore"):
         raise ArgumentError(
             f"AttentionHealth: on_alarm must be one of 'warn', 'raise', 'ignore', or a function of the alarms, got {on_alarm!r}."
@@ -100,7 +100,7 @@ def check_policy(on_alarm: OnAlarm, level: str) -> None:
 
 
 def act(alarms: tuple[Alarm, ...], on_alarm: OnAlarm) -> None:
-    """Do what the user chose."""
+    """Carry out the user's policy."""
     if not alarms or on_alarm == "ignore":
         return
     if callable(on_alarm):

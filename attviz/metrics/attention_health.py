@@ -1,4 +1,4 @@
-"""Is the attention of a model in training healthy: its entropy, its logits, its sinks."""
+"""Whether a model's attention stays healthy in training: its entropy, its logits, its sinks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class AttentionHealth(StreamingMetric):
     """Row entropy, largest logit, weight on the first token and mean diagonal, per layer and head, with alarms.
 
     The entropy of attention rows collapses, and logits explode, before many training runs diverge (Zhai et al., arXiv:2303.06296).
-    It asks the capture for ``RowEntropy``, ``MaxLogit``, ``Keys(first=1)`` and ``Visible``, on whatever kernel the model uses: a pass
-    over all pairs, as costly as the attention itself, so read them now and then: ``every_forwards=50``. Where a kernel shows no logits
-    (a fused kernel that hands out weights only), a warning says so once, because the alarm on logits cannot fire there.
+    It requests ``RowEntropy``, ``MaxLogit``, ``Keys(first=1)`` and ``Visible`` from the capture, on any kernel the model uses. That takes a
+    pass over all pairs, as costly as the attention itself, so sample it: ``every_forwards=50``. If a kernel exposes no logits (a fused
+    kernel that returns weights only), one warning says so, because the logit alarm cannot fire there.
 
     Args:
-        every_forwards: Read each N-th forward of the capture.
+        every_forwards: Read every N-th forward of the capture.
         min_entropy: Alarm below this mean row entropy, in nats; None for never.
         max_logit: Alarm above this logit; None for never. Runs that clip logits do so at 100 (arXiv:2507.20534).
-        max_first_token: Alarm above this mean weight on the first token, a sink that takes over; None for never. Many sound language
-            models have strong sinks in some heads, so choose it for your model, or compare with an earlier checkpoint.
-        max_dormant: Alarm where more than this share of a layer's heads is dormant: gives the first token more than 0.9 of its
-            attention and so reads next to nothing (arXiv:2410.13835); None for never.
+        max_first_token: Alarm above this mean weight on the first token, when a sink takes over; None for never. Many healthy language
+        models have strong sinks in some heads, so choose it for your model, or compare with an earlier checkpoint.
+        max_dormant: Alarm if more than this share of a layer's heads is dormant: puts more than 0.9 of its attention on the first
+        token and so reads almost nothing (arXiv:2410.13835); None for never.
         level: Compare the mean (the maximum, for logits) of each ``"layer"``, or each ``"head"``.
         on_alarm: What :meth:`check` does: ``"warn"`` (:class:`AttentionAlarmWarning`), ``"raise"`` (:class:`AttentionAlarmError`),
             ``"ignore"``, or call your function with the tuple of alarms.
@@ -58,10 +58,10 @@ class AttentionHealth(StreamingMetric):
         **kwargs: Any,
     ) -> None:
         if "reading" in kwargs:
-            raise ArgumentError("AttentionHealth: chooses its readings itself. reading= belongs to HeadStatistics and its like.")
+            raise ArgumentError("AttentionHealth: chooses its own readings. reading= is an option of HeadStatistics and similar metrics.")
         super().__init__(**kwargs)
         if type(every_forwards) is not int or every_forwards < 1:
-            raise ArgumentError(f"AttentionHealth: every_forwards={every_forwards!r} must be a whole number of at least 1.")
+            raise ArgumentError(f"AttentionHealth: every_forwards must be an integer of at least 1, got {every_forwards!r}.")
         check_policy(on_alarm, level)
         self.every_forwards, self.level, self.on_alarm = every_forwards, level, on_alarm
         self.thresholds = Thresholds(min_entropy, max_logit, max_first_token, max_dormant)
@@ -71,14 +71,14 @@ class AttentionHealth(StreamingMetric):
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """What the capture is asked for."""
+        """The readings it requests from the capture."""
         return self._entropy, self._logit, self._first, self._visible
 
     def update(self, source: DiagonalRecord) -> None:  # type: ignore[override]
-        """Take in one layer whose record carries the readings; a forward in which they were not due is passed over.
+        """Add one layer whose record has the readings; a forward in which they were not due is ignored.
 
         Raises:
-            MetricError: If no capture has made the readings, or the layer is of another model; the state is then as it was.
+            MetricError: If no capture computed the readings, or the layer belongs to another model; the state is unchanged.
         """
         try:
             layers = read_layers(source, self._name)
@@ -102,7 +102,7 @@ class AttentionHealth(StreamingMetric):
             layer, why = record.layer or f"layer {record.layer_index}", record.reasons[self._logit.name]
             warnings.warn(
                 f"AttentionHealth: no largest logit in {layer}: {why}. "
-                'The alarm on max_logit cannot fire there. Use a kernel that shows logits (model.set_attn_implementation("sdpa")), or '
+                'The alarm on max_logit cannot fire there. Use a kernel that exposes logits (model.set_attn_implementation("sdpa")), or '
                 "pass max_logit=None.",
                 AttentionAlarmWarning,
                 stacklevel=2,
@@ -110,16 +110,16 @@ class AttentionHealth(StreamingMetric):
         return all(reading.name in record.readings for reading in (self._entropy, self._first, self._visible))
 
     def _refuse(self, source: Any) -> None:
-        """Raise unless the readings were merely not due, or the record says why it has none."""
+        """Raise unless the readings were just not due, or the record says why it has none."""
         if isinstance(source, DiagonalRecord) and (self._entropy.name in source.reasons or self.every_forwards > 1):
             return
         raise MetricError(
-            "AttentionHealth: reads attention rows, which a diagonal does not hold. Give it to attviz.capture(model, metrics=[health]), "
-            "or ask for its readings: attviz.capture(model, read=health.readings)."
+            "AttentionHealth: needs attention rows, which a diagonal does not contain. Pass it to attviz.capture(model, metrics=[health]), "
+            "or request its readings: attviz.capture(model, read=health.readings)."
         )
 
     def compute(self) -> HealthTable:
-        """Read the quantities so far, of all processes.
+        """Compute the quantities so far, over all processes.
 
         Raises:
             EmptyMetricError: If nothing was seen yet.
@@ -148,9 +148,9 @@ class AttentionHealth(StreamingMetric):
         )
 
     def check(self) -> tuple[Alarm, ...]:
-        """Compare what was seen since ``reset`` with the thresholds, act as ``on_alarm`` says, and give the alarms.
+        """Compare what was seen since ``reset`` with the thresholds, act as ``on_alarm`` says, and return the alarms.
 
-        Reads the device and, among several processes, pools them: call it on all, at the same step.
+        Waits for the device and, with several processes, pools over them: call it on all of them at the same step.
         """
         alarms = find_alarms(self.compute(), self.thresholds, self.level)
         act(alarms, self.on_alarm)

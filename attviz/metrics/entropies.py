@@ -1,4 +1,4 @@
-"""The entropies over a token's vectors. Three different things bear the name, so the kind is always said.
+"""The entropies over a token's vectors. Three different quantities have this name, so the kind is always explicit.
 
 (The entropy of an attention *row*, ``-sum_j A_ij log A_ij``, is a fourth: see ``AttentionHealth``.)
 """
@@ -29,18 +29,18 @@ def entropy(
     """Entropy of each token's self-attention over its ``h`` vectors, in nats, with ``0 log 0 = 0``.
 
     ``"table2"``: ``-(1/m) sum_v a log a`` with ``m`` distinct values, as AttViz's Table 2 prints it (arXiv:2005.05716).
-    ``"binned"``: what the original page computes: bins ``floor(100 a) / 100`` in double precision, ``P = count / h``,
+    ``"binned"``: as the original page computes it: bins ``floor(100 a) / 100`` in double precision, ``P = count / h``,
     ``-(1/m) sum_b P log P`` with ``m`` distinct bins. ``"shannon"``: ``-sum_v p log p`` with ``p = a / sum a``.
 
     Args:
-        diagonal: ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``; half types are read in float32.
+        diagonal: ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``; half precision is computed in float32.
         kind: Which of the three.
         normalize: Divide by ``log h``, so that 1 means all vectors equal; only for ``"shannon"``.
         over: ``"heads and layers"``; ``"heads"`` keeps the layers, ``"layers"`` keeps the heads.
 
     Returns:
-        NaN where the query is padding. ``"shannon"`` is also NaN where every vector is exactly 0 (no distribution to speak of), and
-        under ``normalize`` where there is one vector (``log 1 = 0``).
+        NaN where the query is padding. ``"shannon"`` is also NaN where every vector is exactly 0 (there is no distribution), and
+        with ``normalize`` if there is only one vector (``log 1 = 0``).
 
     Raises:
         ShapeError: If the axes are not those of a diagonal.
@@ -72,7 +72,7 @@ def entropy(
 
 
 def distinct_values(vectors: Float[Tensor, "*tokens vectors"]) -> Int[Tensor, "*tokens"]:
-    """Count the different values of each token: one sort along the vectors, then steps between neighbours."""
+    """Count the distinct values of each token: one sort along the vectors, then differences between neighbours."""
     ordered = vectors.sort(-1).values
     return (ordered[..., 1:] != ordered[..., :-1]).sum(-1) + 1
 

@@ -1,4 +1,4 @@
-"""FUJI: how alike two rankings are, scores included (Petković et al., arXiv:2008.02216).
+"""FUJI: how similar two rankings are, scores included (Petković et al., arXiv:2008.02216).
 
 ``F(k)`` compares the first ``k`` items of both rankings: shared items count 1, an item that only one ranking has among its
 first ``k`` counts by how close the other one comes to taking it. The area under the curve is one number for a pair of heads.
@@ -59,12 +59,12 @@ def fuji(
     """Compare two rankings of the same items.
 
     Args:
-        scores: At least 0; only their order and their ratios count.
+        scores: At least 0; only their order and their ratios matter.
         others: Scores of the same items, in the same order.
         sizes: Evaluate every ``k`` (``"all"``), ``"squares"`` or ``"powers"`` of two; the number of items always comes last.
         ties: ``"index"``: equal scores rank by ascending item, as in the original; ``"groups"``: a size that would cut a group
             of ties in either ranking moves up to the next size that cuts none, so the order of items does not matter.
-        eps: From the first ``k`` at which both rankings have nothing above ``eps`` left, the curve is 1.
+        eps: The curve is 1 from the first ``k`` at which neither ranking has anything above ``eps`` left.
 
     Returns:
         Sizes, curve and area.
@@ -120,7 +120,7 @@ def fuji_matrix(
 
 
 class FujiNull(NamedTuple):
-    """What chance gives each pair of heads: mean and standard deviation over permutations of the items."""
+    """The chance level of each pair of heads: mean and standard deviation over permutations of the items."""
 
     mean: Float[Tensor, "num_heads num_heads"]
     std: Float[Tensor, "num_heads num_heads"]
@@ -139,7 +139,7 @@ def fuji_null(
     ties: str = "index",
     eps: float = 0.0,
 ) -> FujiNull:
-    """The areas that remain when every head keeps its scores but loses which item has which.
+    """The areas that remain if every head keeps its scores but they are assigned to random items.
 
     The level under chance is far from 0 (about 0.69 for independent uniform scores) and depends on the scores, so it is
     estimated for each pair.
@@ -147,7 +147,7 @@ def fuji_null(
     Args:
         scores: As in :func:`fuji_matrix`.
         permutations: How often every head is shuffled, at least 2.
-        seed: Of the shuffles.
+        seed: Seed of the shuffles.
         sizes: As in :func:`fuji`.
         ties: As in :func:`fuji`.
         eps: As in :func:`fuji`.
@@ -176,7 +176,7 @@ def _scores(values: Tensor) -> np.ndarray:
         raise ShapeError(f"fuji: there must be at least one item, got shape {list(array.shape)}.")
     if not np.isfinite(array).all() or (array < 0).any():
         raise ArgumentError(
-            "fuji: scores must be finite and at least 0; NaN means that an item was never seen: leave it out, or raise min_count."
+            "fuji: scores must be finite and at least 0. NaN means that an item was never seen: leave it out, or raise min_count."
         )
     return array
 

@@ -1,4 +1,4 @@
-"""What each head looks at: itself, its neighbours, the first token, earlier occurrences; and whether that is more than chance."""
+"""What each head looks at (itself, its neighbours, the first token, earlier occurrences), and whether that is more than chance."""
 
 from __future__ import annotations
 
@@ -61,27 +61,27 @@ class SpecialChance(Reading):
 
 
 class HeadRoles(StreamingMetric):
-    """What each head looks at: its mean attention to some chosen keys, beside what chance gives, with a label.
+    """What each head looks at: its mean attention to certain keys, compared with chance, and a label.
 
     ``own`` token, ``previous``, ``next`` and ``first`` one, ``special`` tokens, the last earlier occurrence of the same token
     (``duplicate``), and the token after that (``induction``).
 
     Chance is ``1 / visible keys`` of the same rows (for special tokens, their share among the visible keys). A text counts once: the
-    error of a mean is that between texts. A role stands out where its attention is at least ``least`` and twice chance, and further
-    above chance than the error explains, at 5 % for all heads and roles together. Where that cannot be told yet, or two roles cannot be
-    told apart, the head is called uncertain. ``null`` is the attention to a key picked blindly: it should be near chance.
+    error of a mean is taken between texts. A role stands out if its attention is at least ``least`` and twice chance, and further
+    above chance than the error explains, at 5 % for all heads and roles together. If that cannot be decided yet, or two roles cannot be
+    separated, the head is labelled uncertain. ``null`` is the attention to a key picked blindly: it should be near chance.
 
-    On ordinary text, ``duplicate`` and ``induction`` need tokens that occur again; :func:`attviz.head_roles` runs repeated random tokens.
+    On ordinary text, ``duplicate`` and ``induction`` need tokens that recur; :func:`attviz.head_roles` runs repeated random tokens.
 
     Args:
         roles: Which of ``ROLES``; by default all but ``"special"``, which needs a model whose configuration names its special tokens.
-        least: Share of a row's attention from which a role can stand out.
-        every_forwards: Read each N-th forward of the capture; the count of visible keys is a pass over all pairs on some kernels.
+        least: Smallest share of a row's attention with which a role can stand out.
+        every_forwards: Read every N-th forward of the capture; counting visible keys takes a pass over all pairs on some kernels.
         exclude_ids: Vocabulary ids whose rows to leave out.
         **kwargs: Of ``torchmetrics.Metric``.
 
     Raises:
-        ArgumentError: If a role is none, or ``least`` is outside (0, 1).
+        ArgumentError: If a role is unknown, or ``least`` is outside (0, 1).
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class HeadRoles(StreamingMetric):
         **kwargs: Any,
     ) -> None:
         if "reading" in kwargs:
-            raise ArgumentError("HeadRoles: chooses its readings itself. reading= belongs to HeadStatistics and its like.")
+            raise ArgumentError("HeadRoles: chooses its own readings. reading= is an option of HeadStatistics and similar metrics.")
         super().__init__(**kwargs)
         unknown = [role for role in roles if role not in ROLES]
         if unknown or not roles or isinstance(roles, str) or len(set(roles)) < len(roles):
-            raise ArgumentError(f"HeadRoles: roles must be some of {', '.join(map(repr, ROLES))}, each once; got {roles!r}.")
+            raise ArgumentError(f"HeadRoles: roles must be chosen from {', '.join(map(repr, ROLES))}, each at most once; got {roles!r}.")
         if not 0 < least < 1:
-            raise ArgumentError(f"HeadRoles: least={least!r} must be between 0 and 1.")
+            raise ArgumentError(f"HeadRoles: least must be between 0 and 1, got {least!r}.")
         self.roles, self.least, self.every_forwards = tuple(roles), float(least), every_forwards
         every = every_forwards
         known: dict[str, Reading] = {
@@ -118,27 +118,27 @@ class HeadRoles(StreamingMetric):
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """What the capture is asked for."""
+        """The readings it requests from the capture."""
         special = (self._special,) if "special" in self.roles else ()
         return (*self._masses.values(), self._visible, *special)
 
     def update(self, source: DiagonalRecord) -> None:  # type: ignore[override]
-        """Take in one layer whose record carries the readings; a forward in which they were not due is passed over.
+        """Add one layer whose record has the readings; a forward in which they were not due is ignored.
 
         Raises:
-            MetricError: If no capture has made the readings, or the layer is of another model; the state is then as it was.
+            MetricError: If no capture computed the readings, or the layer belongs to another model; the state is unchanged.
         """
         self._update_count -= 1  # of torchmetrics, which counts before it knows
         layers = read_layers(source, self._name)
         if not isinstance(source, DiagonalRecord):
-            raise MetricError("HeadRoles: takes one DiagonalRecord at a time. Give it to attviz.capture(model, metrics=[roles]).")
+            raise MetricError("HeadRoles: needs one DiagonalRecord at a time. Pass it to attviz.capture(model, metrics=[roles]).")
         for reading in self.readings:
             self._note(source, reading.name)
         if self._visible.name not in source.readings:
             if self._visible.name in source.reasons or self.every_forwards > 1:
                 return
             raise MetricError(
-                "HeadRoles: reads more than the diagonal. Give it to attviz.capture(model, metrics=[roles]), or ask for its readings: "
+                "HeadRoles: needs more than the diagonal. Pass it to attviz.capture(model, metrics=[roles]), or request its readings: "
                 "attviz.capture(model, read=roles.readings)."
             )
         self._check(layers)
@@ -146,7 +146,7 @@ class HeadRoles(StreamingMetric):
         self._update_count += 1
 
     def compute(self) -> RolesTable:
-        """Read the roles so far, of all processes.
+        """Compute the roles so far, over all processes.
 
         Raises:
             EmptyMetricError: If nothing was seen yet.
@@ -193,7 +193,7 @@ class HeadRoles(StreamingMetric):
 
     @staticmethod
     def _of_texts(role: str, index: int, mass: Tensor, chance: Tensor, valid: Tensor) -> dict[str, Moments]:
-        """One number per text and head, so that long texts weigh no more and their tokens do not pass for independent."""
+        """One number per text and head, so that long texts weigh no more and their tokens are not taken for independent."""
         count = valid.sum(2)
         seen = count > 0
         mean_mass, mean_chance = (torch.where(valid, value, 0).double().sum(2) / count.clamp_min(1) for value in (mass, chance))

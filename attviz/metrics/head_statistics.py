@@ -1,4 +1,4 @@
-"""How much each head attends to the token itself, over a whole run."""
+"""How much each head attends to each token's own position, over a whole run."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class HeadTable(NamedTuple):
     """One number per layer and head, float64; NaN where a head saw no token, or a layer has fewer heads than another.
 
     Attributes:
-        layers: Name of each layer; None where it has none that can be trusted.
+        layers: Name of each layer; None if no name can be trusted.
         count: Tokens seen.
         mean: Mean self-attention.
         std: Standard deviation over the tokens (``correction=1``); NaN for fewer than two.
         max: Largest value.
         min: Smallest value.
-        faults: Values met at real tokens that are NaN or outside [0, 1] (of a reading in another unit: infinite): left out of the
-            statistics, and a sign that something is wrong.
+        faults: Values at real tokens that are NaN or outside [0, 1] (for a reading in another unit: infinite). They are left out of the
+        statistics and mean that something is wrong.
     """
 
     layers: tuple[str | None, ...]
@@ -41,7 +41,7 @@ class HeadTable(NamedTuple):
     faults: Int[Tensor, "num_layers num_heads"]
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a head (columns ``layer, layer_index, head`` and the statistics). Copies to the CPU."""
+        """One row per head (columns ``layer, layer_index, head`` and the statistics). Copies to the CPU."""
         import pandas as pd
 
         num_layers, num_heads = self.mean.shape
@@ -54,13 +54,13 @@ class HeadTable(NamedTuple):
 class HeadStatistics(StreamingMetric):
     """Count, mean, standard deviation and extremes per layer and head, of the diagonal or a reading, over all seen since ``reset``.
 
-    Memory: 48 bytes a head. Padding is left out; so are the tokens of ``exclude_ids``.
+    Memory: 48 bytes per head. Padding and the tokens of ``exclude_ids`` are left out.
 
     Args:
-        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
-            capture is asked for in ``read=``.
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
+        capture's ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
-        **kwargs: Of ``torchmetrics.Metric``, such as ``process_group``.
+        **kwargs: Passed to ``torchmetrics.Metric``, such as ``process_group``.
 
     Example:
         >>> metric = HeadStatistics()
@@ -70,7 +70,7 @@ class HeadStatistics(StreamingMetric):
     """
 
     def compute(self) -> HeadTable:
-        """Read the statistics so far, of all processes.
+        """Compute the statistics so far, over all processes.
 
         Raises:
             EmptyMetricError: If nothing was seen yet.

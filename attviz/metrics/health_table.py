@@ -20,11 +20,11 @@ class HealthTable(NamedTuple):
     """One number per layer and head, float64; NaN where nothing was seen.
 
     Attributes:
-        layers: Name of each layer; None where it has none that can be trusted.
+        layers: Name of each layer; None if no name can be trusted.
         rows: Attention rows read.
         row_entropy: Mean of ``-sum_j A_ij log A_ij``, nats.
         min_row_entropy: Smallest among the rows that see more than one key.
-        max_logit: Largest ``s_ij``; NaN where the model hands out weights only.
+        max_logit: Largest ``s_ij``; NaN where the model exposes weights only.
         first_token: Mean weight on the first token (an attention sink shows here).
         diagonal: Mean self-attention.
         faults: Rows at real tokens with a NaN or infinite value; left out of everything else.
@@ -64,14 +64,14 @@ class HealthTable(NamedTuple):
         )
 
     def dormant(self, weight: float = 0.9) -> Float[Tensor, " num_layers"]:
-        """Share of a layer's heads that give the first token more than ``weight`` of their attention (arXiv:2410.13835)."""
+        """Share of a layer's heads that put more than ``weight`` of their attention on the first token (arXiv:2410.13835)."""
         if self.rows.ndim == 1:
-            raise ArgumentError("HealthTable.dormant: counts heads, and per_layer() has pooled them. Ask the table of the heads.")
+            raise ArgumentError("HealthTable.dormant: counts heads, but per_layer() has pooled them. Call it on the table per head.")
         seen = ~self.first_token.isnan()
         return (self.first_token > weight).sum(1) / seen.sum(1)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a head (columns ``layer, layer_index, head`` and the quantities); of ``per_layer()`` one row a layer."""
+        """One row per head (columns ``layer, layer_index, head`` and the quantities), or per layer after ``per_layer()``."""
         import pandas as pd
 
         heads = self.rows.shape[1] if self.rows.ndim == 2 else 1

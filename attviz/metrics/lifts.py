@@ -20,7 +20,7 @@ def lift(
     window_size: int | None = None,
     document_ids: Int[Tensor, "batch q_len"] | None = None,
 ) -> Float[Tensor, "*layers batch num_heads q_len"]:
-    """Diagonal times the number of keys each query can see: 1 means as much as uniform attention would give.
+    """Diagonal times the number of keys each query can see: 1 means the same as uniform attention.
 
     A causal model has ``a_0 = 1`` always and ``a_i`` near ``1 / i``: raw values rank the first tokens on top, lifts do not.
 
@@ -30,16 +30,16 @@ def lift(
             from the arguments below, for self-attention without a cache.
         is_causal: Whether a query sees only keys up to its own; required when ``visible_keys`` is not given.
         query_mask: True where the token is real; by default the tokens whose diagonal is not NaN.
-        window_size: Of a sliding window: a causal query sees its own key and the ``window_size - 1`` before it, another one
-            ``window_size // 2`` keys to each side.
-        document_ids: Of texts packed into one row, the number of each token's text, as records hold it: a query sees its own text only.
+        window_size: Of a sliding window: a causal query sees its own key and the ``window_size - 1`` before it; otherwise it sees
+        ``window_size // 2`` keys on each side.
+        document_ids: For texts packed into one row, the number of each token's text, as in records: a query sees only its own text.
 
     Returns:
         Lifts >= 0, same shape; NaN where the query is padding.
 
     Raises:
-        ArgumentError: If neither ``visible_keys`` nor ``is_causal`` says what is visible, or both do.
-        ShapeError, DtypeError: If the diagonal is none, or the other shapes do not fit it.
+        ArgumentError: If neither ``visible_keys`` nor ``is_causal`` is given, or both are.
+        ShapeError, DtypeError: If the diagonal is not one, or the other shapes do not fit it.
 
     Example:
         >>> lift(torch.tensor([[[1.0, 0.5, 0.25]]]), is_causal=True)
@@ -50,18 +50,18 @@ def lift(
     check_diagonal(diagonal, "lift")
     if (visible_keys is None) == (is_causal is None):
         raise ArgumentError(
-            "lift: say what each query can see, in one way: visible_keys=, or is_causal=True (GPT-like) or False (BERT-like). "
-            f"Got visible_keys {'given' if visible_keys is not None else 'None'} and is_causal={is_causal}."
+            "lift: specify what each query can see in exactly one way: visible_keys=, or is_causal=True (GPT-like) or False (BERT-like). "
+            f"Got visible_keys={'a tensor' if visible_keys is not None else 'None'} and is_causal={is_causal}."
         )
     batch, q_len = diagonal.shape[-3], diagonal.shape[-1]
     if document_ids is not None and document_ids.shape != (batch, q_len):
-        raise ShapeError(f"lift: document_ids is [batch, q_len] = {(batch, q_len)}, got {tuple(document_ids.shape)}.")
+        raise ShapeError(f"lift: document_ids must be [batch, q_len] = {(batch, q_len)}, got {tuple(document_ids.shape)}.")
     if visible_keys is None:
         if query_mask is None:
             absent = diagonal.isnan().all(-2)
             query_mask = ~(absent.all(0) if diagonal.ndim == 4 else absent)
         elif query_mask.shape != (batch, q_len):
-            raise ShapeError(f"lift: query_mask is [batch, q_len] = {(batch, q_len)}, got {tuple(query_mask.shape)}.")
+            raise ShapeError(f"lift: query_mask must be [batch, q_len] = {(batch, q_len)}, got {tuple(query_mask.shape)}.")
         visible_keys = count_visible_keys(query_mask, is_causal=bool(is_causal), window_size=window_size, document_ids=document_ids)
     try:
         visible_keys = visible_keys.expand(batch, q_len)
@@ -94,7 +94,7 @@ def count_visible_keys(
         tensor([[1, 2, 3, 1]])
     """
     if window_size is not None and window_size < 1:
-        raise ArgumentError(f"lift: window_size={window_size} must be at least 1.")
+        raise ArgumentError(f"lift: window_size must be at least 1, got {window_size}.")
     q_len = query_mask.shape[1]
     seen = torch.nn.functional.pad(query_mask.long().cumsum(1), (1, 0))  # seen[:, j]: real keys before j
     here = torch.arange(q_len, device=query_mask.device)

@@ -1,4 +1,4 @@
-"""Where each token's own text begins and ends, of several packed into a row."""
+"""Where each token's own text begins and ends, for several texts packed into a row."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def text_bounds(document_ids: Int[Tensor, "batch q_len"]) -> tuple[Int[Tensor, "batch q_len"], Int[Tensor, "batch q_len"]]:
-    """Place of the first and of the last token of each token's own text.
+    """Positions of the first and the last token of each token's own text.
 
     Args:
-        document_ids: Number of each token's text within its row, as ``DiagonalRecord.document_ids`` holds them.
+        document_ids: Number of each token's text within its row, as in ``DiagonalRecord.document_ids``.
 
     Example:
         >>> text_bounds(torch.tensor([[0, 0, 1, 2, 2]]))

@@ -22,10 +22,10 @@ class Rule(NamedTuple):
 
     Attributes:
         least: Share of a row's attention that it must have.
-        lift: Times chance that it must reach.
-        risk: Probability that any head at all is labelled by accident, over all heads and roles (Bonferroni).
-        texts: Fewer texts tell no error.
-        apart: Errors of their difference that separate the strongest role from the second.
+        lift: Multiple of chance that it must reach.
+        risk: Probability that any head is labelled by accident, over all heads and roles (Bonferroni).
+        texts: Fewest texts from which an error can be estimated.
+        apart: Standard errors of their difference that must separate the strongest role from the second.
     """
 
     least: float = 0.25
@@ -36,7 +36,7 @@ class Rule(NamedTuple):
 
 
 class FoundHead(NamedTuple):
-    """A head and how much it attends to what its role names."""
+    """A head and how much it attends to the keys of its role."""
 
     layer: int
     head: int
@@ -45,16 +45,16 @@ class FoundHead(NamedTuple):
 
 
 class RolesTable(NamedTuple):
-    """Attention of each head to what each role names, float64; NaN where nothing was seen.
+    """Attention of each head to the keys of each role, float64; NaN where nothing was seen.
 
     Attributes:
-        layers: Name of each layer; None where it has none that can be trusted.
+        layers: Name of each layer; None if no name can be trusted.
         roles: Names of the first axis of ``mass``, ``chance``, ``error`` and ``texts``.
         mass: Mean over texts of the mean attention.
-        chance: What equal attention to all visible keys would give in the same rows.
+        chance: What uniform attention over the visible keys would be in the same rows.
         error: Standard error of ``mass - chance``, between texts.
         null: Mean attention to a key picked blindly.
-        texts: Texts that counted.
+        texts: Number of texts that counted.
         rule: When a role stands out.
     """
 
@@ -75,7 +75,7 @@ class RolesTable(NamedTuple):
 
     @property
     def lift(self) -> Float[Tensor, "num_roles num_layers num_heads"]:
-        """``mass / chance``: 1 is what equal attention gives."""
+        """``mass / chance``: 1 is uniform attention."""
         return self.mass / self.chance
 
     @property
@@ -85,16 +85,16 @@ class RolesTable(NamedTuple):
 
     @property
     def labels(self) -> tuple[tuple[str, ...], ...]:
-        """Role of each layer and head, ``"uncertain"``, or ``"none"`` where no role stands out."""
+        """Role of each layer and head, ``"uncertain"``, or ``"none"`` if no role stands out."""
         layers, heads = self.null.shape
         return tuple(tuple(self._label(layer, head)[0] for head in range(heads)) for layer in range(layers))
 
     def candidate(self, layer: int, head: int) -> str:
-        """The role that a head has, or may have where it is uncertain; ``""`` where none stands out."""
+        """The role that a head has, or may have if it is uncertain; ``""`` if none stands out."""
         return self._label(layer, head)[1]
 
     def find(self, role: str) -> list[FoundHead]:
-        """Heads with a role for certain, the strongest first.
+        """Heads that certainly have this role, strongest first.
 
         Raises:
             ArgumentError: If the role is not one of :attr:`roles`.
@@ -111,7 +111,7 @@ class RolesTable(NamedTuple):
         return sorted(found, key=lambda one: -one.mass)
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row a head: ``layer, layer_index, head, label, candidate, null``, and per role its mass, chance and error."""
+        """One row per head: ``layer, layer_index, head, label, candidate, null``, and the mass, chance and error of each role."""
         import pandas as pd
 
         rows = []
@@ -127,7 +127,7 @@ class RolesTable(NamedTuple):
         return pd.DataFrame(rows)
 
     def _label(self, layer: int, head: int) -> tuple[str, str]:
-        """The label, and the role that it is or might be."""
+        """The label, and the role that the head has or might have."""
         rule = self.rule
         mass, chance, error = (values[:, layer, head] for values in (self.mass, self.chance, self.error))
         strong = (mass >= rule.least) & (mass >= rule.lift * chance)  # NaN is not

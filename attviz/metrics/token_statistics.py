@@ -22,17 +22,17 @@ class TokenStatistics(StreamingMetric):
     """Mean, std, max, min, range and entropy of each token over all layers and heads, in O(batch x q_len) memory.
 
     Equal to ``attviz.metrics.aggregate(cap.diagonal)`` without keeping the diagonals. It holds *one* step: the first layer of the next
-    forward starts over. Each process keeps its own tokens, so ``compute`` does not talk to the others.
+    forward starts over. Each process keeps its own tokens, so ``compute`` does not communicate.
 
     ``kind="table2"`` counts the distinct values within each layer and adds them up: exact unless two layers share a value of a token.
-    ``"binned"`` (101 counters a token) and ``"shannon"`` are exact. Of a reading that is no probability there is no entropy (NaN).
+    ``"binned"`` (101 counters per token) and ``"shannon"`` are exact. A reading that is not a probability has no entropy (NaN).
 
     Args:
-        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
-            capture is asked for in ``read=``.
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
+        capture's ``read=``.
         kind: Which entropy, as in :func:`attviz.metrics.entropy`.
         correction: As in :func:`attviz.metrics.std`.
-        **kwargs: Of :class:`StreamingMetric`.
+        **kwargs: Passed to :class:`StreamingMetric`.
 
     Example:
         >>> metric = TokenStatistics()
@@ -47,12 +47,12 @@ class TokenStatistics(StreamingMetric):
         if kind not in get_args(EntropyKind):
             raise ArgumentError(f"TokenStatistics: kind must be one of {', '.join(map(repr, get_args(EntropyKind)))}, got {kind!r}.")
         if correction < 0:
-            raise ArgumentError(f"TokenStatistics: correction={correction} must be 0 or more.")
+            raise ArgumentError(f"TokenStatistics: correction must be at least 0, got {correction}.")
         self.kind, self.correction = kind, correction
         self._step: int | None = None
 
     def compute(self) -> TokenAggregates:
-        """Read the six aggregates of the current step, each ``[batch, q_len]`` in float64; NaN at padding.
+        """Compute the six aggregates of the current step, each ``[batch, q_len]`` in float64; NaN at padding.
 
         Raises:
             EmptyMetricError: If nothing was seen yet.
@@ -70,7 +70,7 @@ class TokenStatistics(StreamingMetric):
 
     @property
     def faults(self) -> Int[Tensor, "batch q_len"]:
-        """Values met at each real token of the current step that are NaN or outside [0, 1]; they are left out of its aggregates."""
+        """Number of values at each real token of the current step that are NaN or outside [0, 1] and so left out."""
         self._require_data()
         return self._state.sums["faults"]
 
@@ -95,7 +95,7 @@ class TokenStatistics(StreamingMetric):
         for layer in layers:
             if layer.step != layers[0].step:
                 raise MetricError(
-                    f"TokenStatistics: fed with steps {layers[0].step} and {layer.step} at once; it holds one. Give one step's records."
+                    f"TokenStatistics: fed steps {layers[0].step} and {layer.step} together, but it holds one. Pass one step's records."
                 )
             if (layer.values.shape[0], layer.values.shape[2]) != (rows, length):
                 raise MetricError(
@@ -148,7 +148,7 @@ class TokenStatistics(StreamingMetric):
         return {**super()._options(), "kind": self.kind, "correction": self.correction}
 
     def _sync_dist(self, dist_sync_fn: Any = None, process_group: Any = None) -> None:
-        """Other processes hold other tokens: there is nothing to pool."""
+        """Other processes have other tokens, so there is nothing to pool."""
 
     def reset(self) -> None:
         """Forget the step."""
@@ -156,9 +156,9 @@ class TokenStatistics(StreamingMetric):
         self._step = None
 
     def save_state(self, path: Any) -> None:
-        """Refuse: the tokens of one step are no state of a run.
+        """Refuse, because the tokens of one step are not the state of a run.
 
         Raises:
-            MetricError: Always; ``compute().to_pandas()`` keeps the numbers.
+            MetricError: Always; use ``compute().to_pandas()`` to keep the numbers.
         """
-        raise MetricError("TokenStatistics: holds one step only, nothing to resume from; keep compute().to_pandas() instead.")
+        raise MetricError("TokenStatistics: holds only one step, so there is nothing to resume from. Keep compute().to_pandas() instead.")

@@ -1,4 +1,4 @@
-"""The one reading of a diagonal that every function over vectors shares: which axes are vectors, and is it a diagonal at all."""
+"""How every function over vectors reads a diagonal: which axes are vectors, and whether it is a diagonal at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Over = Literal["heads and layers", "heads", "layers"]
 
 
 def vectors_last(diagonal: Tensor, over: Over, caller: str) -> Tensor:
-    """Bring the chosen vectors of every token into one last axis; half types become float32.
+    """Move the chosen vectors of every token into one last axis; half precision becomes float32.
 
     Args:
-        diagonal: ``[num_layers, batch, num_heads, q_len]``, or ``[batch, num_heads, q_len]`` of one layer.
+        diagonal: ``[num_layers, batch, num_heads, q_len]``, or ``[batch, num_heads, q_len]`` for one layer.
         over: Which axes count as vectors.
         caller: Name of the public function, for the message.
 
@@ -32,7 +32,7 @@ def vectors_last(diagonal: Tensor, over: Over, caller: str) -> Tensor:
     if diagonal.ndim == 3:
         if over == "layers":
             raise ShapeError(
-                f"{caller}: over='layers' needs [num_layers, batch, num_heads, q_len], got the diagonal of one layer, "
+                f"{caller}: over='layers' needs [num_layers, batch, num_heads, q_len], but this is the diagonal of one layer, "
                 f"{_sizes(diagonal)}. Pass cap.diagonal, or over='heads'."
             )
         return diagonal.transpose(1, 2)
@@ -44,7 +44,7 @@ def vectors_last(diagonal: Tensor, over: Over, caller: str) -> Tensor:
 
 
 def check_diagonal(diagonal: object, caller: str) -> None:
-    """Refuse what cannot be a diagonal: not a tensor, not floating point, three or four axes wanted, no vector in it."""
+    """Refuse what cannot be a diagonal: not a tensor, not floating point, not three or four axes, or empty."""
     if not isinstance(diagonal, Tensor):
         raise DtypeError(
             f"{caller}: the diagonal must be a torch.Tensor, got {type(diagonal).__name__}. "
@@ -55,10 +55,10 @@ def check_diagonal(diagonal: object, caller: str) -> None:
     if diagonal.ndim not in (3, 4):
         raise ShapeError(
             f"{caller}: the diagonal has axes [num_layers, batch, num_heads, q_len], or [batch, num_heads, q_len] for one layer; "
-            f"got {diagonal.ndim} axes, {tuple(diagonal.shape)}. Of one text alone, pass diagonal.unsqueeze(-3)."
+            f"got {diagonal.ndim} axes, {tuple(diagonal.shape)}. For a single text, pass diagonal.unsqueeze(-3)."
         )
     if diagonal.shape[-2] == 0 or (diagonal.ndim == 4 and diagonal.shape[0] == 0):
-        raise ShapeError(f"{caller}: no vector in the diagonal, {_sizes(diagonal)}: at least one layer and one head are needed.")
+        raise ShapeError(f"{caller}: the diagonal {_sizes(diagonal)} is empty: it needs at least one layer and one head.")
 
 
 def _sizes(diagonal: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""How much each word of the vocabulary attends to itself: the numbers behind token bars and word clouds."""
+"""How much each word of the vocabulary attends to its own position: the numbers behind token bars and word clouds."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class _StepRows:
     """The token ids of one step as rows of the tables, with their order, for all layers of that step.
 
     Attributes:
-        key: What tells this step from another.
-        alive: The tensors in ``key``, so that no other tensor can take their place in memory.
-        rows: Row of each token; -1 where it has none.
+        key: What identifies this step.
+        alive: The tensors in ``key``, kept so that no other tensor can take their place in memory.
+        rows: Row of each token; -1 if it has none.
         skipped: Real tokens without a row.
         beyond: Real tokens whose id is outside the vocabulary.
         last: Index of the last layer that read it.
@@ -51,20 +51,20 @@ class _StepRows:
 class VocabularyStatistics(StreamingMetric):
     """Count, mean, standard deviation and extremes of the diagonal per vocabulary id, over everything seen since ``reset``.
 
-    Memory is fixed: 24 bytes an id and head (``by="head"``) or layer (``by="layer"``) or in all (``by="model"``), 8 more an id; a
-    layer's table is made when the layer is first seen. 128256 ids x 32 heads are 95 MiB a layer. An occurrence with a NaN in any
+    Memory is fixed: 24 bytes per id and head (``by="head"``), per id and layer (``by="layer"``) or per id (``by="model"``), plus 8 per id;
+    a layer's table is made when the layer is first seen. 128256 ids x 32 heads take 95 MiB per layer. An occurrence with a NaN in any
     head is left out of all of them, and counted.
 
     Args:
-        vocab_size: Number of ids. ``attviz.capture`` reads it off the model; by hand it must be given, or ``tokens``, or ``max_tokens``.
+        vocab_size: Number of ids. ``attviz.capture`` reads it from the model; otherwise give it, or ``tokens``, or ``max_tokens``.
         by: One table for the model, one per layer, or one per layer and head. Coarser tables pool the finer ones' values.
         tokens: Keep only these ids.
-        max_tokens: Keep only the ids below this; vocabularies built by merging hold the frequent words first.
+        max_tokens: Keep only the ids below this; vocabularies built by merging list the frequent words first.
         max_bytes: Refuse to grow beyond this.
-        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one that the
-            capture is asked for in ``read=``.
+        reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
+        capture's ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
-        **kwargs: Of ``torchmetrics.Metric``.
+        **kwargs: Passed to ``torchmetrics.Metric``.
 
     Raises:
         ArgumentError: If the options contradict each other.
@@ -94,16 +94,16 @@ class VocabularyStatistics(StreamingMetric):
             raise ArgumentError("VocabularyStatistics: give tokens= or max_tokens=, not both.")
         for name, value in (("vocab_size", vocab_size), ("max_tokens", max_tokens)):
             if value is not None and (type(value) is not int or value < 1):
-                raise ArgumentError(f"VocabularyStatistics: {name}={value!r} must be a positive int.")
+                raise ArgumentError(f"VocabularyStatistics: {name} must be a positive int, got {value!r}.")
         if tokens is not None and (not tokens or any(type(token) is not int or not 0 <= token < 2**31 for token in tokens)):
-            raise ArgumentError("VocabularyStatistics: tokens= is a non-empty collection of vocabulary ids.")
+            raise ArgumentError("VocabularyStatistics: tokens= must be a non-empty collection of token ids.")
         self.vocab_size, self.by, self.max_tokens, self.max_bytes = vocab_size, by, max_tokens, max_bytes
         self.tokens = None if tokens is None else tuple(sorted(set(tokens)))
         self._rows: dict[torch.device, Tensor] = {}
         self._step: _StepRows | None = None
 
     def prepare(self, model: torch.nn.Module) -> None:
-        """Read the size of the vocabulary off ``model`` unless it is known; ``attviz.capture`` calls this."""
+        """Read the vocabulary size from ``model`` unless it is known; ``attviz.capture`` calls this."""
         if self.vocab_size is None:
             inner: Any = model if hasattr(model, "config") else getattr(model, "module", model)  # DistributedDataParallel and its like
             try:
@@ -125,14 +125,14 @@ class VocabularyStatistics(StreamingMetric):
         sizes = [size for size in (self.vocab_size, self.max_tokens) if size is not None]
         if not sizes:
             raise MetricError(
-                "VocabularyStatistics: the size of the vocabulary is not known. Give vocab_size=model.config.vocab_size (or "
+                "VocabularyStatistics: the vocabulary size is not known. Pass vocab_size=model.config.vocab_size (or "
                 "len(tokenizer)), or tokens= or max_tokens=."
             )
         return min(sizes)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of device memory the tables take now."""
+        """Bytes of device memory that the tables take now."""
         return sum(tensor.nbytes for tensor in self._state.tensors().values())
 
     def bytes_per_layer(self, num_heads: int, by: By | None = None) -> int:
@@ -141,7 +141,7 @@ class VocabularyStatistics(StreamingMetric):
         return self.num_rows * (24 * columns + 8)
 
     def compute(self) -> VocabularyTable:
-        """Read the tables so far, of all processes.
+        """Compute the tables so far, over all processes.
 
         Raises:
             MetricError: If nothing was seen yet (EmptyMetricError), or an id was outside the vocabulary.
@@ -161,8 +161,8 @@ class VocabularyStatistics(StreamingMetric):
         for layer in layers:
             if layer.token_ids is None:
                 raise MetricError(
-                    f"VocabularyStatistics: layer {layer.index} came without token ids. Give token_ids= to update, or to attviz.capture "
-                    "where the model's forward has no input_ids."
+                    f"VocabularyStatistics: layer {layer.index} came without token ids. Pass token_ids= to update, or to attviz.capture "
+                    "if the model's forward has no input_ids."
                 )
             if f"tokens/{self._key(layer.index)}" not in self._state.moments and (self.by != "model" or layer is layers[0]):
                 growth += self.bytes_per_layer(layer.num_heads)
@@ -184,7 +184,7 @@ class VocabularyStatistics(StreamingMetric):
             for by in coarser[self.by]
         ]
         return (
-            f"VocabularyStatistics(by={self.by!r}): layer {layer.index} would bring its tables to {(self.nbytes + growth) / mib:.1f} MiB, "
+            f"VocabularyStatistics(by={self.by!r}): layer {layer.index} would grow its tables to {(self.nbytes + growth) / mib:.1f} MiB, "
             f"more than max_bytes={self.max_bytes / mib:.1f} MiB ({self.num_rows} ids x {heads} heads are "
             f"{self.bytes_per_layer(heads) / mib:.1f} MiB). Smaller: {', '.join([*options, 'tokens=[...]', 'max_tokens=N'])}; "
             "or capture fewer layers, or raise max_bytes. The state is unchanged."
@@ -241,7 +241,7 @@ class VocabularyStatistics(StreamingMetric):
         return _StepRows(key, (layer.token_ids, layer.real), rows, ((rows < 0) & real).sum(), (beyond & real).sum())
 
     def _table_on(self, device: torch.device) -> Tensor:
-        """Row of each vocabulary id, -1 where it has none; copied to a device once."""
+        """Row of each token id, -1 if it has none; copied to a device once."""
         if device not in self._rows:
             ids = torch.arange(self.num_rows) if self.tokens is None else torch.tensor(self.tokens)
             table = torch.full((int(ids[-1]) + 1,), -1)
@@ -281,7 +281,7 @@ class VocabularyStatistics(StreamingMetric):
         self._rows.clear()
 
     def reset(self) -> None:
-        """Forget everything seen; the memory is given back."""
+        """Forget everything seen and free the memory."""
         super().reset()
         self._step = None
 

@@ -1,4 +1,4 @@
-"""The result of VocabularyStatistics: a number per vocabulary id, and per layer and head where asked."""
+"""The result of VocabularyStatistics: one number per token id, and per layer and head if requested."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class VocabularyTable(NamedTuple):
     """Statistics per vocabulary id; NaN where an id was not seen.
 
-    The last axis is the row of ``token_ids``; before it stand nothing (``by="model"``), ``num_layers`` (``by="layer"``) or
+    The last axis is the row of ``token_ids``; before it come nothing (``by="model"``), ``num_layers`` (``by="layer"``) or
     ``num_layers, num_heads`` (``by="head"``; layers with fewer heads are filled with NaN and count 0).
 
     Attributes:
@@ -31,7 +31,7 @@ class VocabularyTable(NamedTuple):
         max: Largest value.
         min: Smallest value.
         skipped: Real tokens of each layer that have no row: excluded, outside ``tokens=`` or ``max_tokens=``, or negative.
-        faults: NaN and infinite values met at real tokens, per layer.
+        faults: NaN and infinite values at real tokens, per layer.
     """
 
     by: str
@@ -72,11 +72,11 @@ class VocabularyTable(NamedTuple):
         )
 
     def to_pandas(self, tokenizer: Any = None, *, min_count: int = 1, exclude_ids: Collection[int] = ()) -> pd.DataFrame:
-        """One row for each id that was seen, and layer and head where the tables have them; highest mean first.
+        """One row per id that was seen (and per layer and head if the tables have them), highest mean first.
 
         Args:
-            tokenizer: Adds a column ``token`` by its ``convert_ids_to_tokens``.
-            min_count: Leave out what was seen less often.
+            tokenizer: Adds a column ``token`` with its ``convert_ids_to_tokens``.
+            min_count: Leave out ids seen less often.
             exclude_ids: Leave out these ids, such as ``tokenizer.all_special_ids``.
         """
         import pandas as pd

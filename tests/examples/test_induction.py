@@ -53,7 +53,7 @@ def test_the_model_is_left_as_it_was():
 
 
 def test_what_cannot_be_is_told():
-    with pytest.raises(ArgumentError, match="the size of the vocabulary is not known. Give vocab_size="):
+    with pytest.raises(ArgumentError, match="the vocabulary size is not known. Pass vocab_size="):
         attviz.head_roles(AttentionOnly())
     with pytest.raises(ArgumentError, match="repeats=1 at least 2"):
         attviz.head_roles(AttentionOnly(), vocab_size=64, repeats=1)

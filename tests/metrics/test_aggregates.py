@@ -157,7 +157,7 @@ def test_aggregate_gives_the_six_by_attribute_name_and_table():
     assert list(table.columns) == list(BY_PAPER)
     assert len(table) == 6  # 4 + 2 real tokens
     assert table.loc[(1, 1), "max"] == pytest.approx(six.max[1, 1].item())
-    with pytest.raises(ArgumentError, match="no aggregate 'median'; there are mean, std, max, min, range, entropy"):
+    with pytest.raises(ArgumentError, match="there is no aggregate 'median'. Choose one of mean, std, max, min, range, entropy"):
         six["median"]
 
 
@@ -166,7 +166,7 @@ def test_aggregate_gives_the_six_by_attribute_name_and_table():
     [
         (torch.rand(4, 4), ShapeError, r"mean: the diagonal has axes \[num_layers, batch, num_heads, q_len\].*got 2 axes, \(4, 4\)"),
         (torch.rand(1, 2, 3, 4, 5), ShapeError, "got 5 axes"),
-        (torch.rand(0, 2, 3, 4), ShapeError, "no vector in the diagonal, num_layers=0 batch=2 num_heads=3 q_len=4"),
+        (torch.rand(0, 2, 3, 4), ShapeError, "the diagonal num_layers=0 batch=2 num_heads=3 q_len=4 is empty"),
         (torch.ones(1, 2, 3, dtype=torch.long), DtypeError, r"got torch.int64. Call .float\(\)"),
         (np.ones((1, 2, 3)), DtypeError, "got ndarray.*from_numpy"),
     ],
@@ -186,7 +186,7 @@ def test_wrong_choices_are_refused_with_the_right_ones():
         metrics.std(diagonal, over="tokens")
     with pytest.raises(ShapeError, match="over='layers' needs"):
         metrics.std(diagonal, over="layers")
-    with pytest.raises(ArgumentError, match="correction=-1"):
+    with pytest.raises(ArgumentError, match="correction must be at least 0, got -1"):
         metrics.std(diagonal, correction=-1)
 
 

@@ -205,16 +205,16 @@ def test_what_it_cannot_read_is_refused_by_name():
     call, record, *_ = make_call()
     metric = AttentionHealth()
     feed(metric, call, record)
-    with pytest.raises(MetricError, match=r"reads attention rows, which a diagonal does not hold. Give it to attviz.capture"):
+    with pytest.raises(MetricError, match=r"needs attention rows, which a diagonal does not contain. Pass it to attviz.capture"):
         metric.update(record)
     assert metric.update_count == 1
     banded = AttentionHealth(max_logit=None)
     feed(banded, DiagonalCall("op", record.diagonal), record)
     assert "its softmax is banded" in banded.reasons["layer.0"]
-    with pytest.raises(EmptyMetricError, match=r"no layer could give.*layer.0: .*its softmax is banded"):
+    with pytest.raises(EmptyMetricError, match=r"no layer could provide.*layer.0: .*its softmax is banded"):
         banded.compute()
     for options, message in (
-        ({"every_forwards": 0}, "every_forwards=0 must be a whole number"),
+        ({"every_forwards": 0}, "every_forwards must be an integer"),
         ({"on_alarm": "shout"}, "on_alarm must be one of 'warn', 'raise', 'ignore', or a function"),
         ({"level": "model"}, "level must be one of 'layer', 'head'"),
     ):

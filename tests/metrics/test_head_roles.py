@@ -143,20 +143,20 @@ def test_any_cut_of_the_stream_and_any_merge_gives_the_same():
 
 def test_wrong_use_is_told():
     for options, message in (
-        ({"roles": ("own", "cousin")}, "roles must be some of"),
-        ({"roles": ()}, "roles must be some of"),
-        ({"roles": "own"}, "roles must be some of"),
-        ({"least": 1.5}, "least=1.5 must be between 0 and 1"),
-        ({"reading": "own"}, "chooses its readings itself"),
+        ({"roles": ("own", "cousin")}, "roles must be chosen from"),
+        ({"roles": ()}, "roles must be chosen from"),
+        ({"roles": "own"}, "roles must be chosen from"),
+        ({"least": 1.5}, "least must be between 0 and 1, got 1.5"),
+        ({"reading": "own"}, "chooses its own readings"),
     ):
         with pytest.raises(ArgumentError, match=message):
             HeadRoles(**options)
     record = attviz.records.DiagonalRecord("a", 0, 0, torch.rand(1, 2, 3))
-    with pytest.raises(MetricError, match="reads more than the diagonal. Give it to attviz.capture"):
+    with pytest.raises(MetricError, match="needs more than the diagonal. Pass it to attviz.capture"):
         HeadRoles().update(record)
     silent = HeadRoles()
     silent.update(dataclasses.replace(record, reasons={"visible": "no mask is known"}))
-    with pytest.raises(EmptyMetricError, match="no layer could give .*no mask is known"):
+    with pytest.raises(EmptyMetricError, match="no layer could provide .*no mask is known"):
         silent.compute()
-    with pytest.raises(MetricError, match="does not merge into"):
+    with pytest.raises(MetricError, match="cannot merge"):
         HeadRoles().merge_state(HeadStatistics())

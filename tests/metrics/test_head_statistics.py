@@ -97,8 +97,8 @@ def test_layers_with_fewer_heads_are_filled_with_nan(streams):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"num_heads": 4}, r"layer 1 is 'layer.1' with num_heads=3 so far and 'layer.1' with num_heads=4 now.*two models"),
-        ({"name": "decoder"}, r"'layer.1' with num_heads=3 so far and 'decoder.1'"),
+        ({"num_heads": 4}, r"layer 1 was 'layer.1' with num_heads=3 before and is 'layer.1' with num_heads=4 now.*two models"),
+        ({"name": "decoder"}, r"'layer.1' with num_heads=3 before and is 'decoder.1'"),
     ],
 )
 def test_a_second_model_is_refused_and_the_state_is_unharmed(streams, other, message):
@@ -127,7 +127,7 @@ def test_update_reads_no_value_so_it_never_waits_for_a_device(streams):
 def test_what_is_no_probability_is_refused_by_hand_and_a_fault_in_a_record(metric, value):
     diagonal = torch.tensor([[[0.25, value, 0.75]]])
     seen = metric()
-    with pytest.raises(MetricError, match="a diagonal holds probabilities, and this one reaches from"):
+    with pytest.raises(MetricError, match="a diagonal holds probabilities, but this one ranges from"):
         seen.update(diagonal)
     seen.update(DiagonalRecord("a", 0, 0, diagonal))
     faults = seen.compute().faults if metric is HeadStatistics else seen.faults

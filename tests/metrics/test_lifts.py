@@ -50,15 +50,15 @@ def test_a_single_row_of_visible_keys_serves_the_batch():
 
 def test_lift_asks_what_is_visible():
     diagonal = torch.rand(2, 1, 3)
-    with pytest.raises(ArgumentError, match="say what each query can see, in one way"):
+    with pytest.raises(ArgumentError, match="specify what each query can see in exactly one way"):
         lift(diagonal)
-    with pytest.raises(ArgumentError, match="visible_keys given and is_causal=True"):
+    with pytest.raises(ArgumentError, match="visible_keys=a tensor and is_causal=True"):
         lift(diagonal, torch.ones(3, dtype=torch.long), is_causal=True)
     with pytest.raises(ArgumentError, match="window_size=0"):
         lift(diagonal, is_causal=True, window_size=0)
     with pytest.raises(ShapeError, match=r"must broadcast to \[batch, q_len\] = \(2, 3\), got \(2, 4\)"):
         lift(diagonal, torch.ones(2, 4, dtype=torch.long))
-    with pytest.raises(ShapeError, match=r"query_mask is \[batch, q_len\] = \(2, 3\), got \(3, 2\)"):
+    with pytest.raises(ShapeError, match=r"query_mask must be \[batch, q_len\] = \(2, 3\), got \(3, 2\)"):
         lift(diagonal, is_causal=True, query_mask=torch.ones(3, 2, dtype=torch.bool))
 
 
@@ -73,5 +73,5 @@ def test_packed_texts_see_themselves_only(is_causal, window_size):
     diagonal = torch.rand(2, 1, 3, 11)
     lifts = lift(diagonal, is_causal=is_causal, window_size=window_size, document_ids=numbers)
     torch.testing.assert_close(lifts, diagonal * packed[:, None])
-    with pytest.raises(ShapeError, match=r"document_ids is \[batch, q_len\] = \(1, 11\), got \(1, 3\)"):
+    with pytest.raises(ShapeError, match=r"document_ids must be \[batch, q_len\] = \(1, 11\), got \(1, 3\)"):
         lift(diagonal, is_causal=is_causal, document_ids=numbers[:, :3])

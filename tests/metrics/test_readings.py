@@ -88,7 +88,7 @@ def test_the_name_of_a_reading_that_the_capture_is_asked_for_will_do(model):
     forgotten = HeadStatistics(reading="befor")
     with torch.no_grad(), attviz.capture(model, metrics=forgotten, keep="none"):
         model(input_ids=IDS, attention_mask=MASK)
-    with pytest.raises(EmptyMetricError, match=r"no record carried the reading 'befor'. Give the reading itself"):
+    with pytest.raises(EmptyMetricError, match=r"no record had the reading 'befor'. Pass the reading itself"):
         forgotten.compute()
 
 
@@ -96,7 +96,7 @@ def test_metrics_of_different_readings_do_not_merge_and_states_tell_them_apart(m
     one, other = HeadStatistics(reading=Offset(-1)), HeadStatistics()
     with torch.no_grad(), attviz.capture(model, metrics=[one, other], keep="none"):
         model(input_ids=IDS, attention_mask=MASK)
-    with pytest.raises(MetricError, match="does not merge into"):
+    with pytest.raises(MetricError, match="cannot merge"):
         one.merge_state(other)
     one.save_state(tmp_path / "one.safetensors")
     with pytest.raises(MetricError, match="holds the state of"):
@@ -107,13 +107,13 @@ def test_metrics_of_different_readings_do_not_merge_and_states_tell_them_apart(m
 
 
 def test_what_is_no_number_per_token_is_refused(model):
-    with pytest.raises(ArgumentError, match="HeadStatistics: reading= takes an attviz.readings object or the name of one, got 3"):
+    with pytest.raises(ArgumentError, match="HeadStatistics: reading= must be an attviz.readings object or the name of one, got 3"):
         HeadStatistics(reading=3)
-    with pytest.raises(ArgumentError, match="AttentionHealth: chooses its readings itself"):
+    with pytest.raises(ArgumentError, match="AttentionHealth: chooses its own readings"):
         AttentionHealth(reading=Offset(-1))
-    with pytest.raises(ArgumentError, match=r"reading='rows\(-1\)' has no single number per token. Take one such as Offset"):
+    with pytest.raises(ArgumentError, match=r"reading='rows\(-1\)' has more than one number per token. Use one such as Offset"):
         HeadStatistics(reading=Rows(-1))
-    with pytest.raises(MetricError, match=r"the reading 'rows\(-1\)' has shape .* it takes one number per token"):
+    with pytest.raises(MetricError, match=r"the reading 'rows\(-1\)' has shape .* it needs one number per token"):
         run(model, HeadStatistics(reading="rows(-1)"), read=Rows(-1))
 
 
@@ -122,7 +122,7 @@ def test_a_layer_that_cannot_give_a_reading_is_named_with_its_reason(model):
     with torch.no_grad(), attviz.capture(model, metrics=wrong, keep="none"):
         model(input_ids=IDS, attention_mask=MASK)
     assert len(wrong.reasons) == 2
-    with pytest.raises(EmptyMetricError, match=r"no layer could give 'at'. model.layers.0.self_attn: its index of shape \(2, 9\)"):
+    with pytest.raises(EmptyMetricError, match=r"no layer could provide 'at'. model.layers.0.self_attn: its index of shape \(2, 9\)"):
         wrong.compute()
 
 

@@ -117,13 +117,17 @@ def test_the_clip_of_the_query_brings_the_largest_logit_down_to_the_threshold(mo
 def test_what_does_not_fit_is_told():
     values = torch.rand(2, 3, 4)
     for call, error, message in (
-        (lambda: scores.log_diagonal(values, torch.ones(3, 4, dtype=torch.bool)), ShapeError, r"query_mask is \[batch, q_len\] = \(2, 4\)"),
-        (lambda: scores.laplacian_eigenvalues(values, values[..., :3]), ShapeError, "must agree"),
-        (lambda: scores.laplacian_eigenvalues(values, values, k=5), ArgumentError, "k=5 must be between 1 and the 4 keys"),
+        (
+            lambda: scores.log_diagonal(values, torch.ones(3, 4, dtype=torch.bool)),
+            ShapeError,
+            r"query_mask must be \[batch, q_len\]",
+        ),
+        (lambda: scores.laplacian_eigenvalues(values, values[..., :3]), ShapeError, "must be equal"),
+        (lambda: scores.laplacian_eigenvalues(values, values, k=5), ArgumentError, "k must be between 1 and the number of keys, 4; got 5"),
         (lambda: scores.retrieval_score(values, values, skip=4), ArgumentError, "skip=4 leaves none of the 4 queries"),
-        (lambda: scores.sink_rate(values), ShapeError, r"takes \[num_layers, batch, num_heads, q_len\]"),
-        (lambda: scores.self_similarity(torch.rand(1, 3, 2, 4), torch.rand(1, 2, 2, 4)), ShapeError, "do not fit one attention"),
-        (lambda: scores.query_clip(values, threshold=0), ArgumentError, "threshold=0 must be above 0"),
+        (lambda: scores.sink_rate(values), ShapeError, r"needs \[num_layers, batch, num_heads, q_len\]"),
+        (lambda: scores.self_similarity(torch.rand(1, 3, 2, 4), torch.rand(1, 2, 2, 4)), ShapeError, "do not belong to one attention"),
+        (lambda: scores.query_clip(values, threshold=0), ArgumentError, "threshold must be above 0, got 0"),
     ):
         with pytest.raises(error, match=message):
             call()

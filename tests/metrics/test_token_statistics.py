@@ -59,21 +59,21 @@ def test_layers_of_other_tokens_are_refused_and_the_step_is_kept(streams):
     before = metric.compute()
     with pytest.raises(MetricError, match=r"layer 1 \(layer.1\) has batch=2 q_len=9, the layers before it batch=2 q_len=5"):
         metric.update(streams.make_record(1, q_len=9))
-    with pytest.raises(MetricError, match="steps 1 and 2 at once"):
+    with pytest.raises(MetricError, match="steps 1 and 2 together"):
         metric.update([streams.make_record(0, 1), streams.make_record(0, 2)])
     assert torch.equal(metric.compute().mean, before.mean)
 
 
 def test_one_step_is_not_a_state_to_save(streams, tmp_path):
     metric = streams.feed(TokenStatistics(), [streams.make_record(0)])
-    with pytest.raises(MetricError, match="holds one step only"):
+    with pytest.raises(MetricError, match="holds only one step"):
         metric.save_state(tmp_path / "state.safetensors")
 
 
 def test_wrong_options_are_refused():
     with pytest.raises(ArgumentError, match="kind must be one of 'table2', 'binned', 'shannon'"):
         TokenStatistics(kind="gini")
-    with pytest.raises(ArgumentError, match="correction=-1"):
+    with pytest.raises(ArgumentError, match="correction must be at least 0, got -1"):
         TokenStatistics(correction=-1)
 
 

@@ -116,7 +116,7 @@ def test_tables_beyond_the_limit_are_refused_with_the_smaller_options(streams):
     assert metric.bytes_per_layer(num_heads=3) == 1000 * (3 * 24 + 8)
     metric.update(streams.make_record(0))
     assert metric.nbytes == pytest.approx(80_000, rel=1e-3)
-    message = r"layer 1 would bring its tables to 0.2 MiB, more than max_bytes=0.1 MiB \(1000 ids x 3 heads are 0.1 MiB\). Smaller: "
+    message = r"layer 1 would grow its tables to 0.2 MiB, more than max_bytes=0.1 MiB \(1000 ids x 3 heads are 0.1 MiB\). Smaller: "
     with pytest.raises(MetricError, match=message + r"by='layer' \(0.0 MiB a layer\), by='model' \(0.0 MiB in all\), tokens"):
         metric.update(streams.make_record(1))
     assert list(metric._state.layers) == [0]
@@ -134,7 +134,7 @@ def test_size_of_the_vocabulary_is_read_off_the_model(streams):
     model = torch.nn.Module()
     model.get_input_embeddings = lambda: torch.nn.Embedding(VOCAB, 4)
     metric = VocabularyStatistics()
-    with pytest.raises(MetricError, match=r"the size of the vocabulary is not known. Give vocab_size="):
+    with pytest.raises(MetricError, match=r"the vocabulary size is not known. Pass vocab_size="):
         metric.update(streams.make_record(0))
     metric.prepare(model)
     assert streams.feed(metric, streams.make_stream()).compute().token_ids.tolist() == list(range(VOCAB))
@@ -145,11 +145,11 @@ def test_what_is_missing_or_contradictory_is_named(streams):
         VocabularyStatistics(5, by="token")
     with pytest.raises(ArgumentError, match="tokens= or max_tokens=, not both"):
         VocabularyStatistics(5, tokens=[1], max_tokens=2)
-    with pytest.raises(ArgumentError, match="vocab_size=0 must be a positive int"):
+    with pytest.raises(ArgumentError, match="vocab_size must be a positive int, got 0"):
         VocabularyStatistics(0)
     with pytest.raises(ArgumentError, match="non-empty collection"):
         VocabularyStatistics(5, tokens=[])
-    with pytest.raises(ArgumentError, match="exclude_ids are vocabulary ids >= 0"):
+    with pytest.raises(ArgumentError, match="exclude_ids must be token ids >= 0"):
         VocabularyStatistics(5, exclude_ids=[-1])
     with pytest.raises(MetricError, match="came without token ids"):
         VocabularyStatistics(5).update(torch.rand(1, 2, 3))
@@ -206,7 +206,7 @@ def test_a_fresh_metric_takes_its_saved_state_and_the_size_of_the_vocabulary_wit
 def test_a_state_of_another_vocabulary_or_a_damaged_one_teaches_nothing(streams, tmp_path):
     seen = streams.feed(VocabularyStatistics(VOCAB), streams.make_stream())
     seen.save_state(tmp_path / "words.safetensors")
-    with pytest.raises(MetricError, match=f"of size {VOCAB + 1}, and the other state of size {VOCAB}: these come from two models"):
+    with pytest.raises(MetricError, match=f"has size {VOCAB + 1}, but the other state has size {VOCAB}: they come from different models"):
         VocabularyStatistics(VOCAB + 1).load_state(tmp_path / "words.safetensors")
     raw = (tmp_path / "words.safetensors").read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))

@@ -1,4 +1,4 @@
-"""A size that a metric reads off the first model: no option, so who does not know it takes it over from another state."""
+"""A size that a metric reads from its first model. It is not an option: a metric that does not know it takes it from another state."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from attviz.errors import MetricError
 
 
 class Learned:
-    """By default there is none; a metric that has one overrides :meth:`_size` and :meth:`_set_size`."""
+    """By default there is no size; a metric that has one overrides :meth:`_size` and :meth:`_set_size`."""
 
     def _size(self) -> int | None:
         """The size, such as that of the vocabulary; None while it is not known."""
         return None
 
     def _set_size(self, size: int | None) -> None:
-        """Take over a size."""
+        """Adopt a size."""
 
     def _learn(self, size: int | None) -> None:
-        """Take over a size unless another is known."""
+        """Adopt a size unless another is known."""
         if size is None or size == self._size():
             return
         name = type(self).__name__
         if self._size() is not None:
-            raise MetricError(f"{name}: of size {self._size()}, and the other state of size {size}: these come from two models.")
+            raise MetricError(f"{name}: has size {self._size()}, but the other state has size {size}: they come from different models.")
         self._set_size(size)
 
     @contextmanager

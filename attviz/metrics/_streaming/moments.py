@@ -57,7 +57,7 @@ class Moments:
 
     @classmethod
     def empty(cls, cells: Cells, device: torch.device | str = "cpu") -> Moments:
-        """Make the sample of nothing."""
+        """Make an empty sample."""
         shape, counts, extremes = cells.shape, cells.counts or cells.shape, cells.extremes
         return cls(
             torch.zeros(counts, dtype=torch.float64, device=device),
@@ -111,7 +111,7 @@ class Moments:
         return torch.where(degrees > 0, self.m2 / degrees.clamp_min(1), torch.nan).sqrt()
 
     def seen(self, values: Float[Tensor, "*cells"]) -> Float[Tensor, "*cells"]:
-        """Give ``values`` with NaN where nothing was seen."""
+        """Return ``values`` with NaN where nothing was seen."""
         return torch.where(self.count > 0, values, torch.nan)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Moments:

@@ -1,4 +1,4 @@
-"""Saved states: written whole or not at all, and read as any foreign file is read, with every claim checked before it is believed."""
+"""Saved states: written atomically, and read like any untrusted file, with every claim checked before it is used."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Learn = Callable[[int | None], None]
 
 
 def header_of(state: State, identity: str, updates: int, size: int | None = None) -> str:
-    """The JSON that goes with the tensors of a state; ``size`` is what the metric has read off its model."""
+    """The JSON that goes with the tensors of a state; ``size`` is what the metric has read from its model."""
     layers = json.loads(state.describe())
     return json.dumps({"format": FORMAT, "identity": identity, "updates": updates, "size": size, "layers": layers})
 
 
 def write_state(path: str | os.PathLike[str], state: State, identity: str, updates: int, size: int | None = None) -> None:
-    """Write a safetensors file: whole, or the old one stays."""
+    """Write a safetensors file atomically; if that fails the old file stays."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors().items()}
@@ -49,15 +49,15 @@ def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf, le
     Args:
         path: The file.
         identity: Class and options of the metric that reads.
-        layout: Gives the tensors that belong to a table of layers.
-        learn: Called with the size that the header tells, before ``layout`` is.
+        layout: Returns the tensors that belong to a table of layers.
+        learn: Called with the size in the header, before ``layout``.
 
     Returns:
-        The state on the CPU, and the number of updates behind it.
+        The state on the CPU, and the number of updates it has seen.
 
     Raises:
-        FormatError: If the file is not one of these, damaged or inconsistent; the message carries path and place.
-        MetricError: If it is the state of another metric, or of this one with other options.
+        FormatError: If the file is of another kind, damaged or inconsistent; the message says where.
+        MetricError: If it is the state of another metric, or of this metric with other options.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -87,7 +87,7 @@ def read_state(path: str | os.PathLike[str], identity: str, layout: LayoutOf, le
 
 
 def parse_header(text: str, identity: str, where: str) -> tuple[dict[int, LayerInfo], int, int | None]:
-    """Check the JSON of a state and give its layers, number of updates, and size."""
+    """Check the JSON of a state and return its layers, number of updates, and size."""
     try:
         if len(text) > MAX_HEADER_CHARS:
             raise ValueError(f"{len(text)} characters, more than {MAX_HEADER_CHARS}")
@@ -105,7 +105,7 @@ def parse_header(text: str, identity: str, where: str) -> tuple[dict[int, LayerI
             raise
         raise FormatError(f"{where}: malformed header: {type(error).__name__}: {error}") from error
     if found != identity:
-        raise MetricError(f"{where}: holds the state of {str(found)[:300]}, this metric is {identity}. Construct it with those options.")
+        raise MetricError(f"{where}: holds the state of {str(found)[:300]}; this metric is {identity}. Construct it with those options.")
     return layers, updates, size
 
 
@@ -117,7 +117,7 @@ def _layer(index: str, entry: Any) -> tuple[int, LayerInfo]:
 
 
 def assemble(tensors: Mapping[str, Tensor], layers: dict[int, LayerInfo], layout: LayoutOf, where: str) -> State:
-    """Build a state from tensors by name, once names, shapes, dtypes and values were found possible."""
+    """Build a state from named tensors, after checking names, shapes, dtypes and values."""
     plan = layout(layers)
     wanted = plan.tensors()
     _check_names(set(tensors), set(wanted), where)
@@ -131,14 +131,14 @@ def assemble(tensors: Mapping[str, Tensor], layers: dict[int, LayerInfo], layout
             raise FormatError(f"{where}: {name!r} cannot be a sample (negative counts, NaN, or a mean outside its extremes).")
     for name in plan.sums:
         if not bool((tensors[name] >= 0).all()):
-            raise FormatError(f"{where}: {name!r} adds up what is never negative, and holds a negative number or NaN.")
+            raise FormatError(f"{where}: {name!r} is a sum of non-negative numbers, but contains a negative number or NaN.")
     return State(layers, moments, {name: tensors[name] for name in plan.sums})
 
 
 def _check_names(found: set[str], wanted: set[str], where: str) -> None:
     if found != wanted:
         missing, extra = sorted(wanted - found)[:3], sorted(found - wanted)[:3]
-        raise FormatError(f"{where}: the tensors do not fit the layers it lists; missing {missing}, unexpected {extra}.")
+        raise FormatError(f"{where}: the tensors do not match the layers it lists; missing {missing}, unexpected {extra}.")
 
 
 def _possible(sample: Moments) -> bool:

@@ -15,7 +15,7 @@ from attviz.metrics._streaming.moments import FIELDS, Moments
 
 @dataclass(frozen=True, slots=True)
 class LayerInfo:
-    """What makes two layers the same layer: its number of heads, and its name where both know one."""
+    """What identifies a layer: its number of heads, and its name if both sides know it."""
 
     num_heads: int
     name: str | None = None
@@ -67,7 +67,7 @@ def merge_layers(mine: Mapping[int, LayerInfo], theirs: Mapping[int, LayerInfo])
     """Join two tables of layers.
 
     Raises:
-        MetricError: If a layer has another number of heads, or another name, on the two sides.
+        MetricError: If a layer's number of heads or its name differs between the two.
     """
     merged = dict(mine)
     for index, new in theirs.items():
@@ -77,7 +77,7 @@ def merge_layers(mine: Mapping[int, LayerInfo], theirs: Mapping[int, LayerInfo])
             continue
         if old.num_heads != new.num_heads or (old.name and new.name and old.name != new.name):
             raise MetricError(
-                f"layer {index} is {_say(old)} so far and {_say(new)} now: these come from two models. "
+                f"layer {index} was {_say(old)} before and is {_say(new)} now: these come from two models. "
                 "Use one metric for each model (or reset() between them); the state is unchanged."
             )
         if old.name is None and new.name is not None:

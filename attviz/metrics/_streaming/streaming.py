@@ -27,13 +27,13 @@ _SPEC = "spec"
 
 
 class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is not followed by mypy
-    """Statistics that build up while a model runs: fixed memory, on the device, exact under any cut and any merging.
+    """Statistics that accumulate while a model runs: in fixed memory, on the device, exact however the data are split or merged.
 
-    Feed it through ``attviz.capture(model, metrics=[metric])``, or by hand with a record, ``cap.records`` or a diagonal. It is a
+    Feed it through ``attviz.capture(model, metrics=[metric])``, or pass a record, ``cap.records`` or a diagonal by hand. It is a
     ``torchmetrics.Metric``: ``compute``, ``reset``, ``forward``, ``merge_state``, ``state_dict`` and ``MetricCollection`` work, and
     ``compute`` pools over the processes of ``torch.distributed``, by all-reduce alone. ``update`` never waits for the device.
 
-    A metric writes ``_sample`` (what one layer of one step contributes) and ``_layout`` (the tensors that belong to its layers).
+    A subclass implements ``_sample`` (what one layer of one step contributes) and ``_layout`` (the tensors that belong to its layers).
     """
 
     full_state_update = False
@@ -45,23 +45,23 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
         self.chosen = Chosen.of(reading, type(self).__name__)
         self._reasons: dict[str, str] = {}
         if any(type(token) is not int or token < 0 for token in exclude_ids):
-            raise ArgumentError(f"{type(self).__name__}: exclude_ids are vocabulary ids >= 0, such as tokenizer.all_special_ids.")
+            raise ArgumentError(f"{type(self).__name__}: exclude_ids must be token ids >= 0, such as tokenizer.all_special_ids.")
         self.exclude_ids = tuple(sorted(set(exclude_ids)))
         self._excluded: dict[torch.device, Tensor] = {}
         self._state = State()
         self._saved_in_state_dict = True
 
     def update(self, source: Source, *, token_ids: Tensor | None = None, query_mask: Tensor | None = None, layer_index: int = 0) -> None:
-        """Take in one layer, or all layers of a step.
+        """Add one layer, or all layers of a step.
 
         Args:
             source: A ``DiagonalRecord``, several of them, ``[num_layers, batch, num_heads, q_len]`` or ``[batch, num_heads, q_len]``.
-            token_ids: With a diagonal by hand: vocabulary ids ``[batch, q_len]``.
-            query_mask: With a diagonal by hand: True at real tokens; without it a token that is NaN in every head is padding.
-            layer_index: With one layer by hand: which one it is.
+            token_ids: For a diagonal passed by hand: token ids ``[batch, q_len]``.
+            query_mask: For a diagonal passed by hand: True at real tokens; without it, a token that is NaN in every head is padding.
+            layer_index: For a single layer passed by hand: its index.
 
         Raises:
-            MetricError, ShapeError, DtypeError: If it does not fit; the state is then as it was.
+            MetricError, ShapeError, DtypeError: If the input does not fit; the state is unchanged.
         """
         try:
             by_hand: dict[str, Any] = {"token_ids": token_ids, "query_mask": query_mask, "layer_index": layer_index}
@@ -78,19 +78,19 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
 
     @property
     def readings(self) -> tuple[Reading, ...]:
-        """What the capture is asked for."""
+        """The readings it requests from the capture."""
         return () if self.chosen.reading is None else (self.chosen.reading,)
 
     def prepare(self, model: Any) -> None:
-        """Nothing to read off the model."""
+        """Nothing to read from the model."""
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Layers that could not give the reading, each with the reason; they are in no statistic."""
+        """Layers that could not provide the reading, each with the reason; they enter no statistic."""
         return dict(self._reasons)
 
     def compute_local(self) -> Any:
-        """Read what this process alone has seen, without talking to the others."""
+        """Compute from what this process alone has seen, without communication."""
         before = self._to_sync, self._computed
         try:
             self._to_sync, self._computed = False, None
@@ -99,14 +99,14 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
             self._to_sync, self._computed = before
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
-        """Write what this process has seen to a safetensors file; whole or not at all, also if the process is killed meanwhile."""
+        """Write what this process has seen to a safetensors file, atomically even if the process is killed."""
         write_state(path, self._state, self._identity(), self._update_count, self._size())
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
-        """Go on from a file of :meth:`save_state`, replacing what was seen so far.
+        """Continue from a file written by :meth:`save_state`, replacing what was seen so far.
 
         Raises:
-            FormatError: If the file is damaged, hostile or no saved state; this metric is then as it was.
+            FormatError: If the file is damaged, hostile or not a saved state; the metric is unchanged.
             MetricError: If it belongs to another metric or to other options.
         """
         with self._learning():
@@ -114,7 +114,7 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
 
     @property
     def metric_state(self) -> dict[str, Tensor]:
-        """The state as named tensors; ``merge_state`` takes it."""
+        """The state as named tensors, as ``merge_state`` accepts it."""
         spec = header_of(self._state, self._identity(), self._update_count, self._size()).encode()
         return {_SPEC: torch.tensor(list(spec), dtype=torch.uint8), **self._state.tensors()}
 
@@ -122,18 +122,18 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
 
     def _sample(self, layer: LayerValues) -> State:
         """What one layer of one step contributes."""
-        raise MetricError(f"{self._name}: takes no bare diagonals.")
+        raise MetricError(f"{self._name}: cannot be fed bare diagonals.")
 
     def _layout(self, layers: dict[int, LayerInfo]) -> Layout:
         """The tensors that belong to these layers."""
         return Layout({}, {})
 
     def _options(self) -> dict[str, Any]:
-        """Arguments that two metrics must share to be merged."""
+        """Arguments that two metrics must have in common to be merged."""
         return {"exclude_ids": list(self.exclude_ids), "reading": self.chosen.name}
 
     def _check(self, layers: list[LayerValues]) -> None:
-        """Refuse what does not fit, before anything moves."""
+        """Refuse what does not fit, before anything changes."""
         known = self._state.layers
         for layer in layers:
             try:
@@ -141,7 +141,7 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
             except MetricError as error:
                 raise MetricError(f"{self._name}: {error}") from None
             if self.exclude_ids and layer.token_ids is None:
-                raise MetricError(f"{self._name}: exclude_ids needs token_ids, and layer {layer.index} came without. Give token_ids=.")
+                raise MetricError(f"{self._name}: exclude_ids needs token_ids, but layer {layer.index} came without. Pass token_ids=.")
 
     def _absorb(self, layer: LayerValues) -> None:
         self._state = self._state + self._sample(layer)
@@ -169,11 +169,11 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
     def _require_data(self) -> None:
         if not self._state.layers and self._reasons:
             layer, why = next(iter(self._reasons.items()))
-            raise EmptyMetricError(f"{self._name}.compute: no layer could give {self.chosen.name!r}. {layer}: {why}.")
+            raise EmptyMetricError(f"{self._name}.compute: no layer could provide {self.chosen.name!r}. {layer}: {why}.")
         if not self._state.layers and self.chosen.name != "diagonal" and self.chosen.reading is None:
             raise EmptyMetricError(
-                f"{self._name}.compute: no record carried the reading {self.chosen.name!r}. Give the reading itself, "
-                "reading=attviz.readings.Offset(-1), or ask for it: attviz.capture(model, read=[...], metrics=[metric])."
+                f"{self._name}.compute: no record had the reading {self.chosen.name!r}. Pass the reading itself, "
+                "reading=attviz.readings.Offset(-1), or request it: attviz.capture(model, read=[...], metrics=[metric])."
             )
         if not self._state.layers:
             raise EmptyMetricError(
@@ -186,7 +186,7 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
         self._is_synced = False
 
     def reset(self) -> None:
-        """Forget everything seen; the memory is given back."""
+        """Forget everything seen and free the memory."""
         super().reset()
         self._state = State()
         self._reasons = {}
@@ -208,12 +208,12 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
         """Pool in another metric of this class and options, or its ``metric_state``.
 
         Raises:
-            MetricError: If class, options or layers differ; the state is then as it was.
+            MetricError: If class, options or layers differ; the state is unchanged.
         """
         if isinstance(incoming_state, Metric):
             other = incoming_state._identity() if isinstance(incoming_state, StreamingMetric) else type(incoming_state).__name__
             if other != self._identity():
-                raise MetricError(f"{self._name}.merge_state: {other} does not merge into {self._identity()}.")
+                raise MetricError(f"{self._name}.merge_state: cannot merge {other} into {self._identity()}.")
             self._learn(incoming_state._size())
             # A clone: where only the other one has a layer its tensors would be shared, and a later update may write to them.
             updates, incoming_state = incoming_state._update_count, {"_state": incoming_state._state.map(torch.clone)}
@@ -221,7 +221,7 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
             state, updates = self._decode(incoming_state, "merge_state")
             incoming_state = {"_state": state}
         else:
-            raise MetricError(f"{self._name}.merge_state: takes a metric or its metric_state, got {type(incoming_state).__name__}.")
+            raise MetricError(f"{self._name}.merge_state: needs a metric or its metric_state, got {type(incoming_state).__name__}.")
         self._reduce_states(incoming_state)
         self._update_count += updates
 
@@ -277,7 +277,9 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
     def _decode(self, tensors: Mapping[str, Any], where: str) -> tuple[State, int]:
         spec = tensors.get(_SPEC)
         if not isinstance(spec, Tensor) or spec.dtype != torch.uint8 or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise FormatError(f"{where}: not the state of an attviz metric: no tensor {_SPEC!r} of bytes, or something beside tensors.")
+            raise FormatError(
+                f"{where}: not the state of an attviz metric: no {_SPEC!r}, or entries that are not tensors."
+            )
         header = bytes(spec.cpu().flatten().tolist()).decode("utf-8", errors="replace")
         layers, updates, size = parse_header(header, self._identity(), where)
         named = {name: value.detach().clone() for name, value in tensors.items() if name != _SPEC}

@@ -1,7 +1,7 @@
-"""Pool one metric over many processes by all-reduce: nothing is gathered, so memory does not grow with the number of processes.
+"""Pools one metric over many processes by all-reduce. Nothing is gathered, so memory does not grow with the number of processes.
 
 Two sums (count and total, then the squared deviations shifted to the common mean) and one maximum, in buckets. Before that, one
-small maximum makes the processes agree on what they are pooling, so that a disagreement is an error on all of them and no hang.
+small maximum makes the processes agree on what they are pooling, so that a disagreement is an error everywhere instead of a hang.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def all_reduce_state(
     layout: Callable[[dict[int, LayerInfo]], Layout],
     group: Any = None,
 ) -> State:
-    """Pool ``state`` over the processes of ``group``; every process gets the result, ``state`` itself is left alone.
+    """Pool ``state`` over the processes of ``group``. Every process gets the result; ``state`` itself is unchanged.
 
     Args:
         state: What this process saw; may be empty.
         name: The metric, for messages.
         identity: Class and options; must be the same on all processes.
-        size: What this process has read off its model, such as the size of the vocabulary; None where it has run none yet.
-        learn: Called with the size that the others know, before ``layout`` is.
-        layout: Gives the tensors that belong to a table of layers.
+        size: What this process has read from its model, such as the vocabulary size; None if it has not run one yet.
+        learn: Called with the size that the others know, before ``layout``.
+        layout: Returns the tensors that belong to a table of layers.
         group: Process group; None is the world.
 
     Raises:
@@ -64,7 +64,7 @@ def all_reduce_state(
 
 
 class _Communicator:
-    """All-reduces on the device that the backend wants; a failure says what happened and that the state is intact."""
+    """All-reduces on the device that the backend needs; an error says what happened and that the state is intact."""
 
     def __init__(self, name: str, group: Any) -> None:
         self.name, self.group = name, group
@@ -78,8 +78,8 @@ class _Communicator:
         except RuntimeError as error:
             raise MetricError(
                 f"{self.name}: an all-reduce among {self.size} processes failed on rank {self.rank}: {error}\n"
-                "  A process died, left, or waits in another collective. What this rank has seen is intact: compute_local() reads it,\n"
-                "  save_state(path) keeps it; then restart the run and load_state(path)."
+                "  A process died, left, or is waiting in another collective. This rank's state is intact: compute_local() reads it,\n"
+                "  save_state(path) saves it; then restart the run and call load_state(path)."
             ) from error
         return tensor
 
@@ -93,7 +93,7 @@ class _Communicator:
 def _agree_on_layers(
     comm: _Communicator, layers: dict[int, LayerInfo], identity: str, size: int | None
 ) -> tuple[dict[int, LayerInfo], int | None]:
-    """Give every process the union of the layers seen anywhere, and the size; raise on all of them where two disagree."""
+    """Give every process the union of the layers seen anywhere, and the size; raise on all of them if any two disagree."""
     mark = int.from_bytes(hashlib.sha256(identity.encode()).digest()[:7], "big")
     names = {index: (info.name or "").encode() for index, info in layers.items()}
     width = max((len(name) for name in names.values()), default=0)
@@ -140,7 +140,7 @@ def _read_layers(comm: _Communicator, buffer: Tensor, mine: dict[int, LayerInfo]
 def _agreed(pair: Tensor) -> bytes | None:
     text, complement = pair
     if not bool(complement.any()):
-        return b""  # nobody wrote here
+        return b""  # no process wrote here
     return bytes(text.tolist()) if torch.equal(text, 255 - complement) else None
 
 

@@ -153,7 +153,7 @@ def die(rank, world, folder):
         heads.compute()
     except MetricError as error:
         assert "an all-reduce among 2 processes failed on rank 0" in str(error), error  # noqa: PT017
-        assert "What this rank has seen is intact" in str(error), error  # noqa: PT017
+        assert "This rank's state is intact" in str(error), error  # noqa: PT017
     else:
         raise AssertionError("a dead rank went unnoticed")
     for left, right in zip(heads.compute_local()[1:], seen.compute_local()[1:], strict=True):

@@ -117,7 +117,7 @@ def test_header_lengths_and_nested_json_from_an_enemy_are_refused(tmp_path):
         (lambda text: json.dumps({**json.loads(text), "layers": {"0": [True, "a"]}}), "malformed header.*layer 0"),
         (
             lambda text: json.dumps({**json.loads(text), "layers": {"0": [3, "a"]}}),
-            "do not fit the layers it lists.*unexpected .'diagonal/1",
+            "do not match the layers it lists.*unexpected .'diagonal/1",
         ),
         (
             lambda text: json.dumps({**json.loads(text), "layers": {"0": [4, "a"], "1": [3, "b"]}}),
@@ -136,7 +136,7 @@ def test_a_header_that_lies_is_refused(saved, header, message):
         (lambda old: {"diagonal/0/count": -old["diagonal/0/count"]}, "'diagonal/0' cannot be a sample"),
         (lambda old: {"diagonal/1/mean": old["diagonal/1/mean"] + 2}, "'diagonal/1' cannot be a sample"),
         (lambda old: {"diagonal/1/m2": old["diagonal/1/m2"] * torch.nan}, "'diagonal/1' cannot be a sample"),
-        (lambda old: {"faults/0": old["faults/0"] - 1}, "'faults/0' adds up what is never negative"),
+        (lambda old: {"faults/0": old["faults/0"] - 1}, "'faults/0' is a sum of non-negative numbers"),
         (lambda old: {"faults/0": old["faults/0"].double()}, "tensor 'faults/0' is .'F64'"),
         (lambda old: {"diagonal/1/m2": torch.zeros(3, 1, dtype=torch.float64)}, "tensor 'diagonal/1/m2' is"),
         (lambda old: {"extra": torch.zeros(1)}, "unexpected .'extra'"),
