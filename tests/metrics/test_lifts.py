@@ -55,7 +55,7 @@ def test_lift_asks_what_is_visible():
     with pytest.raises(ArgumentError, match="visible_keys=a tensor and is_causal=True"):
         lift(diagonal, torch.ones(3, dtype=torch.long), is_causal=True)
     with pytest.raises(ArgumentError, match="window_size must be at least 1, got 0"):
-        lift(diagonal, is_causal=True, window_size must be at least 1, got 0)
+        lift(diagonal, is_causal=True, window_size=0)
     with pytest.raises(ShapeError, match=r"must broadcast to \[batch, q_len\] = \(2, 3\), got \(2, 4\)"):
         lift(diagonal, torch.ones(2, 4, dtype=torch.long))
     with pytest.raises(ShapeError, match=r"query_mask must be \[batch, q_len\] = \(2, 3\), got \(3, 2\)"):
