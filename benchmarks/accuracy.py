@@ -1,6 +1,6 @@
 """How far the diagonals of real weights on real text are from float64.
 
-    python -m benchmarks.accuracy
+    python -m benchmarks.accuracy > benchmarks/results/accuracy.csv
 
 all-MiniLM-L6-v2 (the ``demo`` extra) reads the demo's texts. Its eager forward in float64 is the truth; its own eager float32 weights
 show how much of the difference is float32 itself.
@@ -9,6 +9,7 @@ show how much of the difference is float32 itself.
 from __future__ import annotations
 
 import copy
+import csv
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from attviz.analysis.models import load_model
 from attviz.calls import AttentionCall
 from attviz.cli.demo import TEXTS
 from attviz.readings import Reading, Tokens
+from benchmarks.environment import environment
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,10 +58,16 @@ def _attentions(model: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
 
 def main() -> int:
     found, eager, truth, largest = compare()
-    print(f"values compared with float64:      {found.numel()}")
-    print(f"largest error of the capture:      {float((found - truth).abs().max()):.1e}")
-    print(f"largest error of eager float32:    {float((eager - truth).abs().max()):.1e}")
-    print(f"largest log-sum-exp, absolute:     {largest:.1f}")
+    row = {
+        "model": "all-MiniLM-L6-v2",
+        "values": found.numel(),
+        "largest_error": f"{float((found - truth).abs().max()):.2e}",
+        "largest_error_eager_float32": f"{float((eager - truth).abs().max()):.2e}",
+        "largest_logsumexp": f"{largest:.1f}",
+    } | environment()
+    writer = csv.DictWriter(sys.stdout, list(row))
+    writer.writeheader()
+    writer.writerow(row)
     return 0
 
 

@@ -1,12 +1,12 @@
 """What streaming metrics cost a training step: alternating pairs in one process, correctness before time.
 
-    python -m benchmarks.training --pairs 15 --output training.csv
+    python -m benchmarks.training --pairs 15
 
 The model has the shape of all-MiniLM-L6-v2, classifies, and takes 8 x 128 tokens. Before anything is timed, loss and gradients with
 the metrics are compared bit by bit with those without, and what the metrics counted with the number of tokens. Each pair runs the
-plain step and the watched one directly after each other, in turns first; the ratio is the median over the pairs. On the CPU the ratio
-of CPU times is given beside that of wall times: it moves less when others use the machine. ``metrics_cpu_share`` is the
-CPU time inside the metrics' updates over that of the plain steps.
+plain step and the watched one directly after each other, taking turns to go first; the ratio is the median over the pairs. On the CPU,
+the ratio of CPU times is given as well: it moves less when others use the machine. ``metrics_cpu_share`` is the CPU time inside the
+metrics' updates over that of the plain steps.
 """
 
 from __future__ import annotations
@@ -14,12 +14,10 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +26,7 @@ import torch
 
 import attviz
 from attviz.metrics import AttentionHealth, HeadStatistics, TokenStatistics, VocabularyStatistics
+from benchmarks.environment import environment
 
 TOKENS = (8, 128)
 
@@ -167,25 +166,12 @@ def _quantile(values: list[float], q: float) -> float:
     return sorted(values)[round(q * (len(values) - 1))]
 
 
-def environment(device: str) -> dict[str, object]:
-    """Everything needed to doubt a row."""
-    name = torch.cuda.get_device_name() if device != "cpu" else f"{platform.machine()}, {os.cpu_count()} cores"
-    return {
-        "device": f"{device}: {name}",
-        "threads": torch.get_num_threads(),
-        "load": round(os.getloadavg()[0], 1),
-        "torch": torch.__version__,
-        "attviz": attviz.__version__,
-        "utc": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--output", type=Path, default=Path("training.csv"))
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "training.csv")
     parser.add_argument("--attention-dropout", type=float, nargs="+", default=[0.1, 0.0], help="0.1 is BERT's; 0 takes the fused kernel")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -195,7 +181,7 @@ def main() -> None:
         for case in CASES:
             check(training, case)
             shared = {"attention_dropout": dropout, "pairs": options.pairs}
-            rows.append({**measure(training, case, options.pairs), **shared, **environment(options.device)})
+            rows.append({**measure(training, case, options.pairs), **shared, "load": round(os.getloadavg()[0], 1), **environment()})
             print(
                 {
                     key: rows[-1][key]

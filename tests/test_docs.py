@@ -9,6 +9,7 @@ import pytest
 
 from attviz.calls import layouts
 from attviz.hooks.tap.operators import registry
+from benchmarks import readme
 
 DOCS = Path(__file__).parents[1] / "docs"
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -60,3 +61,37 @@ def test_an_example_says_what_it_shows(example):
     assert set(line) == {"="}, f"{example}: no title"
     assert len(line) >= len(title)
     assert "# What it shows: " in text, f"{example}: ends in one sentence of what the figure shows"
+
+
+def test_the_numbers_of_the_readme_are_those_of_committed_rows():
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert readme.filled(text) == text, "README.md differs from benchmarks/results: run python -m benchmarks.readme"
+
+
+def test_a_changed_number_in_the_readme_is_noticed_and_put_right(monkeypatch, tmp_path):
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(text.replace("2544 MiB", "3 MiB").replace("2.02", "9.99"), encoding="utf-8")
+    assert readme.main("--check") == 1
+    readme.main()
+    assert readme.main("--check") == 0
+
+
+def test_what_was_not_measured_is_not_in_the_readme(monkeypatch, tmp_path):
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    assert not re.search(r"\d MiB|\d MB", readme.block())
+
+
+def test_every_question_is_answered_within_two_clicks_of_the_home_page():
+    """The home page leads to the questions, and each of these to an answer; Sphinx checks the anchors."""
+    assert ":link: questions\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+    questions = re.findall(r"^\d+\. .*$", (DOCS / "questions.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(questions) == 25
+    for question in questions:
+        assert LINK.search(question), question
+
+
+def test_every_how_to_and_top_page_is_reached_from_the_questions():
+    told = (DOCS / "questions.md").read_text(encoding="utf-8")
+    for page in (DOCS / "howto").glob("*.md"):
+        assert page.stem == "index" or f"howto/{page.name}" in told, page.name

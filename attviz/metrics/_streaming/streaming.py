@@ -277,9 +277,7 @@ class StreamingMetric(Learned, Metric):  # type: ignore[misc]  # torchmetrics is
     def _decode(self, tensors: Mapping[str, Any], where: str) -> tuple[State, int]:
         spec = tensors.get(_SPEC)
         if not isinstance(spec, Tensor) or spec.dtype != torch.uint8 or not all(isinstance(value, Tensor) for value in tensors.values()):
-            raise FormatError(
-                f"{where}: not the state of an attviz metric: no {_SPEC!r}, or entries that are not tensors."
-            )
+            raise FormatError(f"{where}: not the state of an attviz metric: no {_SPEC!r}, or entries that are not tensors.")
         header = bytes(spec.cpu().flatten().tolist()).decode("utf-8", errors="replace")
         layers, updates, size = parse_header(header, self._identity(), where)
         named = {name: value.detach().clone() for name, value in tensors.items() if name != _SPEC}
