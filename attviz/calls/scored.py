@@ -1,7 +1,8 @@
 """Calls whose scores are made by functions: compiled flex_attention, a higher-order operator that passes no dispatcher.
 
 Where the kernel returns its log-sum-exp (on every device but the CPU, inside transformers), that and the scores through ``score_mod`` and
-``mask_mod`` are all it takes. Where it does not, the rows are summed once more in blocks of queries: O(q_len) memory, float32.
+``mask_mod`` are all it takes: one kernel on a GPU. Where it does not, flex_attention is asked for it there (calls/compiled.py), and on the
+CPU the rows are summed once more in blocks of queries: O(q_len) memory, float32.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from attviz.calls.compiled import logsumexp_through, weights_through
 from attviz.calls.deferred import Deferred
 from attviz.calls.scores import ScoreCall
 from attviz.calls.trust import agrees
 from attviz.kernels import on_gpu, weights_at_keys
+from attviz.kernels.twins import twin
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-_seen_by: WeakKeyDictionary[Any, dict[Any, Tensor]] = WeakKeyDictionary()  # block mask -> which queries see their key
+_of_mask: WeakKeyDictionary[Any, dict[Any, Tensor]] = WeakKeyDictionary()  # block mask -> which blocks there are, who sees which key
 _SAMPLED = 4  # rows compared with the kernel's log-sum-exp at its first call
 
 
@@ -36,7 +39,7 @@ class ScoredCall(ScoreCall):
         block_size: Queries and keys of a block.
     """
 
-    __slots__ = ("_present", "block_mask", "block_size", "mask_mod", "score_mod")
+    __slots__ = ("_asked", "_present", "block_mask", "block_size", "mask_mod", "score_mod")
 
     def __init__(
         self,
@@ -59,36 +62,77 @@ class ScoredCall(ScoreCall):
         self.score_mod, self.block_mask = score_mod, block_mask
         self.mask_mod = None if block_mask is None else block_mask.mask_mod
         self._present: Tensor | None = None
+        self._asked: Tensor | None = None
         self.block_size: tuple[int, int] = (1, 1) if block_mask is None else block_mask.BLOCK_SIZE
 
     @property
     def present(self) -> Tensor | None:
-        """Which blocks of queries and keys the kernel looks at."""
+        """Which blocks of queries and keys the kernel looks at; made once for all layers that are given the same mask."""
         if self._present is None and self.block_mask is not None:
-            self._present = self.block_mask.to_dense().bool()
+            known = _of_mask.setdefault(self.block_mask, {})
+            if "present" not in known:
+                known["present"] = self.block_mask.to_dense().bool()
+            self._present = known["present"]
         return self._present
 
     def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
-        """Weight of each query on the key ``offset`` after its own; on a GPU in one launch where no function changes the scores."""
-        trusted = on_gpu(self.query) and self.score_mod is None and self.logsumexp is not None and self._trusted(self.logsumexp)
-        if not trusted or isinstance(self.kv_offset, Tensor):
+        """Weight of each query on the key ``offset`` after its own; on a GPU in one launch."""
+        if not on_gpu(self.query) or isinstance(self.kv_offset, Tensor):
             return super().own(offset)
-        assert self.logsumexp is not None
-        rules = {"scale": self.scale, "sinks": None if self.sinks is None else self.sinks.detach(), "shift": self.kv_offset + offset}
-        return weights_at_keys(self.query, self.key, self.logsumexp, row_mask=self._seen(offset), **rules)  # type: ignore[arg-type]
+        return self._one_pass(self.kv_offset + offset, lambda: self._seen(offset), lambda: self._at_by_hand(self.own_keys() + offset))
+
+    def _one_pass(
+        self, index: Tensor | int, seen: Callable[[], Tensor | None], by_hand: Callable[[], Tensor]
+    ) -> Float[Tensor, "batch num_heads q_len"]:
+        """Weights on one key of each query, on a GPU: one kernel where no function changes the scores, else one that is compiled."""
+        lse = self._kernels_logsumexp()
+        if lse is None:
+            return by_hand()
+        sinks = None if self.sinks is None else self.sinks.detach()
+        if self.score_mod is None:
+            at: dict[str, Any] = {"shift": index} if isinstance(index, int) else {"index": index}
+            return weights_at_keys(self.query, self.key, lse, row_mask=seen(), scale=self.scale, sinks=sinks, **at)
+        mod, mask = self.score_mod, seen()
+        return twin(
+            "flex_attention's scores", (self.query.dtype, _number(mod)), True,
+            lambda: weights_through(mod, self.query, self.key, lse, index, seen=mask, sinks=sinks, scale=self.scale), by_hand,
+        )  # fmt: skip
+
+    def _kernels_logsumexp(self) -> Float[Tensor, "batch num_heads q_len"] | None:
+        """That of the kernel where it returned one; else of flex_attention, compiled once more; None where neither is right."""
+        if self.logsumexp is not None:
+            return self.logsumexp if self._trusted(self.logsumexp) else None
+        if self._asked is None:
+            asked = twin(
+                "flex_attention's log-sum-exp", (self.query.dtype, _number(self.score_mod)), True,
+                lambda: logsumexp_through(self.score_mod, self.query, self.key, self.block_mask, self.scale), lambda: None,
+            )  # fmt: skip
+            if asked is None or not self._trusted(asked, f"{self.operator}, compiled once more"):
+                return None
+            self._asked = asked
+        return self._asked
 
     def _seen(self, offset: int) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
         """Which queries see the key ``offset`` after their own; made once for all layers that are given the same mask."""
         if self.block_mask is None:
             return None
-        masks = _seen_by.setdefault(self.block_mask, {})
+        masks = _of_mask.setdefault(self.block_mask, {})
         kind = (offset, self.kv_offset, self.shape)
         if kind not in masks:
-            keys = (self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0))[..., None]
-            rows = torch.arange(self.shape[2], device=self.device)[None, None, :, None]
-            scores = torch.zeros((*self.shape[:3], 1), device=self.device)
-            masks[kind] = self.modify(scores, rows, keys)[..., 0] == 0
+            seen = self._seen_at((self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0)))
+            assert seen is not None
+            masks[kind] = seen
         return masks[kind]
+
+    def _seen_at(self, index: Int[Tensor, "#batch #num_heads q_len"]) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
+        """Which queries see the key of their choice, by the mask alone."""
+        if self.block_mask is None:
+            return None
+        rows = torch.arange(self.shape[2], device=self.device)[None, None, :, None]
+        scores = torch.zeros((*self.shape[:3], 1), device=self.device)
+        masked = self.replace(score_mod=None)
+        found: Tensor = masked.modify(scores, rows, index[..., None])[..., 0] == 0
+        return found
 
     def defer(self) -> Deferred:
         """The diagonal; what one launch gave is in [0, 1]."""
@@ -96,13 +140,24 @@ class ScoredCall(ScoreCall):
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
+        if on_gpu(self.query):
+            inside = index.clamp(0, max(self.shape[3] - 1, 0))
+            return self._one_pass(index, lambda: self._seen_at(inside), lambda: self._at_by_hand(index))
+        return self._at_by_hand(index)
+
+    def _at_by_hand(self, index: Int[Tensor, "#batch #num_heads q_len"]) -> Float[Tensor, "batch num_heads q_len"]:
         with torch.autocast(self.device.type, enabled=False):
-            return super().at(index, bounded=bounded)
+            return super().at(index)
 
     def denominator(self) -> Float[Tensor, "batch num_heads q_len"]:
         """Log-sum-exp of each row, sinks included."""
-        if self._rows_lse is None and self.logsumexp is not None and self._trusted(self.logsumexp):
-            rows = self.logsumexp.to(torch.promote_types(self.query.dtype, torch.float32))
+        lse = self.logsumexp
+        if self._rows_lse is None and on_gpu(self.query):
+            lse = self._kernels_logsumexp()
+        elif lse is not None and self._rows_lse is None and not self._trusted(lse):
+            lse = None
+        if self._rows_lse is None and lse is not None:
+            rows = lse.to(torch.promote_types(self.query.dtype, torch.float32))
             self._rows_lse = rows if self.sinks is None else torch.logaddexp(rows, self.sinks.detach().to(rows.dtype)[:, None])
         return super().denominator()
 
@@ -136,15 +191,21 @@ class ScoredCall(ScoreCall):
             scores = torch.where(present, scores, -torch.inf)
         return scores
 
-    def _trusted(self, logsumexp: Tensor) -> bool:
+    def _trusted(self, logsumexp: Tensor, by: str = "") -> bool:
         length = self.query.shape[2]
 
         def rows() -> Tensor:  # asked at the first call only
             return torch.linspace(0, length - 1, min(_SAMPLED, length), device=logsumexp.device).round().long()
 
-        return agrees(
-            self.operator, self.query, lambda: logsumexp[..., rows()].to(torch.float32), lambda: self._rows_of(rows()).logsumexp(-1).float()
-        )
+        def exact() -> Tensor:
+            return self._rows_of(rows()).logsumexp(-1).float()
+
+        return agrees(by or self.operator, self.query, lambda: logsumexp[..., rows()].to(torch.float32), exact)
+
+
+def _number(function: Any) -> int:
+    """Tells one function's code from another's."""
+    return id(getattr(function, "__code__", function))
 
 
 def _mappable(index: Tensor, axis: int) -> Tensor:

@@ -74,12 +74,19 @@ THIRD = (
     "Tensor? seqused_k=None, int? max_seqlen_q=None, int? max_seqlen_k=None, Tensor? page_table=None, Tensor? kv_batch_idx=None, "
     "Tensor? leftpad_k=None, Tensor? rotary_cos=None, Tensor? rotary_sin=None, Tensor? seqlens_rotary=None, Tensor? q_descale=None, "
     "Tensor? k_descale=None, Tensor? v_descale=None, float? softmax_scale=None, bool is_causal=False, int window_size_left=-1, "
-    "int window_size_right=-1, int attention_chunk=0, float softcap=0.0) -> (Tensor, Tensor, Tensor, Tensor)"
-)  # hopper/flash_api.cpp
+    "int window_size_right=-1, int attention_chunk=0, float softcap=0.0, bool is_rotary_interleaved=False, "
+    "Tensor? scheduler_metadata=None, int num_splits=0, bool? pack_gqa=None, int sm_margin=0) -> (Tensor, Tensor, Tensor, Tensor)"
+)  # flash-attention 01d6dd1, hopper/flash_api_stable.cpp; what it marks as changed in place is not used here
 XFORMERS = (
     "flash_fwd(Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, int max_seqlen_q, "
     "int max_seqlen_k, float p, float softmax_scale, bool is_causal, int window_left=-1, int window_right=-1) -> (Tensor, Tensor)"
 )  # xformers/ops/fmha/flash.py
+
+MSLK = (
+    "flash_fwd(Tensor query, Tensor key, Tensor value, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, Tensor? seqused_k, "
+    "SymInt max_seqlen_q, SymInt max_seqlen_k, float p, float softmax_scale, bool is_causal, SymInt window_left, SymInt window_right, "
+    "bool return_softmax, Tensor? block_tables) -> (Tensor, Tensor, Tensor)"
+)  # MSLK 358bc2e, mslk/attention/fmha/flash.py
 
 
 def third(q, k, v, *rest):
@@ -95,14 +102,19 @@ def xformers(q, k, v, cu_q, cu_k, used, max_q, max_k, p, scale, causal, left=-1,
     return third(q, k, v, *(None,) * 4, cu_q, *(None,) * 16, causal)[:2]
 
 
+def mslk(q, k, v, cu_q, cu_k, used, max_q, max_k, p, scale, causal, left, right, softmax, tables):
+    return third(q, k, v, *(None,) * 4, cu_q, *(None,) * 16, causal)[:3]
+
+
 @pytest.fixture(autouse=True)
 def stand_ins():
     """CPU kernels for operators that have none; gone again afterwards."""
     libraries = [Library("aten", "IMPL"), Library("flash_attn_3", "FRAGMENT"), Library("xformers_flash", "FRAGMENT")]
+    libraries.append(Library("mslk_flash", "FRAGMENT"))
     libraries[0].impl("_efficient_attention_forward", efficient, "CPU")
     libraries[0].impl("_cudnn_attention_forward", cudnn, "CPU")
     libraries[0].impl("_flash_attention_forward", flash_raw, "CPU")
-    for library, schema, stand_in in ((libraries[1], THIRD, third), (libraries[2], XFORMERS, xformers)):
+    for library, schema, stand_in in zip(libraries[1:], (THIRD, XFORMERS, MSLK), (third, xformers, mslk), strict=True):
         library.define(schema)
         library.impl(schema.split("(")[0], stand_in, "CPU")
     trust.forget()
@@ -160,11 +172,16 @@ def call_xformers(q, k, v, bounds, causal):
     return torch.ops.xformers_flash.flash_fwd(q, k, v, bounds, bounds, None, 9, 9, 0.0, SCALE, causal)[0]
 
 
+def call_mslk(q, k, v, bounds, causal):
+    return torch.ops.mslk_flash.flash_fwd(q, k, v, bounds, bounds, None, 9, 9, 0.0, SCALE, causal, -1, -1, False, None)[0]
+
+
 ENTRIES = {
     "memory-efficient": (call_efficient, "aten::_efficient_attention_forward"),
     "cudnn": (call_cudnn, "aten::_cudnn_attention_forward"),
     "flash-attn 3": (call_third, "flash_attn_3::fwd"),
     "xformers": (call_xformers, "xformers_flash::flash_fwd"),
+    "mslk": (call_mslk, "mslk_flash::flash_fwd"),
     "varlen_attn": (call_varlen, "aten::_flash_attention_forward"),
 }
 
@@ -210,6 +227,15 @@ def test_functions_of_flash_attention_4_are_refused():
     assert "use flex_attention" in read((query, query, query, True), {"score_mod": lambda *_: 0}, query)
     assert "mask_mod" in read((query, query, query, True), {"mask_mod": lambda *_: True}, query)
     assert not isinstance(read((query, query, query, True), {}, query), str)
+
+
+def test_sparse_blocks_and_block_scales_of_flash_attention_4_are_refused():
+    """As ``flash_attn_func`` of flash_attn/cute/interface.py takes them beside, or without, a ``mask_mod``."""
+    names = ("q", "k", "v", "causal", "mask_mod", "full_block_cnt", "full_block_idx", "mSFQ", "mSFK")
+    read = flash.reader("flash_attn.cute::flash_attn_func", lambda: names)
+    query, counts = torch.randn(1, 5, 4, 8), torch.ones(1, 1, 1, dtype=torch.int32)
+    assert "sparse blocks" in read((query, query, query, True), {"full_block_cnt": counts, "full_block_idx": counts}, query)
+    assert "8-bit" in read((query, query, query, True), {"mSFQ": counts, "mSFK": counts}, query)
 
 
 # ---- functions that pass no operator

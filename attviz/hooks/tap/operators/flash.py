@@ -28,6 +28,7 @@ _NAMES = (
     "flash_attn_3::fwd",  # what FlashAttention-3's own functions end in, and vLLM calls directly
     "xformers_flash::flash_fwd",
     "xformers_flash3::flash_fwd",
+    "mslk_flash::flash_fwd",  # where xformers' kernels live since 2026
     "aten::_flash_attention_forward.quantized",
 )
 _SPELLED = {
@@ -48,7 +49,11 @@ _PAGED = (
     *("block_table", "block_tables", "page_table", "seqused_q", "seqused_k", "leftpad_k", "k_new", "cache_seqlens", "k_cache"),
     *("cache_leftpad", "kv_batch_idx"),
 )
-_SCALED = ("q_descale", "k_descale", "descale_q", "descale_k", "qv", "q_v", "scale_q", "scale_k")
+_SCALED = (
+    *("q_descale", "k_descale", "descale_q", "descale_k", "qv", "q_v", "scale_q", "scale_k"),
+    *("mSFQ", "mSFK", "sfq", "sfk"),  # block scales of FlashAttention-4
+)
+_SPARSE = ("full_block_cnt", "full_block_idx", "mask_block_cnt", "mask_block_idx", "block_sparse_tensors")  # of FlashAttention-4
 _ROTATED = ("rotary_cos", "rotary_sin")
 _FUNCTIONS = ("score_mod", "mask_mod")  # of FlashAttention-4
 
@@ -84,6 +89,7 @@ def _bound(names: tuple[str, ...], args: Arguments, kwargs: Keywords) -> dict[st
     bound["paged"] = any(isinstance(given.get(theirs), Tensor) for theirs in _PAGED) or bool(given.get("attention_chunk"))
     bound["scaled"] = any(isinstance(given.get(theirs), Tensor) for theirs in _SCALED)
     bound["rotated"] = any(isinstance(given.get(theirs), Tensor) for theirs in _ROTATED)
+    bound["sparse"] = any(given.get(theirs) is not None for theirs in _SPARSE)
     bound["functions"] = [theirs for theirs in _FUNCTIONS if callable(given.get(theirs))]
     if bound["window"] is not None:  # the functions have a pair where the operators have two numbers
         bound["left"], bound["right"] = bound["window"]
@@ -104,6 +110,8 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
         if given["functions"]:
             functions = " and a ".join(given["functions"])
             return f"{name} was given a {functions}, which runs inside its kernel only; use flex_attention, which is read"
+        if given["sparse"]:
+            return f"{name} was given sparse blocks, which hide keys in its kernel only; use flex_attention, which is read"
         query, key = given["query"].detach(), given["key"].detach()
         packed = query.ndim == 3
         query, key = (tensor.transpose(0, 1)[None] if packed else tensor.transpose(1, 2) for tensor in (query, key))
