@@ -19,6 +19,7 @@ FLOORS = {
     "documents": 1,
     "vocabulary": 1,
     "tables": 1,
+    "selecting": 1,
     "clustering": 1,
     "_insights": 1,
     "kernels": 1,

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from attviz.errors import ArgumentError
 from attviz.records import Analysis
+from attviz.selecting import Documents, choose_documents
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +137,7 @@ class Comparison:
         difference: np.ndarray = last - first
         return difference
 
-    def view(self, documents: Sequence[int] | None = None) -> Page:
+    def view(self, documents: Documents = None) -> Page:
         """The page with every text in each model: two maps and their difference, both texts over one axis, heads by change.
 
         Args:
@@ -146,11 +145,8 @@ class Comparison:
         """
         from attviz.viewer import view
 
-        chosen = self._most_changed(20) if documents is None else list(documents)
         count = len(self.analyses[0].documents)
-        for place in chosen:
-            if not 0 <= place < count:
-                raise ArgumentError(f"Comparison.view: document {place} does not exist: there are {count}.")
+        chosen = self._most_changed(20) if documents is None else choose_documents(count, documents, "Comparison.view")
         analyses = tuple(
             Analysis(one.layers, [one.documents[place] for place in chosen], one.label_names, one.model_name) for one in self.analyses
         )

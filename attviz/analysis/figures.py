@@ -13,12 +13,14 @@ from attviz.errors import ArgumentError
 from attviz.files import replacing
 from attviz.plots._source import FigureSource, vectors
 from attviz.records import Analysis, Document
+from attviz.selecting import Documents, choose_documents
 from attviz.spelling import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_SEQUENCE_VECTORS = 24
+_SHOWN = 3  # documents that get figures of their own, where nobody says which
 
 
 def write_figures(
@@ -26,7 +28,7 @@ def write_figures(
     folder: str | os.PathLike[str],
     *,
     figures: Sequence[str] | None = None,
-    documents: int | Sequence[int] = 3,
+    documents: Documents = None,
     min_count: int | None = None,
     head: tuple[int, int] | None = None,
     cloud_weight: str = "count_top",
@@ -41,7 +43,8 @@ def write_figures(
         analysis: From :func:`attviz.analyze` or :func:`attviz.io.load`.
         folder: Made if it is not there.
         figures: Names out of :data:`FIGURES`; None draws all that the analysis has data for.
-        documents: How many documents, or which, get the figures that show one text.
+        documents: Which documents get the figures that show one text: one or several indices or slices; None takes up to three, spread
+            over the data set.
         min_count: For bars, clouds and similarities; None takes 5 from a hundred documents on, else 1.
         head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it stands in the top third of the
@@ -116,17 +119,13 @@ def _known(name: str) -> str:
     return name
 
 
-def _chosen(analysis: Analysis, documents: int | Sequence[int]) -> list[int]:
+def _chosen(analysis: Analysis, documents: Documents) -> list[int]:
     count = len(analysis.documents)
     if not count:
         raise ArgumentError("the analysis has no documents: there is nothing to draw.")
-    if isinstance(documents, int):
-        # spread over the data set, so that a sorted one does not show its first class only
-        return sorted({int(place) for place in np.linspace(0, count - 1, max(0, min(documents, count)))})
-    for place in documents:
-        if not 0 <= place < count:
-            raise ArgumentError(f"document {place} does not exist: the analysis has documents 0 to {count - 1}.")
-    return list(documents)
+    if documents is None:  # spread over the data set, so that a sorted one does not show its first class only
+        return sorted({int(place) for place in np.linspace(0, count - 1, min(_SHOWN, count))})
+    return choose_documents(count, documents, "write_figures")
 
 
 def _least_count(analysis: Analysis) -> int:

@@ -29,6 +29,7 @@ from attviz.io import ArchiveDocuments, load
 from attviz.io.partial import PartialArchive, is_result_of
 from attviz.io.shards import check_shard, shard_path
 from attviz.records import Analysis, Document
+from attviz.selecting import Layers, listed
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -50,7 +51,7 @@ def analyze(
     long: str = "truncate",
     overlap: int = 0,
     delimiter: str | None = None,
-    layers: Sequence[str | int] | None = None,
+    layers: Layers = None,
     metrics: Any = None,
     precision: str = "float16",
     archive: str | os.PathLike[str] | None = None,
@@ -78,7 +79,7 @@ def analyze(
         long: ``"truncate"`` or ``"split"`` texts of more tokens than that.
         overlap: Tokens that neighbouring pieces of a split text share.
         delimiter: Divide each text at this string first; every piece becomes a document.
-        layers: Names, patterns or indices of the layers to keep, as in :func:`attviz.capture`.
+        layers: Layers to keep, as in :func:`attviz.capture`: one or several names, patterns or indices.
         metrics: One or several streaming metrics, fed along the way. Their states are saved with an archive, so that a resumed run
             gives the same statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
@@ -105,6 +106,7 @@ def analyze(
     known = class_names(model, label_names)
     counts = TextCounts()
     sources = counts.counted(sources_of(texts, labels, names, known))
+    layers = listed(layers)
     settings = _settings(model, batch_size, precision, layers, metrics, known)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)

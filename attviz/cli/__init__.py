@@ -16,21 +16,21 @@ from attviz.spelling import printable
 COMMANDS = ("demo", "analyze", "plot", "view", "pairs", "convert", "merge", "check", "bench", "info", "completion")
 
 _EPILOG = """\
-the usual way:
-  attviz demo                                       see it work on a small model and texts of our own
+typical use:
+  attviz demo                                       see it work on a small model and built-in texts
   attviz analyze MODEL texts.csv -o run.attviz      run a data set through any transformer
-  attviz plot run.attviz --figure all -o figures/   draw every figure from it
+  attviz plot run.attviz -o figures/                draw every figure from it
   attviz view run.attviz -o run.html --open         look at it in the browser
-  attviz pairs MODEL "some text" --open             who looks at whom in it
-  attviz check MODEL                                is every number right, on a model that nobody knew?
+  attviz pairs MODEL "some text" --open             which token attends to which
+  attviz check MODEL                                verify every number on a model attviz has never seen
 
-exit codes: 0 done, 1 done but with a finding (check, bench), 2 a mistake in the call or its input, 130 stopped by Ctrl-C.
+exit codes: 0 success, 1 finished with findings (check, bench), 2 wrong usage or input, 130 stopped by Ctrl-C.
 Results go to stdout, progress and messages to stderr.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; a mistake of the user is one line on stderr and code 2, a fault of ours keeps its traceback."""
+    """Run a subcommand. A user's mistake is one line on stderr and code 2; a bug of ours keeps its traceback."""
     parser, commands = build_parser()
     args = parser.parse_args(argv)
     if args.command is None:

@@ -1,9 +1,9 @@
 """Run a data set through a transformer and keep the self-attention of every token, layer and head.
 
 MODEL is a hub id, a local folder, or all-MiniLM-L6-v2 (in the `demo` extra). DATA is a .csv, .tsv, .jsonl, .parquet or .arrow
-file, a file with one text a line, a folder of .txt files or of .parquet or .arrow shards, a data set that `datasets` saved,
-or - for standard input. Texts that are cut, empty or repeated are counted and told. A run that was stopped (Ctrl-C, a full
-disk) goes on when the same command is given again; a run that is not the same is refused.
+file, a file with one text per line, a folder of .txt files or of .parquet or .arrow shards, a data set that `datasets` saved,
+or - for standard input. Truncated, empty and repeated texts are counted and reported. A run that was stopped (Ctrl-C, a full
+disk) continues when the same command is given again; a run that differs is refused.
 
   attviz analyze distilbert-base-uncased-finetuned-sst-2-english reviews.csv -o run.attviz
   attviz analyze ./my-model test.tsv --text-column text_a --label-names business,sport -o run.attviz
@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attviz.cli.lists import add_list, add_selectors
 from attviz.cli.model_options import model_arguments
 from attviz.cli.ranks import device_of, share_of, under_torchrun, wait_for_all
 
@@ -33,38 +34,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a hub id or a local folder")
     parser.add_argument("data", type=Path, metavar="DATA", help="a file or folder of texts (see above); - reads standard input")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive to write, such as run.attviz")
-    parser.add_argument("--format", choices=FORMATS, help="of DATA (default: by its ending; text for standard input)")
+    parser.add_argument("--format", choices=FORMATS, help="of DATA (default: by its suffix; text for standard input)")
     parser.add_argument("--encoding", metavar="NAME", help="of a text file, such as cp1252 (default: UTF-8)")
     parser.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, text_a, sentence, content or document)")
-    parser.add_argument("--label-column", metavar="NAME", help="column of the classes (default: label, labels or class, if there)")
-    parser.add_argument("--label-names", metavar="A,B,...", help="names of the classes, in the order of their indices")
+    parser.add_argument("--label-column", metavar="NAME", help="column of the classes (default: label, labels or class, if present)")
+    add_list(parser, "--label-names", str, help="names of the classes, in the order of their indices")
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N texts")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts that run together (default: %(default)s)")
-    parser.add_argument("--max-length", type=int, metavar="N", help="most tokens of one input (default: what the model allows)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="texts per batch (default: %(default)s)")
+    parser.add_argument("--max-length", type=int, metavar="N", help="longest input in tokens (default: what the model allows)")
     parser.add_argument(
         "--long", choices=("truncate", "split"), default="truncate", help="what to do with longer texts (default: %(default)s)"
     )
     parser.add_argument(
-        "--overlap", type=int, default=0, metavar="N", help="tokens that pieces of a split text share (default: %(default)s)"
+        "--overlap", type=int, default=0, metavar="N", help="tokens shared by neighbouring pieces of a split text (default: %(default)s)"
     )
-    parser.add_argument("--delimiter", metavar="STRING", help="divide every text here first; each piece becomes a document")
-    parser.add_argument("--layers", metavar="A,B,...", help="names, patterns or indices of layers to keep (default: all)")
+    parser.add_argument("--delimiter", metavar="STRING", help="split every text at this string first; each piece becomes a document")
+    add_selectors(parser, "layers")
     parser.add_argument(
         "--precision", choices=("float16", "float32"), default="float16", help="of the stored values (default: %(default)s)"
     )
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="where the model runs: cpu, cuda, mps, ... (default: %(default)s)"
     )
-    parser.add_argument("--shard", metavar="I/N", help="of N processes this is number I: write its shard (torchrun tells by itself)")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be read and how long it would take; write nothing")
-    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there, at the end")
+    parser.add_argument(
+        "--shard", metavar="I/N", help="this is process I of N, counted from 0: write its shard (torchrun sets this by itself)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="report what would be read and how long it would take; write nothing")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing archive, at the end")
     model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, run, keep, and say what came of it."""
+    """Read, run, store and report."""
     from attviz.analysis import analyze
     from attviz.analysis.classes import class_names
     from attviz.analysis.models import load_model
@@ -80,8 +83,7 @@ def run(args: argparse.Namespace) -> int:
     stop = args.limit if args.limit is not None else len(table.texts)
     model, tokenizer = load_model(args.model, trust_remote_code=args.trust_remote_code, allow_pickle=args.allow_pickle)
     model = _moved(model, device_of(args.device))
-    asked = args.label_names.split(",") if args.label_names else None
-    names = classes_of(table, asked, class_names(model, None))
+    names = classes_of(table, args.label_names, class_names(model, None))
     options = _options(args) | {
         "archive": args.output,
         "overwrite": args.overwrite,
@@ -97,16 +99,16 @@ def run(args: argparse.Namespace) -> int:
     try:
         analysis = analyze(model, tokenizer, table.texts[:stop], names=table.names[:stop], **options)
     except KeyboardInterrupt:
-        print(f"\nwhat is done is kept beside {args.output}; the same command goes on from there", file=sys.stderr)
+        print(f"\nwhat was done is kept next to {args.output}; run the same command to continue", file=sys.stderr)
         raise
     return _finish(args, analysis, share, table.oddities)
 
 
 def _finish(args: argparse.Namespace, analysis: Any, share: tuple[int, int] | None, oddities: Mapping[str, int]) -> int:
-    """Say what came of it; under torchrun rank 0 merges first, when all are done."""
+    """Report the result; under torchrun rank 0 merges first, when all are done."""
     from attviz import io
 
-    output, then = args.output, f"Next: attviz plot {args.output} --figure all -o figures/"
+    output, then = args.output, f"Next: attviz plot {args.output} -o figures/"
     if share is not None and under_torchrun():
         wait_for_all()
         if share[0] > 0:
@@ -123,14 +125,13 @@ def _finish(args: argparse.Namespace, analysis: Any, share: tuple[int, int] | No
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """What `analyze` is asked for, as keywords."""
-    layers = None if args.layers is None else [int(part) if part.lstrip("-").isdigit() else part for part in args.layers.split(",")]
     return {
         "batch_size": args.batch_size,
         "max_length": args.max_length,
         "long": args.long,
         "overlap": args.overlap,
         "delimiter": args.delimiter,
-        "layers": layers,
+        "layers": args.layers,
         "precision": args.precision,
         "progress": not args.quiet,
     }

@@ -1,6 +1,6 @@
-"""What does capture cost on your model and this machine? Pairs of forwards, with and without, in turn; the median of the ratios.
+"""Measure what a capture costs on your model and machine: alternating forwards with and without it, and the median of the ratios.
 
-The outputs of both are compared bit by bit first: a fast wrong answer is no result (exit code 1).
+The outputs of both are first compared bit by bit; exit code 1 if they differ.
 
   attviz bench                                       all-MiniLM-L6-v2, 8 x 128
   attviz bench --model ./my-model --batch-size 1 --length 512 --device cuda --json
@@ -23,11 +23,11 @@ HELP = "measure what capture costs on a model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz bench``."""
     parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="MODEL", help="a hub id or a local folder (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="inputs that run together (default: %(default)s)")
-    parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens of each (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="inputs per batch (default: %(default)s)")
+    parser.add_argument("--length", type=int, default=128, metavar="N", help="tokens per input (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=15, metavar="N", help="pairs of forwards (default: %(default)s)")
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: %(default)s)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: what torch takes)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: torch's choice)")
     model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 

@@ -1,12 +1,12 @@
-"""Is every number right? A model is compared with an independent reference, layer by layer; an archive with its own checksums.
+"""Verify every number: of a model against an independent reference, layer by layer; of an archive against its checksums.
 
-For a model, a few short texts are run and each attention is worked out again in float64 from what its operator was given; then one token
-of each layer's input is disturbed, to see that row i and key i are token i. Exit code 1 if a layer differs or cannot be told.
+For a model, a few short texts are run and each attention is recomputed in float64 from its operator's inputs; then one token
+of each layer's input is perturbed, to see that row i and key i are token i. Exit code 1 if a layer differs or cannot be decided.
 
   attviz check all-MiniLM-L6-v2                      a hub id, a local folder, or the bundled model
   attviz check ./my-model --text "some text" --text "another, longer text"
   attviz check ./my-model --dtype bfloat16 --attention eager
-  attviz check run.attviz                            is the archive what was written?
+  attviz check run.attviz                            is the archive intact?
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXTS = ("The old bridge over the river was closed.", "A storm came late in the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz check``."""
     parser.add_argument("target", metavar="MODEL|FILE", help="a hub id, a model's folder, or an archive (.attviz)")
-    parser.add_argument("--text", action="append", metavar="TEXT", help="run this text; may be given several times (default: two of ours)")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="run this text; may be repeated (default: two built-in texts)")
     parser.add_argument("--attention", metavar="NAME", help="attention implementation: sdpa, eager, ... (default: the model's own)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float16", "bfloat16"], help="(default: %(default)s)")
     parser.add_argument("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ... (default: %(default)s)")
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a model or an archive; 1 if not all is right."""
+    """Check a model or an archive; 1 if anything is wrong."""
     return _check_archive(Path(args.target), args.json) if Path(args.target).is_file() else _check_model(args)
 
 
@@ -52,7 +52,13 @@ def _check_archive(path: Path, as_json: bool) -> int:
         )
         for fault in report.faults:
             print(f"  {fault}")
-        print("NOT OK" if report.faults else "ok" if report.has_checksums else "ok, but it has no checksums: changed numbers do not show")
+        print(
+            "NOT OK"
+            if report.faults
+            else "ok"
+            if report.has_checksums
+            else "ok, but without checksums, so changed numbers would not be noticed"
+        )
     return 1 if report.faults else 0
 
 

@@ -1,11 +1,11 @@
 """Turn an archive, or a file of the original AttViz tool, into another format.
 
-The endings say what is what: .attviz (archive), .json (AttViz JSON), .csv, .parquet (one row per token), .tex (coloured text).
+The suffixes decide: .attviz (archive), .json (AttViz JSON), .csv, .parquet (one row per token), .tex (coloured text).
 
   attviz convert run.attviz run.json                 for the original AttViz page
   attviz convert run.attviz run.json --head 3.7      only layer 3 head 7
   attviz convert explanations.json run.attviz        and back: then `attviz plot run.attviz`
-  attviz convert run.attviz text.tex --document 5    a coloured text for a paper
+  attviz convert run.attviz text.tex --documents 5   a coloured text for a paper
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from attviz.cli.lists import add_list, add_selectors
 from attviz.errors import ArgumentError
 from attviz.files import check_output, replacing_text
 from attviz.records import Analysis
+from attviz.selecting import choose_documents
 from attviz.spelling import special_tokens
 
-HELP = "to and from AttViz JSON, LaTeX, CSV, Parquet"
+HELP = "convert to and from AttViz JSON, LaTeX, CSV, Parquet"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz convert``."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help=".attviz or .json")
     parser.add_argument("target", type=Path, metavar="TARGET", help=".attviz, .json, .csv, .parquet or .tex")
-    parser.add_argument("--document", action="append", type=int, metavar="N", help="only this document; may be given several times")
-    parser.add_argument("--overwrite", action="store_true", help="replace an archive that is there (other files are replaced anyway)")
-    parser.add_argument("--head", action="append", metavar="L.H", help="only this head, such as 3.7 (.json and .tex); several times")
+    add_selectors(parser, "documents")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing archive (other files are always replaced)")
+    add_list(parser, "--head", str, metavar="L.H,...", help="only these heads, such as 3.7 (layer 3, head 7); for .json and .tex")
 
 
 def run(args: argparse.Namespace) -> int:
     """Read, choose, write."""
     if args.target.suffix not in _WRITERS:
-        raise ArgumentError(f"{args.target}: the ending must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
+        raise ArgumentError(f"{args.target}: the suffix must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
     check_output(args.target, inputs=[args.source], overwrite=args.overwrite or args.target.suffix != ".attviz")
-    analysis = _chosen(read_analysis(args.source), args.document)
+    analysis = _chosen(read_analysis(args.source), args.documents)
     _WRITERS[args.target.suffix](analysis, args.target, [head_of(text, analysis) for text in args.head or []] or None)
     print(args.target)
     print(f"{len(analysis.documents)} documents", file=sys.stderr)
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_analysis(source: Path) -> Analysis:
-    """An archive, or a file of the original tool, by its ending."""
+    """An archive, or a file of the original tool, by its suffix."""
     from attviz import io
 
     if source.suffix == ".json":
@@ -54,13 +56,11 @@ def read_analysis(source: Path) -> Analysis:
     return io.load(source)
 
 
-def _chosen(analysis: Analysis, documents: list[int] | None) -> Analysis:
+def _chosen(analysis: Analysis, documents: list[int | slice] | None) -> Analysis:
     if documents is None:
         return analysis
-    for place in documents:
-        if not 0 <= place < len(analysis.documents):
-            raise ArgumentError(f"document {place} does not exist: there are documents 0 to {len(analysis.documents) - 1}.")
-    return replace(analysis, documents=[analysis.documents[place] for place in documents])
+    places = choose_documents(len(analysis.documents), documents, "convert")
+    return replace(analysis, documents=[analysis.documents[place] for place in places])
 
 
 def head_of(text: str, analysis: Analysis) -> tuple[int, int]:

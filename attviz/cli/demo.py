@@ -1,7 +1,7 @@
-"""See attviz work: a small model, a few short texts, numbers on the terminal, figures and a page in a folder.
+"""See attviz work: a small model, a few short texts, numbers in the terminal, figures and a page in a folder.
 
 Without options the demo takes all-MiniLM-L6-v2 from the installed package (no network; its weights are verified first)
-and texts of our own. Try your own text, file or model:
+and built-in texts. Try your own text, file or model:
 
   attviz demo --text "The bank raised its rates." --text "They sat on the bank."
   attviz demo --file notes.txt --model distilbert-base-uncased -o tour/
@@ -27,13 +27,13 @@ TEXTS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz demo``."""
-    parser.add_argument("--text", action="append", metavar="TEXT", help="a text of yours; may be given several times")
-    parser.add_argument("--file", type=Path, metavar="FILE", help="a text file; every non-empty line is a text")
+    parser.add_argument("--text", action="append", metavar="TEXT", help="a text of your own; may be repeated")
+    parser.add_argument("--file", type=Path, metavar="FILE", help="a text file; one text per non-empty line")
     parser.add_argument("--model", default="all-MiniLM-L6-v2", metavar="MODEL", help="a hub id or a local folder (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("attviz-demo"), metavar="DIR", help="folder (default: %(default)s)")
     model_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON instead of tables")
-    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and their like, which are left out by default")
+    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and the like, which are left out by default")
     parser.add_argument("--no-figures", action="store_true", help="print only")
 
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     written.append(page)
     _say(f"{len(written)} files in {args.output}/; start with {_first_picture(written)},")
     _say(f"and open {page} in a browser.")
-    _say(f"Next: attviz plot {args.output / 'demo.attviz'} --figure all -o figures/")
+    _say(f"Next: attviz plot {args.output / 'demo.attviz'} -o figures/")
     return 0
 
 
@@ -85,7 +85,7 @@ def _texts(args: argparse.Namespace) -> list[str]:
         lines = [line.strip() for line in args.file.read_text(encoding="utf-8", errors="replace").splitlines()]
         texts += [line for line in lines if line]
         if not texts:
-            raise ArgumentError(f"{args.file} has no text in it.")
+            raise ArgumentError(f"{args.file} contains no text.")
     return texts or list(TEXTS)
 
 

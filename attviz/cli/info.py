@@ -1,4 +1,4 @@
-"""Print what a bug report needs.
+"""Print the information that a bug report needs.
 
 Versions, devices, the attention backends found here, and the operators a capture would tap.
 

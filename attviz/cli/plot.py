@@ -1,7 +1,7 @@
 """Draw figures from an archive that `attviz analyze` made, or from a file of the original AttViz tool (.json).
 
-attviz plot run.attviz --figure all -o figures/
-attviz plot run.attviz --figure series --figure sequence --document 3 --document 17 --format pdf -o paper/
+attviz plot run.attviz -o figures/
+attviz plot run.attviz --figures series,sequence --documents 3,17 --formats pdf -o paper/
 """
 
 from __future__ import annotations
@@ -10,46 +10,48 @@ import argparse
 import sys
 from pathlib import Path
 
+from attviz.cli.lists import add_list, add_selectors
+
 HELP = "draw figures from an archive"
-_FIGURES = "sequence series aggregates head_map token_bars word_clouds head_similarity distributions quantiles image_map"
+_FIGURES = "sequence series aggregates head_map token_bars word_clouds head_similarity distributions quantiles image_map"  # a test holds it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz plot``."""
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="such as run.attviz, or an AttViz .json")
-    parser.add_argument("--figure", action="append", metavar="NAME", help=f"all (default), or: {_FIGURES}; may be given several times")
+    add_list(parser, "--figures", str, help=f"all (default), or several of: {_FIGURES.replace(' ', ', ')}")
     parser.add_argument("-o", "--output", type=Path, default=Path("figures"), metavar="DIR", help="folder (default: %(default)s)")
-    parser.add_argument("--document", action="append", type=int, metavar="N", help="a document that gets figures of its own; several times")
+    add_selectors(parser, "documents")
     parser.add_argument(
-        "--min-count", type=int, metavar="N", help="leave out rarer tokens (default: 5 from a hundred documents on, else 1)"
+        "--min-count", type=int, metavar="N", help="leave out rarer tokens (default: 5 for a hundred documents or more, else 1)"
     )
-    parser.add_argument("--head", metavar="L.H", help="token bars of this head, such as 3.7, instead of all heads pooled")
+    parser.add_argument("--head", metavar="L.H", help="token bars of one head, such as 3.7 (layer 3, head 7), instead of all heads pooled")
     parser.add_argument("--cloud-weight", default="count_top", metavar="W", help="count_top, mean or sum (default: %(default)s)")
-    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and their like, which are left out by default")
+    parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and the like, which are left out by default")
     parser.add_argument("--caption", action="store_true", help="write model and document under each figure")
-    parser.add_argument("--format", action="append", metavar="SUFFIX", help="png (default), svg, pdf, ...; several times")
+    add_list(parser, "--formats", str, help="png (default), svg, pdf, ...")
     parser.add_argument("--dpi", type=int, default=160, metavar="N", help="dots per inch (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw; the paths go to stdout, one a line."""
+    """Draw; the paths go to stdout, one per line."""
     from attviz.analysis.figures import write_figures
     from attviz.cli.convert import head_of, read_analysis
 
-    names = None if not args.figure or "all" in args.figure else args.figure
+    names = None if not args.figures or "all" in args.figures else args.figures
     analysis = read_analysis(args.archive)
     written = 0
     for path in write_figures(
         analysis,
         args.output,
         figures=names,
-        documents=args.document or 3,
+        documents=args.documents,
         min_count=args.min_count,
         head=None if args.head is None else head_of(args.head, analysis),
         cloud_weight=args.cloud_weight,
         special=args.special,
         caption=args.caption,
-        formats=args.format or ["png"],
+        formats=args.formats or ["png"],
         dpi=args.dpi,
     ):
         print(path, flush=True)

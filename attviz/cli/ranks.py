@@ -22,7 +22,7 @@ def share_of(typed: str | None) -> tuple[int, int] | None:
         return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if under_torchrun() else None
     index, slash, count = typed.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ArgumentError(f"--shard must be like 3/8 (of eight shards the fourth; they are counted from 0), got {typed!r}.")
+        raise ArgumentError(f"--shard must be like 3/8 (the fourth of eight shards, counted from 0), got {typed!r}.")
     return int(index), int(count)
 
 

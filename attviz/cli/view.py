@@ -1,7 +1,7 @@
 """Make the interactive page of an archive, or of an AttViz JSON file: one HTML file that needs no network.
 
 attviz view run.attviz -o heads.html --open
-attviz view run.attviz --layers "*.10.*" --layers 11 --documents 200 -o last.html
+attviz view run.attviz --layers 10,11 --documents :200 -o last.html
 attviz view example_bbc_explanations.json -o bbc.html
 """
 
@@ -13,23 +13,27 @@ import webbrowser
 from pathlib import Path
 from typing import Any
 
+from attviz.cli.lists import add_selectors
+
 HELP = "make the interactive page of an archive or an AttViz JSON file"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz view``."""
     parser.add_argument("source", type=Path, metavar="FILE", help="an archive (run.attviz), or an AttViz JSON file (*.json)")
-    parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="the page (default: beside FILE, ending in .html)")
+    parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="the page (default: FILE with the suffix .html)")
     parser.add_argument("--open", action="store_true", help="show the page in the browser")
     parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the model, or the file)")
-    parser.add_argument("--layers", action="append", metavar="LAYER", help="a layer's name, pattern or index; several times")
-    parser.add_argument("--heads", action="append", type=int, metavar="N", help="a head's index; several times")
+    add_selectors(parser, "layers", "heads", "documents")
     parser.add_argument(
-        "--pairs", action="store_true", help="also who looks at whom; an archive has no query and key, `attviz pairs` reads them"
+        "--pairs",
+        action="store_true",
+        help="also which token attends to which; an archive has no query and key, use `attviz pairs` instead",
+    )
+    parser.add_argument(
+        "--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes per value: 2, 1 or 4 (default: %(default)s)"
     )
     parser.add_argument("--text-only", action="store_true", help="the tinted text alone, about a third of the size, to embed somewhere")
-    parser.add_argument("--documents", type=int, metavar="N", help="the first N documents only")
-    parser.add_argument("--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes a value: 2, 1 or 4 (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     page = view(
         source,
         title=args.title or title,
-        layers=None if args.layers is None else [_layer(text) for text in args.layers],
+        layers=args.layers,
         heads=args.heads,
-        documents=None if args.documents is None else slice(0, args.documents),
+        documents=args.documents,
         precision=args.precision,
         pairs=args.pairs or None,
         show="text" if args.text_only else "page",
@@ -64,7 +68,3 @@ def _read(path: Path) -> tuple[Any, str | None]:
     if path.suffix.lower() == ".json":
         return io.read_attviz_json(path), path.stem
     return io.load(path), None
-
-
-def _layer(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdecimal() else text

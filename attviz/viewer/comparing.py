@@ -16,11 +16,10 @@ from attviz.viewer.grid import Grid, choose_grid, grid_entry, grid_values
 from attviz.viewer.payload import finite_list
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from jaxtyping import Float
 
     from attviz.records import Document
+    from attviz.selecting import Heads, Layers
     from attviz.viewer.payload import Entry
 
 
@@ -79,7 +78,7 @@ def check_sides(sides: Mapping[Any, Any]) -> None:
 class Others:
     """The sides after the first: their grids, what was found in them, and their part of each document."""
 
-    def __init__(self, sides: Sequence[Side], layers: Iterable[int | str] | None, heads: Iterable[int] | None) -> None:
+    def __init__(self, sides: Sequence[Side], layers: Layers, heads: Heads) -> None:
         first, sides = sides[0], sides[1:]
         count = len(first.documents)
         for side in sides:
@@ -88,7 +87,6 @@ class Others:
                     f"view: {side.name!r} has {len(side.documents)} documents and the first side {count}; sides are compared document by "
                     "document. Analyse the same texts, or give both the same part: analysis.documents[:n]."
                 )
-        layers, heads = None if layers is None else list(layers), None if heads is None else list(heads)
         self.first, self.sides = first.name, sides
         self.grids: list[Grid] = [choose_grid(side.layers, side.documents[0].diagonal.shape[1], layers, heads) for side in sides]
         self.findings = [Findings(row_names(grid.as_json())) for grid in self.grids]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attviz.errors import ArgumentError, FormatError, ShapeError, UnknownLayerError
+from attviz.errors import ArgumentError, FormatError, ShapeError
+from attviz.selecting import Heads, Layers, choose_heads, choose_layers
 from attviz.spelling import special_tokens
 from attviz.viewer.codec import Precision, encode
 from attviz.viewer.payload import Entry, finite_list
@@ -33,7 +33,7 @@ class Grid:
         return {"layers": [{"index": i, "name": self.layer_names[i]} for i in self.layers], "heads": list(self.heads)}
 
 
-def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Iterable[int | str] | None, heads: Iterable[int] | None) -> Grid:
+def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Layers, heads: Heads) -> Grid:
     """Pick layers by index, name or glob pattern, and heads by index.
 
     Raises:
@@ -44,41 +44,10 @@ def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Iterable[int
         >>> choose_grid(["encoder.0", "encoder.1"], 4, ["*.1"], [0, 3])
         Grid(layer_names=('encoder.0', 'encoder.1'), layers=(1,), heads=(0, 3))
     """
-    chosen = range(len(layer_names)) if layers is None else choose_layers(layer_names, layers)
-    wanted = range(num_heads) if heads is None else [_head(num_heads, head) for head in heads]
-    grid = Grid(tuple(layer_names), tuple(dict.fromkeys(chosen)), tuple(dict.fromkeys(wanted)))
+    grid = Grid(tuple(layer_names), tuple(choose_layers(layer_names, layers)), tuple(choose_heads(num_heads, heads)))
     if not grid.layers or not grid.heads:
         raise ArgumentError(f"view: nothing to show: {len(grid.layers)} layers and {len(grid.heads)} heads were chosen.")
     return grid
-
-
-def choose_layers(layer_names: Sequence[str], layers: Iterable[int | str]) -> list[int]:
-    """Indices of the layers that indices, names or patterns mean.
-
-    Raises:
-        UnknownLayerError: If one of them matches nothing.
-
-    Example:
-        >>> choose_layers(["encoder.0", "encoder.1"], ["*.1", -2])
-        [1, 0]
-    """
-    return list(dict.fromkeys(i for one in layers for i in _matches(layer_names, one)))
-
-
-def _matches(names: Sequence[str], wanted: int | str) -> list[int]:
-    if isinstance(wanted, str):
-        found = [i for i, name in enumerate(names) if name == wanted or fnmatchcase(name, wanted)]
-    else:
-        found = [range(len(names))[wanted]] if -len(names) <= wanted < len(names) else []
-    if not found:
-        raise UnknownLayerError(f"view: layers={wanted!r} matches none of the {len(names)} layers: {', '.join(names[:12])}.")
-    return found
-
-
-def _head(num_heads: int, head: int) -> int:
-    if not -num_heads <= head < num_heads:
-        raise ArgumentError(f"view: heads contains {head}, but the model has heads 0 to {num_heads - 1}.")
-    return range(num_heads)[head]
 
 
 def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray, "num_rows num_tokens"]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from attviz.errors import ArgumentError
 from attviz.records import Captured, Document
-from attviz.viewer.grid import choose_layers
+from attviz.selecting import Layers, choose_layers
 from attviz.viewer.pairs import PairLayer, pair_parts
 from attviz.viewer.payload import Payload
 
@@ -53,7 +53,7 @@ def attach_pairs(
     document: Document,
     where: str,
     layers: Sequence[PairLayer],
-    wanted: Iterable[int | str] | None,
+    wanted: Layers,
     heads: Sequence[int] | None,
 ) -> None:
     """Write the pairs of the document that was added last."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
 from attviz.records import AttvizDocument, Captured
+from attviz.selecting import Documents, Heads, Layers, choose_documents, listed
 from attviz.viewer.attviz_json import attviz_entry, class_names
 from attviz.viewer.codec import Precision, check_precision
 from attviz.viewer.comparing import Changes, Others, Side, check_sides
@@ -31,9 +32,9 @@ def view(
     source: Any,
     *,
     title: str | None = None,
-    layers: Iterable[int | str] | None = None,
-    heads: Iterable[int] | None = None,
-    documents: slice | None = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     tokens: Sequence[Sequence[str]] | None = None,
     tokenizer: Any | None = None,
     images: Sequence[Any] | None = None,
@@ -51,9 +52,9 @@ def view(
             ``attviz.io.read_attviz_json`` returns). Or several of these by name, of the same texts, to compare:
             ``{"base": a, "tuned": b}``, or the ``Comparison`` that :func:`attviz.compare` returns.
         title: Shown in the page and as the title of its window.
-        layers: Layers to keep: indices, names or glob patterns. None keeps all.
-        heads: Heads to keep, by index.
-        documents: Which documents to keep, as a slice.
+        layers: Layers to keep: one or several indices, names or glob patterns. None keeps all.
+        heads: Heads to keep: one or several indices.
+        documents: Documents to keep: one or several indices or slices.
         tokens: For a capture: the token strings of each sequence.
         tokenizer: For a capture: turns its ``token_ids`` into strings.
         images: For vision models: one picture (path, bytes, PIL image, array) or None a document.
@@ -89,7 +90,9 @@ def view(
         raise ArgumentError(
             "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
         )
-    options = _Options(title, layers, heads, documents, images, causal, check_precision(precision), max_bytes, similarity)
+    options = _Options(
+        title, listed(layers), listed(heads), listed(documents), images, causal, check_precision(precision), max_bytes, similarity
+    )
     payload = _payload(source, options, tokens, tokenizer, False if show == "text" else pairs)
     if show == "text":
         payload.only_text()
@@ -136,21 +139,18 @@ class _Options:
     """The arguments of :func:`view` that every kind of source shares."""
 
     title: str | None
-    layers: Iterable[int | str] | None
-    heads: Iterable[int] | None
-    documents: slice | None
+    layers: Layers
+    heads: Heads
+    documents: Documents
     images: Sequence[Any] | None
     causal: bool | None
     precision: Precision
     max_bytes: int
     similarity: Float[np.ndarray, "num_rows num_rows"] | None
 
-    def places(self, count: int) -> range:
+    def places(self, count: int) -> list[int]:
         """Indices of the documents to keep."""
-        places = range(count)[self.documents] if self.documents is not None else range(count)
-        if not places:
-            raise ArgumentError(f"view: nothing to show: documents={self.documents} keeps none of the {count} documents.")
-        return places
+        return choose_documents(count, self.documents)
 
 
 def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None, changes: Changes | None = None) -> Payload:

@@ -107,7 +107,7 @@ def test_analyze_stopped_by_ctrl_c_says_how_to_go_on(folder, tmp_path, capsys, m
     command = ["analyze", folder, tmp_path / "texts.csv", "-o", tmp_path / "a.attviz", "--batch-size", 2]
     code, _, err = call(capsys, *command)
     assert code == 130
-    assert "the same command goes on from there" in err
+    assert "run the same command to continue" in err
     assert call(capsys, *command)[0] == 0
     assert calls == [2, 1]
     assert [document.text for document in io.load(tmp_path / "a.attviz").documents] == ["the old bridge", "a bad film .", "match goal"]
@@ -119,7 +119,7 @@ def test_files_that_are_not_there_are_named(folder, tmp_path, capsys):
 
 
 def test_plot_prints_the_paths_it_wrote(archive, tmp_path, capsys):
-    options = ["--figure", "series", "--figure", "head_map", "--document", 1, "--format", "svg", "-o", tmp_path / "figures"]
+    options = ["--figures", "series,head_map", "--documents", 1, "--formats", "svg", "-o", tmp_path / "figures"]
     code, out, err = call(capsys, "plot", archive, *options)
     assert code == 0
     assert [Path(line).name for line in out.splitlines()] == ["series_0001.svg", "head_map.svg"]
@@ -131,13 +131,13 @@ def test_plot_reads_files_of_the_original_tool(tmp_path, capsys):
     vector = {"name": 0, "vectors": ["0.25", "0.5"]}
     document = {"text": "a b", "sets": [{"tokens": ["a", "b"], "attention_vectors": [vector]}], "output_activations": []}
     (tmp_path / "old.json").write_text(json.dumps({"0": document}))
-    code, out, _ = call(capsys, "plot", tmp_path / "old.json", "--figure", "aggregates", "-o", tmp_path)
+    code, out, _ = call(capsys, "plot", tmp_path / "old.json", "--figures", "aggregates", "-o", tmp_path)
     assert (code, Path(out.strip()).name) == (0, "aggregates_0000.png")
 
 
 def test_plot_names_an_unknown_figure_and_document(archive, tmp_path, capsys):
-    assert "figure must be one of sequence, series" in mistake(capsys, "plot", archive, "--figure", "pie", "-o", tmp_path)
-    assert "document 7 does not exist" in mistake(capsys, "plot", archive, "--document", 7, "-o", tmp_path)
+    assert "figure must be one of sequence, series" in mistake(capsys, "plot", archive, "--figures", "pie", "-o", tmp_path)
+    assert "document 7 does not exist" in mistake(capsys, "plot", archive, "--documents", 7, "-o", tmp_path)
 
 
 def test_convert_to_attviz_json_and_back_keeps_the_values(archive, tmp_path, capsys):
@@ -151,9 +151,9 @@ def test_convert_to_attviz_json_and_back_keeps_the_values(archive, tmp_path, cap
 def test_convert_to_the_other_formats(archive, tmp_path, capsys):
     assert call(capsys, "convert", archive, tmp_path / "a.csv")[0] == 0
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("0,0,0,[CLS]")
-    assert call(capsys, "convert", archive, tmp_path / "a.tex", "--document", 1, "--head", "1.3")[0] == 0
+    assert call(capsys, "convert", archive, tmp_path / "a.tex", "--documents", 1, "--head", "1.3")[0] == 0
     assert (tmp_path / "a.tex").read_text().count("colorbox") == 6
-    code, out, err = call(capsys, "convert", archive, tmp_path / "a.json", "--head", "0.1", "--document", 2)
+    code, out, err = call(capsys, "convert", archive, tmp_path / "a.json", "--head", "0.1", "--documents", 2)
     assert (code, out.strip(), err.strip()) == (0, str(tmp_path / "a.json"), "1 documents")
     assert [vector.name for vector in io.read_attviz_json(tmp_path / "a.json")[0].sets[0].vectors] == ["layer 0 head 1"]
 
@@ -161,11 +161,11 @@ def test_convert_to_the_other_formats(archive, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("target", "options", "message"),
     [
-        ("a.docx", [], "the ending must be one of .attviz, .json, .csv, .parquet, .tex; got '.docx'"),
+        ("a.docx", [], "the suffix must be one of .attviz, .json, .csv, .parquet, .tex; got '.docx'"),
         ("a.json", ["--head", "x"], "--head must be like 3.7"),
         ("a.json", ["--head", "9.0"], "layer 9 head 0 does not exist: there are 2 layers of 4 heads"),
         ("a.csv", ["--head", "0.0"], "--head is for .json and .tex"),
-        ("a.json", ["--document", "5"], "document 5 does not exist"),
+        ("a.json", ["--documents", "5"], "document 5 does not exist"),
     ],
 )
 def test_convert_names_mistakes(archive, tmp_path, capsys, target, options, message):
@@ -236,7 +236,7 @@ def _figures():
 
 def test_demo_of_an_empty_file_is_a_mistake(tmp_path, capsys):
     (tmp_path / "empty.txt").write_text("\n")
-    assert "has no text in it" in mistake(capsys, "demo", "--file", tmp_path / "empty.txt")
+    assert "contains no text" in mistake(capsys, "demo", "--file", tmp_path / "empty.txt")
 
 
 def test_the_demo_runs_from_the_shell_on_the_packaged_weights():
@@ -266,7 +266,7 @@ def test_help_teaches_by_example(command, capsys):
 
 def test_without_a_command_the_help_is_shown(capsys):
     assert main([]) == 2
-    assert "the usual way" in capsys.readouterr().out
+    assert "typical use" in capsys.readouterr().out
 
 
 def test_ctrl_c_ends_with_130_and_a_fault_of_ours_keeps_its_traceback(monkeypatch, capsys):

@@ -24,7 +24,7 @@ def head(path):
 
 
 def test_an_archive_becomes_a_page(archive, tmp_path, capsys):
-    assert main(["view", str(archive), "-o", str(tmp_path / "page.html"), "--layers", "*.1", "--heads", "2", "--documents", "2"]) == 0
+    assert main(["view", str(archive), "-o", str(tmp_path / "page.html"), "--layers", "*.1", "--heads", "2", "--documents", ":2"]) == 0
     shown = capsys.readouterr()
     assert shown.out == f"{tmp_path / 'page.html'}\n"
     assert "'tiny': 2 documents" in shown.err
@@ -57,7 +57,7 @@ def test_open_shows_the_page(archive, monkeypatch, capsys):
     [
         (["--layers", "nope"], "view: layers='nope' matches none of the 2 layers: block.0, block.1."),
         (["--heads", "9"], "view: heads contains 9, but the model has heads 0 to 2."),
-        (["--documents", "0"], "keeps none of the 3 documents"),
+        (["--documents", ":0"], "keeps none of the 3 documents"),
     ],
 )
 def test_a_mistake_is_one_line(archive, capsys, arguments, message):
