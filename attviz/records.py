@@ -123,7 +123,7 @@ class Document:
         diagonal: Probabilities in [0, 1], float16 or float32.
         token_ids: Vocabulary ids; None for patches and frames.
         offsets: Start and end of each token in ``text`` (characters); (0, 0) for tokens that are not in it.
-        special: True for [CLS], [SEP], padding and their like.
+        special: True for [CLS], [SEP], padding and the like.
         name: Shown in lists; a file name or a row number.
         label: Index of the true class, where known.
         prediction: Index of the class the model predicted, if it classifies.

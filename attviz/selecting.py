@@ -26,7 +26,9 @@ def listed(wanted: Iterable[T] | T | None) -> list[T] | None:
     """
     if wanted is None:
         return None
-    return [cast("T", wanted)] if isinstance(wanted, (int, str, slice)) else list(cast("Iterable[T]", wanted))
+    return (
+        [cast("T", wanted)] if isinstance(wanted, (int, str, slice)) or hasattr(wanted, "__index__") else list(cast("Iterable[T]", wanted))
+    )
 
 
 def choose_layers(names: Sequence[str], wanted: Layers, who: str = "view") -> list[int]:

@@ -5,7 +5,7 @@
     python -m benchmarks.capture --case NAME
 
 Answers are checked before a time is reported. Times are ratios of alternating pairs in one process, reported as their median with the
-20 % and 80 % quantiles; memory is the growth of the peak during one forward, one fresh process a provider.
+20 % and 80 % quantiles; memory is the growth of the peak during one forward, one fresh process per provider.
 """
 
 from __future__ import annotations

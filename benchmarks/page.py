@@ -1,4 +1,4 @@
-"""How fast the page answers, and how large it is: one CSV row a page and interaction.
+"""How fast the page answers, and how large it is: one CSV row per page and interaction.
 
     python -m benchmarks.page > benchmarks/results/page.csv     # about 8 minutes; then says on stderr what misses its target
     python -m benchmarks.page "96 layers" 8             # only the pages whose name holds this, 8 times each

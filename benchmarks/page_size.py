@@ -1,4 +1,4 @@
-"""How large the page is beside BertViz's views of the same text: one CSV row a tool and length.
+"""How large the page is beside BertViz's views of the same text: one CSV row per tool and length.
 
     pip install bertviz                # optional: without it only our own rows are written
     python -m benchmarks.page_size 64 128 256 512 > benchmarks/results/page_size.csv

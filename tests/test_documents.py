@@ -189,15 +189,15 @@ def test_figures_of_a_text_take_one_text_and_refuse_a_batch(cap, name):
         plt.close("all")
     with pytest.raises(ArgumentError, match=rf"plots.{name}: shows one text, but Capture holds 2. Choose one: source.documents\[0\]"):
         figure(cap)
-    with pytest.raises(ShapeError, match="is a batch: its texts would be pooled as if they were heads"):
+    with pytest.raises(ShapeError, match="is a batch, whose texts would be pooled as if they were heads"):
         figure(cap.diagonal.nan_to_num(), tokens=list("abcde"))
     plt.close("all")
 
 
 def test_a_sequence_of_an_array_needs_its_tokens(cap):
-    with pytest.raises(ArgumentError, match=r"writes the tokens, and an array has none. Pass tokens="):
+    with pytest.raises(ArgumentError, match=r"needs tokens, which an array does not have. Pass tokens="):
         attviz.plots.sequence(cap.diagonal[:, 0])
-    with pytest.raises(ArgumentError, match=r"names the bars after tokens, and an array has none. Pass tokens="):
+    with pytest.raises(ArgumentError, match=r"needs tokens to name the bars, which an array lacks. Pass tokens="):
         attviz.plots.token_bars(np.ones(3))
 
 

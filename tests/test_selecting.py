@@ -13,9 +13,10 @@ from attviz.errors import ArgumentError, UnknownLayerError
 from attviz.records import Analysis, Document
 from attviz.selecting import choose_documents, choose_layers
 
+RANDOM = np.random.default_rng(0)
 ANALYSIS = Analysis(
     ("block.0", "block.1", "block.2"),
-    [Document(f"a b {i}", ("a", "b", str(i)), np.full((3, 4, 3), 0.25, np.float32)) for i in range(5)],
+    [Document(f"a b {i}", ("a", "b", str(i)), RANDOM.beta(0.5, 4, (3, 4, 3)).astype(np.float32)) for i in range(5)],
 )
 
 

@@ -15,7 +15,7 @@ _NEAREST = 5
 
 
 def head_cards(corpus: Corpus) -> dict[str, Any]:
-    """Plain JSON, one entry a row in each list.
+    """Plain JSON, one entry per row in each list.
 
     Returns:
         ``classes`` (names); ``position`` and ``kinds`` (means, None where nothing stands); ``top`` (document, token, value); ``near``

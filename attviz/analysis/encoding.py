@@ -35,7 +35,7 @@ class Encoded:
         inputs: What the tokenizer gave, one list of ints per name (``input_ids``, ``token_type_ids``, ...).
         tokens: As the tokenizer spells them.
         offsets: Characters of ``source.text``; None where the tokenizer does not tell.
-        special: True for [CLS], [SEP] and their like.
+        special: True for [CLS], [SEP] and the like.
     """
 
     number: int

@@ -49,7 +49,7 @@ def write_figures(
         head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it stands in the top third of the
             head's occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
-        special: Count [CLS], [SEP] and their like; left out by default, as in the page and the tables.
+        special: Count [CLS], [SEP] and the like; left out by default, as in the page and the tables.
         caption: Write model and document under each figure.
         formats: ``"png"``, ``"svg"``, ``"pdf"``, or whatever matplotlib writes.
         dpi: Of pictures made of dots.

@@ -33,7 +33,7 @@ def pairs(
 ) -> Page:
     """Show who looks at whom: head view, model view and neuron view of a few texts, cross-attention of encoder-decoders.
 
-    The model keeps its own kernels. The page holds query and key, about 50 kB a token for a model of 12 layers x 12 heads, and forms
+    The model keeps its own kernels. The page holds query and key, about 50 kB per token for a model of 12 layers x 12 heads, and forms
     the rows it shows.
 
     Args:

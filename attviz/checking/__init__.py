@@ -1,4 +1,4 @@
-"""``attviz.check``: an independent reference beside every number, on a model that nobody knew."""
+"""``attviz.check``: compares every number with an independent reference, even for a model nobody has seen."""
 
 from attviz.checking.result import Check, LayerCheck
 from attviz.checking.run import check

@@ -1,4 +1,4 @@
-"""What :func:`attviz.check` found: one row a layer, a verdict for all."""
+"""What :func:`attviz.check` found: one row per layer, a verdict for all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Status = Literal["verified", "differs", "could not tell"]
 
 @dataclass(frozen=True)
 class LayerCheck:
-    """One attention of the model, as the reference saw it and as the capture recorded it.
+    """One attention of the model: what the reference saw and what the capture recorded.
 
     Attributes:
         layer: Qualified module name.
-        status: ``verified``: the numbers, or the reason why there are none, are right. ``differs``: they are wrong or missing in silence.
-            ``could not tell``: the evidence does not reach; the capture may be right.
-        error: Largest difference of a weight from the float64 reference; NaN where there is nothing to compare.
+        status: ``verified``: the numbers, or the reason why there are none, are right. ``differs``: they are wrong or silently missing.
+        ``could not tell``: the evidence is not sufficient; the capture may be right.
+        error: Largest difference of a weight from the float64 reference; NaN if there is nothing to compare.
         evidence: What was seen, in a sentence.
-        shape: Of the recorded diagonal, [batch, num_heads, q_len]; None without a record.
-        operator: That served the attention; empty where none ran.
+        shape: Shape of the recorded diagonal, [batch, num_heads, q_len]; None without a record.
+        operator: The operator that computed the attention; empty if none ran.
     """
 
     layer: str
@@ -37,9 +37,9 @@ class Check:
 
     Attributes:
         model: Class name of the model.
-        layers: One row for each attention of the forward, and for each module that the capture skipped.
-        outputs_identical: The outputs and random numbers of the forward are the same to the last bit with and without the capture.
-        warnings: What the capture said.
+        layers: One row per attention of the forward, and per module that the capture skipped.
+        outputs_identical: Whether outputs and random numbers of the forward are bit-identical with and without the capture.
+        warnings: Warnings of the capture.
     """
 
     model: str
@@ -49,7 +49,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """True if every layer is verified and the outputs stayed the same."""
+        """True if every layer is verified and the outputs are identical."""
         return self.outputs_identical and all(row.status == "verified" for row in self.layers)
 
     def of(self, status: Status) -> tuple[LayerCheck, ...]:

@@ -1,4 +1,4 @@
-"""``attviz.check(model, *inputs)``: is every number right, on a model that nobody knew?"""
+"""``attviz.check(model, *inputs)``: verifies every number, even for a model nobody has seen."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _LEVELS = 3  # modules around an attention whose input is disturbed, from the in
 def check(model: nn.Module, *args: Any, **kwargs: Any) -> Check:
     """Compare every diagonal that a capture of ``model`` records with an independent float64 reference.
 
-    The forward runs four times or so, in eval mode and without gradients, and each attention module some times more by itself:
+    The forward runs about four times, in eval mode and without gradients, and each attention module a few more times on its own:
 
-    - plain, and under ``attviz.capture``: outputs and random numbers must be the same to the last bit;
-    - watched: every attention operator is seen with the arguments it was given, and its weights are worked out from them in float64, by
+    - plain, and under ``attviz.capture``: outputs and random numbers must be bit-identical;
+    - watched: every attention operator is observed with its arguments, and its weights are recomputed from them in float64, by
       code that shares nothing with the capture;
-    - disturbed: one token of each module's input is changed. In self-attention that changes one row and one key, and so tells which
+    - disturbed: one token of each module's input is changed. In self-attention that changes one row and one key, which shows which
       axes are texts, heads and queries, and which key is a query's own.
 
-    Short inputs do: a few texts of 5 to 100 tokens, of unequal length so that there is padding. The reference holds the
+    Short inputs are enough: a few texts of 5 to 100 tokens, of unequal length so that there is padding. The reference holds the
     q_len x kv_len matrix of every layer in float64.
 
     Args:
-        model: Any model that :func:`attviz.capture` takes.
+        model: Any model that :func:`attviz.capture` accepts.
         *args: Inputs of its forward.
         **kwargs: Inputs of its forward.
 
     Returns:
-        A :class:`Check`: ``print`` it for the table, ask ``.ok`` for the verdict.
+        A :class:`Check`: print it for the table; ``.ok`` is the verdict.
 
     Raises:
-        ArgumentError: If ``model`` is no module, or there is no input.
+        ArgumentError: If ``model`` is not a module, or there is no input.
         CaptureError: If the model cannot be captured at all.
 
     Example:
@@ -57,7 +57,7 @@ def check(model: nn.Module, *args: Any, **kwargs: Any) -> Check:
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"check: model must be a torch.nn.Module, got {type(model).__name__}.")
     if not args and not kwargs:
-        raise ArgumentError(f"check: pass the inputs of {type(model).__name__} too, as for a forward: attviz.check(model, input_ids=ids).")
+        raise ArgumentError(f"check: pass the inputs of {type(model).__name__}, as for a forward: attviz.check(model, input_ids=ids).")
 
     def forward() -> Any:
         with same_random_numbers():

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         args.output / "demo.tex",
     ]
     write_latex(analysis, written[-1])
-    for path in write_figures(analysis, args.output, documents=len(texts), special=args.special):
+    for path in write_figures(analysis, args.output, documents=slice(None), special=args.special):
         _say(f"drawn {path}")
         written.append(path)
     page = _page(analysis, args.output / "demo.html")

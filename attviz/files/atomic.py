@@ -135,6 +135,6 @@ def _names(error: OSError, path: Path) -> bool:
 
 def _told(error: OSError, target: Path, note: str) -> OSError:
     """The same error, with the file that could not be written and what became of the old one."""
-    left = "the file that was there is as it was" if os.path.lexists(target) else "nothing was written"
+    left = "the existing file is unchanged" if os.path.lexists(target) else "nothing was written"
     reason = error.strerror or str(error)
     return OSError(error.errno or errno.EIO, f"{reason}: {left}{'; ' + note if note else ''}", str(target))

@@ -46,7 +46,7 @@ def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes
         found = os.stat(path)
     except FileNotFoundError:
         if os.path.islink(path):
-            raise FormatError(f"{path}: a link to {os.readlink(path)}, which does not exist.") from None
+            raise FormatError(f"{path}: is a link to {os.readlink(path)}, which does not exist.") from None
         raise FileNotFoundError(f"{path}: no such file.") from None
     except OSError as error:  # a loop of links, a name that is too long
         raise FormatError(f"{path}: cannot be opened: {error.strerror}.") from error
@@ -56,9 +56,9 @@ def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes
         raise FormatError(f"{path}: is {kind}, not {what}. Name a regular file.")
     allocated = getattr(found, "st_blocks", None)
     if allocated is not None and found.st_size > _SPARSE_BYTES and found.st_size > _SPARSE_RATIO * 512 * allocated:
-        raise FormatError(f"{path}: a sparse file ({found.st_size} bytes, of which {512 * allocated} are on the disk). It is not {what}.")
+        raise FormatError(f"{path}: is a sparse file ({found.st_size} bytes, of which {512 * allocated} are on disk), not {what}.")
     if max_bytes is not None and found.st_size > max_bytes:
-        raise FormatError(f"{path}: {found.st_size} bytes, more than max_bytes={max_bytes}. Split the file, or allow more.")
+        raise FormatError(f"{path}: has {found.st_size} bytes, more than max_bytes={max_bytes}. Split the file, or raise max_bytes.")
     return found
 
 
@@ -113,9 +113,9 @@ def _check_target(target: Path, overwrite: bool) -> None:
     except OSError as error:
         raise ArgumentError(f"{target}: cannot be written: {error.strerror}.") from error
     if (kind := kind_of(found.st_mode)) is not None:
-        raise ArgumentError(f"{target}: is {kind}, and attviz replaces regular files only. Choose another output.")
+        raise ArgumentError(f"{target}: is {kind}, but attviz replaces regular files only. Choose another output.")
     if not overwrite:
-        raise ArgumentError(f"{target}: already exists. Choose another output, or allow it to be replaced: --overwrite (overwrite=True).")
+        raise ArgumentError(f"{target}: already exists. Choose another output, or allow replacing it with --overwrite (overwrite=True).")
 
 
 def _same(one: str | os.PathLike[str], other: Path) -> bool:

@@ -49,7 +49,7 @@ class Lock:
             OSError: If the file cannot be made.
         """
         if self._descriptor is not None:
-            raise FormatError(f"{self.target}: this lock is held already.")
+            raise FormatError(f"{self.target}: this lock is already held.")
         while not self._try():
             pass  # its holder removed the file between our opening it and our locking it
         _held.add(self)
@@ -114,12 +114,12 @@ class Lock:
         except OSError as error:
             if error.errno not in _BUSY:
                 raise FormatError(
-                    f"{self.path}: this file system has no locks ({error.strerror}), so two writers could not be told apart. "
+                    f"{self.path}: this file system has no locks ({error.strerror}), so two writers could damage each other's work. "
                     "Write to a local disk and move the archive."
                 ) from error
             holder = _beginning(descriptor).removeprefix(_SIGN).decode("ascii", "replace").strip() or "unknown"
             raise FormatError(
-                f"{self.target}: another process (id {holder}) writes to this archive. Wait for it, or choose another output."
+                f"{self.target}: another process (id {holder}) is writing to this archive. Wait for it, or choose another output."
             ) from error
 
     def _forget(self) -> None:

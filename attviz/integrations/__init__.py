@@ -1,6 +1,6 @@
 """attviz inside training: a monitor for any loop, and callbacks for the transformers Trainer and for Lightning.
 
-The frameworks are imported when their callback is first named.
+The frameworks are imported when their callback is first used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = [*_LAZY]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a callback the first time somebody asks for it (PEP 562)."""
+    """Import a callback on first use (PEP 562)."""
     if name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
         globals()[name] = value

@@ -37,16 +37,16 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
     ``trainer.callback_metrics``, so that ``EarlyStopping(monitor="attviz/row_entropy")`` works (with ``per="model"``).
 
     Args:
-        every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.
-        health: Quantities, thresholds, and what an alarm does; ``AttentionHealth()`` by default.
+        every: Capture every N-th optimizer step, with all its micro-batches; the steps in between run untouched.
+        health: Quantities, thresholds and the action on an alarm; ``AttentionHealth()`` by default.
         metrics: Further streaming metrics to feed.
         per: Keys for each ``"layer"`` or for the ``"model"``.
         heads: All heads of a quantity as one ``"histogram"`` or ``"image"``; None for neither. TensorBoard and W&B take them.
         log: Also called with ``(values, step)``, for any other tracker.
-        **options: Of :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
+        **options: Passed to :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
 
     Raises:
-        ArgumentError: If an option is outside its choices.
+        ArgumentError: If an option is invalid.
 
     Attributes:
         monitor: The :class:`AttentionMonitor`; ``monitor.values``, ``monitor.heads``, ``monitor.alarms``.

@@ -1,4 +1,4 @@
-"""Watch the attention of a model in training: every N-th step is captured, the others run untouched."""
+"""Watch a model's attention in training: every N-th step is captured, the others run untouched."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ _CAPTURE_OPTIONS = ("layers", "token_ids")
 
 
 class AttentionMonitor:
-    """Capture every N-th training step, turn it into a bounded set of numbers, and raise the alarms.
+    """Capture every N-th training step, reduce it to a bounded set of numbers, and raise the alarms.
 
-    Between the captured steps nothing is on the model: no hook, no tap. Evaluation inside the training loop is not captured.
+    Between captured steps nothing is attached to the model. Evaluation inside the training loop is not captured.
 
-    There is one clock, ``every``, and it counts optimizer steps. A captured step of a compiled model runs without the compiler: compiled
-    code may have no attention operator left (with dropout on a CPU it has none). Its numbers can then differ in their last bits from
-    those of the compiled code. ``run_compiled=True`` keeps the compiled code, and captures what can be seen from outside.
+    There is one clock, ``every``, which counts optimizer steps. A captured step of a compiled model runs without the compiler, because
+    compiled code may have no attention operator left (with dropout on a CPU it has none). Its results can then differ in the last bits
+    from the compiled code. ``run_compiled=True`` keeps the compiled code and captures what can be seen from outside.
 
     Args:
-        every: Capture each N-th optimizer step.
-        health: The quantities, thresholds and what an alarm does.
-        metrics: Further streaming metrics, fed at each captured step and never reset: read them when you like.
+        every: Capture every N-th optimizer step.
+        health: Quantities, thresholds and the action on an alarm.
+        metrics: Further streaming metrics, fed at each captured step and never reset; read them at any time.
         per: Keys for each ``"layer"`` (five per layer) or for the ``"model"`` (five in all). Heads never become keys: see ``heads``.
-        strict: Raise where a layer ran unseen; by default a warning, so that a run does not die of being watched.
-        run_compiled: Run the captured steps of a compiled model as compiled code too.
+        strict: Raise if a layer ran unseen. By default this is a warning, so that monitoring never ends a run.
+        run_compiled: Run the captured steps of a compiled model compiled as well.
         **capture_options: Further options of :func:`attviz.capture`, such as ``layers=`` or ``token_ids=``.
 
     Raises:
-        ArgumentError: If an option is outside its choices.
+        ArgumentError: If an option is invalid.
 
     Attributes:
         values: Numbers of the last captured step by key, such as ``"attviz/row_entropy/layer_03"``; empty if this step was not captured.
@@ -77,7 +77,7 @@ class AttentionMonitor:
         **capture_options: Any,
     ) -> None:
         if type(every) is not int or every < 1:
-            raise ArgumentError(f"AttentionMonitor: every={every!r} must be a whole number of at least 1.")
+            raise ArgumentError(f"AttentionMonitor: every must be an integer of at least 1, got {every!r}.")
         if per not in get_args(Per):
             raise ArgumentError(f"AttentionMonitor: per must be one of {', '.join(map(repr, get_args(Per)))}, got {per!r}.")
         _check_options(capture_options)
@@ -86,7 +86,7 @@ class AttentionMonitor:
         if self.health.every_forwards != 1:
             raise ArgumentError(
                 f"AttentionMonitor: every={every} decides which steps are captured; every_forwards={self.health.every_forwards} of "
-                "AttentionHealth would be a second clock. Leave it out."
+                "AttentionHealth would be a second clock. Omit it."
             )
         self.metrics = list(metrics) if isinstance(metrics, Sequence) else [metrics]
         self.values: dict[str, float] = {}
@@ -112,12 +112,12 @@ class AttentionMonitor:
         self.end()
 
     def begin(self, model: nn.Module, step: int, *, compiled: bool = False) -> None:
-        """Start a step, or go on with one after :meth:`pause`; for loops that are no ``with`` block.
+        """Start a step, or continue one after :meth:`pause`; for loops that cannot use a ``with`` block.
 
         Args:
             model: What the loop calls.
             step: Number of the optimizer step.
-            compiled: Whether a wrapper around ``model``, which the loop does not hand over, is compiled.
+            compiled: Whether a compiled wrapper around ``model`` runs, which the loop does not pass in.
         """
         if self._step != step or self._open is not None:
             self.abandon()
@@ -136,7 +136,7 @@ class AttentionMonitor:
         return self._step is not None
 
     def pause(self) -> None:
-        """Take everything off the model in the middle of a step: between its micro-batches others may run the model."""
+        """Take everything off the model in the middle of a step: other code may run the model between micro-batches."""
         opened, self._open = self._open, None
         if opened is not None:
             opened.close()
@@ -151,8 +151,8 @@ class AttentionMonitor:
             self._read()
         except EmptyMetricError:
             warnings.warn(
-                "AttentionMonitor: nothing of this step was captured. Watch the model whose forward runs: the one that was passed, or "
-                "one that wraps it. With run_compiled=True a compiled model may show no attention; leave it out.",
+                "AttentionMonitor: nothing was captured in this step. Watch the model whose forward runs: the one that was passed, or "
+                "one that wraps it. With run_compiled=True a compiled model may show no attention; omit it.",
                 CaptureWarning,
                 stacklevel=2,
             )
@@ -161,7 +161,7 @@ class AttentionMonitor:
             self.health.reset()  # each sample speaks for itself; an average over the run would hide a collapse
 
     def abandon(self) -> None:
-        """Leave a step that did not come to its end; nothing stays on the model."""
+        """Abandon a step that did not finish; nothing stays on the model."""
         opened, self._open, self._step = self._open, None, None
         if opened is not None:
             error = RuntimeError("abandoned")
@@ -195,7 +195,7 @@ def _check_options(options: dict[str, Any]) -> None:
     """Refuse a typo, and what the monitor decides itself, when it is made: at the first captured step it would be late."""
     unknown = sorted(set(options) - set(_CAPTURE_OPTIONS))
     if set(unknown) & {"keep", "metrics"}:
-        raise ArgumentError(f"AttentionMonitor: {', '.join(unknown)} is set by the monitor itself; give {', '.join(_CAPTURE_OPTIONS)}.")
+        raise ArgumentError(f"AttentionMonitor: {', '.join(unknown)} is set by the monitor itself. Options: {', '.join(_CAPTURE_OPTIONS)}.")
     if unknown:
         raise ArgumentError(
             f"AttentionMonitor: unknown option {', '.join(unknown)}. Options of attviz.capture that it passes on: "

@@ -32,7 +32,7 @@ class TensorBoardSink:
         self.writer = writer
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One scalar a key."""
+        """One scalar per key."""
         for key, value in values.items():
             self.writer.add_scalar(key, value, step)
         self.writer.flush()

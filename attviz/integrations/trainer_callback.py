@@ -19,24 +19,24 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
     """Log the health of attention while a ``transformers.Trainer`` trains, and raise the alarms.
 
     ``Trainer(..., callbacks=[AttentionCallback(every=50)])``. Steps 50, 100, 150, ... are captured, counted as the trainer counts them, so
-    that with ``logging_steps=50`` every loss has its row. Each captured step is logged at once, whatever ``logging_steps`` is: to
-    what ``report_to`` names (TensorBoard: beside the trainer's own event file; Weights & Biases: the run that is open), to ``log``,
-    and into ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
-    The trainer tells nobody that it was interrupted: if ``train()`` ends by an exception in the middle of a captured step,
+    that with ``logging_steps=50`` every loss has its row. Each captured step is logged immediately, for any ``logging_steps``: to the
+    trackers in ``report_to`` (TensorBoard: next to the trainer's own event file; Weights & Biases: the open run), to ``log``, and to
+    ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
+    The trainer does not announce interruptions: if ``train()`` ends with an exception in the middle of a captured step,
     ``callback.monitor.abandon()`` takes everything off the model; the next ``train()`` does so by itself.
     ``Trainer(torch_compile=True)`` and ``model.compile()`` are captured too: see ``run_compiled`` of :class:`AttentionMonitor`.
 
     Args:
-        every: Capture each N-th optimizer step, with all its micro-batches; the steps between run untouched.
-        health: Quantities, thresholds, and what an alarm does; ``AttentionHealth()`` by default.
+        every: Capture every N-th optimizer step, with all its micro-batches; the steps in between run untouched.
+        health: Quantities, thresholds and the action on an alarm; ``AttentionHealth()`` by default.
         metrics: Further streaming metrics to feed.
         per: Keys for each ``"layer"`` or for the ``"model"``.
         heads: All heads of a quantity as one ``"histogram"`` or ``"image"`` (drawn: some 0.1 s each); None for neither.
         log: Also called with ``(values, step)``, for any other tracker.
-        **options: Of :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
+        **options: Passed to :class:`AttentionMonitor`: ``strict=``, ``run_compiled=``, ``layers=``, ``token_ids=``.
 
     Raises:
-        ArgumentError: If an option is outside its choices.
+        ArgumentError: If an option is invalid.
 
     Attributes:
         monitor: The :class:`AttentionMonitor`; ``monitor.values``, ``monitor.heads``, ``monitor.alarms``.

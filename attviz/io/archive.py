@@ -1,6 +1,6 @@
-"""The attviz archive: one safetensors file that holds an :class:`~attviz.records.Analysis`, read document by document.
+"""The attviz archive: one safetensors file with an :class:`~attviz.records.Analysis`, read document by document.
 
-Tokens of all documents stand in a row, so that the header stays small however many documents there are:
+The tokens of all documents are concatenated, so that the header stays small for any number of documents:
 
     diagonal      [num_tokens, num_layers, num_heads]   float16 or float32
     token_ids     [num_tokens]                          int64, -1 where there is none
@@ -11,8 +11,8 @@ Tokens of all documents stand in a row, so that the header stays small however m
     detail_start  [num_documents + 1]                   int64
     checksums     [4 * (num_blocks + 1)]                uint8: see :mod:`attviz.io.stream`; archives of version 1 have none
 
-The metadata of the file carry ``format = "attviz"``, ``version``, ``layers``, ``label_names``, ``model_name`` and ``settings``.
-Opening an archive reads its header and its checksums, whatever it holds; a document is read, and verified, when it is indexed.
+The file's metadata has ``format = "attviz"``, ``version``, ``layers``, ``label_names``, ``model_name`` and ``settings``.
+Opening an archive reads its header and checksums only; a document is read, and verified, when it is indexed.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ _BATCH = 64  # documents that go to the disk together
 
 
 def save(analysis: Diagonals, path: str | os.PathLike[str], *, precision: str = "float16", overwrite: bool = False) -> Path:
-    """Write an analysis to one archive, document by document; the file appears only when it is whole and on the disk.
+    """Write an analysis to one archive, document by document. The file appears only once it is complete and on disk.
 
     Args:
-        analysis: What :func:`attviz.analyze` returned; a Capture, or Documents. Anything with the attributes of an Analysis will do.
+        analysis: The result of :func:`attviz.analyze`, a Capture, or Documents. Anything with the attributes of an Analysis works.
         path: Usually ``something.attviz``.
         precision: ``"float16"`` or ``"float32"`` for the diagonals.
-        overwrite: Whether a file that is there may be replaced, at the end. A run of ``analyze`` that was stopped is left alone.
+        overwrite: Whether an existing file may be replaced, at the end. A stopped run of ``analyze`` is left alone.
 
     Returns:
         The path.
 
     Raises:
-        ArgumentError: If the precision is another; if the file exists and ``overwrite`` is False, or it is a device or a folder.
+        ArgumentError: If the precision is unknown; if the file exists and ``overwrite`` is False, or it is a device or a folder.
         FormatError: If another process writes to the same archive.
-        OSError: If the disk is full or the folder cannot be written; a file that was there is as it was.
+        OSError: If the disk is full or the folder cannot be written; an existing file is unchanged.
     """
     analysis = as_analysis(analysis, "io.save")
     with PartialArchive(path, {"precision": precision}, resumable=False, overwrite=overwrite) as growing:
@@ -68,10 +68,10 @@ def save(analysis: Diagonals, path: str | os.PathLike[str], *, precision: str = 
 
 
 def load(path: str | os.PathLike[str]) -> Analysis:
-    """Open an archive, or the shards of one that is not merged; its documents are read when they are asked for.
+    """Open an archive, or the shards of one that was not merged. Documents are read on demand.
 
     Raises:
-        FormatError: If the file is not an attviz archive, of a newer version, cut short, damaged or inconsistent.
+        FormatError: If the file is not an attviz archive, or is of a newer version, truncated, damaged or inconsistent.
         FileNotFoundError: If there is no such file.
     """
     if not os.path.lexists(path):
@@ -147,7 +147,7 @@ class ArchiveDocuments(Sequence[Document]):
             )
         for name, of in (("token_start", "diagonal"), ("detail_start", "details")):
             if len(starts) != 1 or starts[0] < 1 or self._ends(name) != (0, shapes[of][0]):
-                raise FormatError(f"{self.path}: {name} must rise from 0 to {shapes[of][0]}, the length of {of}. {DAMAGED}")
+                raise FormatError(f"{self.path}: {name} must increase from 0 to {shapes[of][0]}, the length of {of}. {DAMAGED}")
 
     def _ends(self, name: str) -> tuple[int, int]:
         length = self.file.tensors[name].shape[0]
@@ -156,7 +156,7 @@ class ArchiveDocuments(Sequence[Document]):
     def _span(self, name: str, of: str, number: int) -> tuple[int, int]:
         first, last = (int(value) for value in self.file.rows(name, number, number + 2))
         if not 0 <= first <= last <= self.file.tensors[of].shape[0]:
-            raise FormatError(f"{self.path}: {name} must rise, and does not at document {number}. {DAMAGED}")
+            raise FormatError(f"{self.path}: {name} must increase, but does not at document {number}. {DAMAGED}")
         return first, last
 
     def _read(self, number: int) -> Document:
@@ -179,10 +179,10 @@ class ArchiveDocuments(Sequence[Document]):
 def _metadata(file: BlockFile) -> dict[str, Any]:
     raw, path = file.metadata, file.path
     if raw.get("format") != "attviz":
-        raise FormatError(f"{path}: a safetensors file, but not an attviz archive (its metadata have no format = 'attviz').")
+        raise FormatError(f"{path}: a safetensors file, but not an attviz archive (its metadata has no format = 'attviz').")
     if raw.get("version") not in _VERSIONS:
         version = str(raw.get("version"))[:20]
-        raise FormatError(f"{path}: archive version {version}, this attviz reads versions {' and '.join(_VERSIONS)}. Update attviz.")
+        raise FormatError(f"{path}: archive version {version}, but this attviz reads versions {' and '.join(_VERSIONS)}. Update attviz.")
     missing = sorted(set(_TENSORS) - set(file.tensors)) + ([] if file.has_checksums or raw["version"] == "1" else ["checksums"])
     if missing:
         raise FormatError(f"{path}: the archive lacks {', '.join(missing)}. {DAMAGED}")

@@ -11,11 +11,11 @@ from attviz.records import Analysis, AttvizDocument, AttvizSet, AttvizVector, Do
 
 
 def attviz_documents(analysis: Analysis, *, heads: Sequence[tuple[int, int]] | None = None) -> Iterator[AttvizDocument]:
-    """Documents for the AttViz tool, one vector per head, made as they are asked for.
+    """Documents for the AttViz tool, one vector per head, generated lazily.
 
     Args:
         analysis: The documents.
-        heads: (layer, head) of the vectors to keep; None keeps all, which is much for the original page beyond a few dozen.
+        heads: (layer, head) of the vectors to keep; None keeps all, but the original page is slow beyond a few dozen.
 
     Raises:
         ArgumentError: If a head does not exist.
@@ -37,7 +37,7 @@ def attviz_documents(analysis: Analysis, *, heads: Sequence[tuple[int, int]] | N
 
 
 def analysis_of(documents: Iterable[AttvizDocument], *, model_name: str = "AttViz JSON") -> Analysis:
-    """An analysis of AttViz documents: each set is a document, its vectors are the heads of a single layer.
+    """Convert AttViz documents to an analysis: each set becomes a document, its vectors the heads of a single layer.
 
     Classes come from the names of the activations; activations that are probabilities (from 0 to 1, adding up to 1) become
     probabilities and a prediction.
@@ -57,7 +57,9 @@ def analysis_of(documents: Iterable[AttvizDocument], *, model_name: str = "AttVi
         classes = classes or names
         for number, one in enumerate(document.sets):
             if num_vectors is not None and len(one.vectors) != num_vectors:
-                raise FormatError(f"[{place}].sets[{number}]: must have {num_vectors} vectors as the sets before, has {len(one.vectors)}.")
+                raise FormatError(
+                    f"[{place}].sets[{number}]: must have {num_vectors} vectors like the sets before, has {len(one.vectors)}."
+                )
             num_vectors = len(one.vectors)
             name = document.name or str(place)
             found.append(_document_of(document, one, name if len(document.sets) == 1 else f"{name}[{number}]"))

@@ -1,4 +1,4 @@
-"""The AttViz JSON: the files of the original tool (arXiv 2005.05716), read with every rule checked, and written for it.
+"""The AttViz JSON: files of the original tool (arXiv:2005.05716), read with every rule checked, and written for it.
 
     [ { "name"?: str, "text": str,
         "output_activations": [ { "name"?: str, "value": str | number } ],
@@ -42,11 +42,11 @@ def read_attviz_json(path: str | os.PathLike[str], *, max_bytes: int = 1 << 30) 
         max_bytes: Refuse larger files.
 
     Returns:
-        Its documents; values are rounded to float32, those outside [0, 1] by no more than its rounding are set to the bound,
-        colours are ``#rrggbb``.
+        Its documents. Values are rounded to float32; those outside [0, 1] by no more than rounding are set to the bound. Colours are
+        ``#rrggbb``.
 
     Raises:
-        FormatError: If the file breaks a rule; the message carries the path of the fault inside it, such as
+        FormatError: If the file breaks a rule; the message names the place in the file, such as
             ``[3].sets[0].attention_vectors[2].vectors[17]``.
         OSError: If it cannot be read.
     """
@@ -69,7 +69,7 @@ def parse_attviz(root: Any) -> tuple[AttvizDocument, ...]:
     """Documents of a parsed AttViz JSON.
 
     Raises:
-        FormatError: With the path of the fault.
+        FormatError: If a rule is broken; the message names the place.
     """
     if isinstance(root, dict):
         return tuple(_document(root[key], f"[{key!r}]") for key in sorted(root, key=_index))
@@ -79,11 +79,11 @@ def parse_attviz(root: Any) -> tuple[AttvizDocument, ...]:
 
 
 def write_attviz_json(documents: Iterable[AttvizDocument], path: str | os.PathLike[str]) -> Path:
-    """Write documents for the AttViz tool; reading them gives the same values to the last bit of float32.
+    """Write documents for the AttViz tool; reading them back returns bit-identical float32 values.
 
     Args:
-        documents: One after the other, so that memory holds one; of an analysis: :func:`attviz.io.attviz_documents`.
-        path: Replaced when the new file is whole.
+        documents: Consumed one at a time, so that memory holds one; for an analysis: :func:`attviz.io.attviz_documents`.
+        path: Replaced once the new file is complete.
 
     Returns:
         The path.
@@ -142,7 +142,7 @@ def _vector(entry: Any, at: str, num_tokens: int) -> AttvizVector:
     _expect(entry, dict, at)
     values = _required(entry, "vectors", list, at)
     if len(values) != num_tokens:
-        raise FormatError(f"{at}.vectors: must have one value per token, has {len(values)} values for {num_tokens} tokens.")
+        raise FormatError(f"{at}.vectors: must have one value per token, but has {len(values)} values for {num_tokens} tokens.")
     name = entry.get("name")
     if name is not None and (isinstance(name, bool) or not isinstance(name, (str, int))):
         raise FormatError(f"{at}.name: must be a string or a whole number, got {_kind(name)}.")

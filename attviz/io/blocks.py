@@ -1,6 +1,6 @@
-"""A safetensors file read by position, never mapped into memory: every range is checked against the file, every block against its checksum.
+"""A safetensors file read by position, never memory-mapped: every range is checked against the file, every block against its checksum.
 
-A file that is cut short while it is open is an error here; under a memory map it would be SIGBUS.
+A file that is truncated while open is an error here; with a memory map it would be SIGBUS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _seeking = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One line of the header: where a tensor lies in the file, in bytes from its beginning."""
+    """One entry of the header: where a tensor lies in the file, in bytes from the start."""
 
     kind: str
     dtype: np.dtype[Any]
@@ -51,8 +51,8 @@ class BlockFile:
             what: What it should be, for messages.
 
         Raises:
-            FormatError: If it is not a safetensors file, cut short, or its header was changed after it was written.
-            FileNotFoundError: If it is not there.
+            FormatError: If it is not a safetensors file, is truncated, or its header was changed after it was written.
+            FileNotFoundError: If it does not exist.
         """
         self.path, self._what = path, what
         check_input(path, what)
@@ -69,14 +69,14 @@ class BlockFile:
 
     @property
     def has_checksums(self) -> bool:
-        """Whether blocks can be checked; archives of the first edition have no checksums."""
+        """Whether blocks can be checked; archives of version 1 have no checksums."""
         return self._sums is not None
 
     def rows(self, name: str, first: int, last: int) -> np.ndarray:
         """Rows ``first:last`` of a tensor, verified.
 
         Raises:
-            FormatError: If the range is outside the tensor, the file was cut short, or a block is damaged.
+            FormatError: If the range is outside the tensor, the file was truncated, or a block is damaged.
         """
         table = self.tensors[name]
         if not 0 <= first <= last <= (table.shape[0] if table.shape else 0):
@@ -86,10 +86,10 @@ class BlockFile:
         return np.frombuffer(raw, dtype=table.dtype).reshape(last - first, *table.shape[1:])
 
     def damaged_blocks(self) -> Iterator[tuple[int, int]]:
-        """Read the whole file; yield the byte ranges whose checksum does not fit.
+        """Read the whole file and yield the byte ranges whose checksum does not match.
 
         Raises:
-            FormatError: If the file is cut short.
+            FormatError: If the file is truncated.
         """
         for number in range(0 if self._sums is None else len(self._sums)):
             begin, end = self._block_range(number)
@@ -134,7 +134,7 @@ class BlockFile:
         return Table(entry["dtype"], dtype, shape, self._data + begin, self._data + end)
 
     def _check_tables(self) -> None:
-        """Tensors stand one behind the other from the header to the end of the file."""
+        """Tensors are contiguous from the header to the end of the file."""
         place = self._data
         for name, table in sorted(self.tensors.items(), key=lambda item: (item[1].begin, item[1].end)):
             if table.begin != place:
@@ -149,7 +149,7 @@ class BlockFile:
             raise FormatError(f"{self.path}: there must be {count} checksums at the end of the file. {DAMAGED}")
         raw = self._read(table.begin, table.end)
         if zlib.crc32(raw[:-4], zlib.crc32(self._raw_header)) != int.from_bytes(raw[-4:], "little"):
-            raise FormatError(f"{self.path}: the header is not the one that was written: its checksum differs. {DAMAGED}")
+            raise FormatError(f"{self.path}: the header has changed since it was written: its checksum differs. {DAMAGED}")
         return np.frombuffer(raw[:-4], dtype="<u4")
 
     def _range(self, begin: int, end: int) -> bytes:
@@ -169,7 +169,7 @@ class BlockFile:
         content = self._read(begin, end)
         if zlib.crc32(content) != self._sum(number):
             names = ", ".join(self.tensors_in(begin, end))
-            raise FormatError(f"{self.path}: bytes {begin} to {end} ({names}) are not those that were written. {DAMAGED}")
+            raise FormatError(f"{self.path}: bytes {begin} to {end} ({names}) have changed since they were written. {DAMAGED}")
         with self._guard:
             self._kept[number] = content
             if len(self._kept) > _KEPT:
@@ -185,18 +185,18 @@ class BlockFile:
         return int(self._sums[number])
 
     def _read(self, begin: int, end: int) -> bytes:
-        """The bytes at a place; as many as were asked for, or an error."""
+        """Exactly the requested number of bytes at a position, or an error."""
         parts, place = [], begin
         while place < end:
             part = _read_at(self._descriptor, min(end - place, 1 << 26), place)
             if not part:
-                raise FormatError(f"{self.path}: ends at byte {place}, though it had {self.num_bytes}: it was cut short while it was open.")
+                raise FormatError(f"{self.path}: ends at byte {place}, but had {self.num_bytes}: it was truncated while open.")
             parts.append(part)
             place += len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-DAMAGED = "The file is damaged: make it again with `attviz analyze`, or take it from a copy."
+DAMAGED = "The file is damaged: recreate it with `attviz analyze`, or restore a copy."
 
 if hasattr(os, "pread"):
 

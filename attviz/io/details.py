@@ -1,4 +1,4 @@
-"""What an archive says of a document beside its numbers: one JSON object, written here and believed only after every value was checked."""
+"""The non-numerical part of a document in an archive: one JSON object, trusted only after every value was checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def encode_details(document: Document) -> bytes:
     encoded = json.dumps(details).encode("ascii")
     if len(encoded) > MAX_BYTES:
         raise FormatError(
-            f"document {document.name!r}: its text and tokens take {len(encoded)} bytes, an archive holds {MAX_BYTES} of one document. "
+            f"document {document.name!r}: its text and tokens take {len(encoded)} bytes; an archive holds {MAX_BYTES} per document. "
             "Split it (long='split', --long split)."
         )
     return encoded
@@ -43,12 +43,12 @@ def decode_details(raw: bytes, where: str, num_tokens: int) -> dict[str, Any]:
     """The checked details.
 
     Args:
-        raw: What :func:`encode_details` gave.
+        raw: The output of :func:`encode_details`.
         where: File and document, for messages.
-        num_tokens: Tokens that the archive's numbers have.
+        num_tokens: Number of tokens in the archive.
 
     Raises:
-        FormatError: If they cannot be read, or a value is not what it must be.
+        FormatError: If they cannot be read, or a value is invalid.
     """
     try:
         details = json.loads(raw)
@@ -60,7 +60,7 @@ def decode_details(raw: bytes, where: str, num_tokens: int) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError) as error:
         raise FormatError(f"{where}: its details cannot be read ({type(error).__name__}: {str(error)[:200]}).") from error
     if len(checked["tokens"]) != num_tokens:
-        raise FormatError(f"{where}: {len(checked['tokens'])} tokens for a diagonal of {num_tokens}. The file is damaged; make it again.")
+        raise FormatError(f"{where}: {len(checked['tokens'])} tokens for a diagonal of {num_tokens}. The file is damaged; recreate it.")
     return checked
 
 

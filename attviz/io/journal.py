@@ -1,4 +1,4 @@
-"""Columns that only grow, and the journal that says how much of them counts: one line a batch, written after its data.
+"""Columns that only grow, and the journal that says how much of them counts: one line per batch, written after its data.
 
 A batch is there with its line or not at all: a line carries a checksum of itself and of the bytes it stands for, so what a kill, a full
 disk or a power cut tore off is recognised and cut away.
@@ -59,18 +59,18 @@ class Journal:
             while file.tell() < self._used["journal"]:
                 line = _parsed(file.readline(_LONGEST_LINE))
                 if line is None:
-                    raise FormatError(f"{self.folder}/journal: changed while it was in use. Remove the folder to begin again.")
+                    raise FormatError(f"{self.folder}/journal: changed while in use. Remove the folder to start over.")
                 yield line
 
     def append(self, columns: Mapping[str, bytes], line: Mapping[str, Any]) -> None:
-        """Put a batch on the disk.
+        """Write a batch to disk.
 
         Args:
             columns: Bytes to add to each column.
-            line: What the journal says of them.
+            line: Their journal entry.
 
         Raises:
-            OSError: If the disk is full; the files are then as they were.
+            OSError: If the disk is full; the files are unchanged.
         """
         note = {"sizes": [len(columns[name]) for name in COLUMNS], "crc": [zlib.crc32(columns[name]) for name in COLUMNS], **line}
         try:
@@ -96,7 +96,7 @@ class Journal:
         self.sync()
 
     def sync(self) -> None:
-        """Make what is there survive a power cut."""
+        """Sync, so that what was written survives a power cut."""
         for descriptor in self._files.values():
             os.fsync(descriptor)
         self._synced = time.monotonic()

@@ -1,4 +1,4 @@
-"""A large JSON file read entry by entry: memory holds one entry of the root, whose size is limited, never the whole file as objects."""
+"""A large JSON file read entry by entry: memory holds one entry of the root, of limited size, never the whole file."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class _Entries:
             if not first:
                 self._take(",")
             elif not char:
-                raise self._fault("ends too soon")
+                raise self._fault("ends too early")
             first = False
             key = self._key() if opening == "{" else None
             yield key, self._value()
         self._place += 1
         if self._next():
-            raise self._fault("something stands behind the end")
+            raise self._fault("there is something after the end")
 
     def _key(self) -> str:
         if self._next() != '"':

@@ -1,4 +1,4 @@
-r"""Coloured text for a paper: each token on a ground that is the stronger, the more attention it gives to its own position."""
+r"""Coloured text for a paper: the more attention a token pays to its own position, the stronger its background."""
 
 from __future__ import annotations
 
@@ -59,23 +59,23 @@ def to_latex(
     unicode: str = "names",
     standalone: bool = False,
 ) -> str:
-    r"""Write tokens as LaTeX with a coloured ground; needs the package ``xcolor``.
+    r"""Write tokens as LaTeX with a coloured background; needs the package ``xcolor``.
 
     Args:
-        tokens: As the tokenizer spells them; the inside of a word is joined to its beginning.
+        tokens: As the tokenizer spells them; the pieces of a word are joined.
         values: One per token, such as the mean diagonal; NaN stays white.
-        color: Six hexadecimal digits of the strongest ground.
-        vmax: Value of the strongest ground; None takes the largest. It is written in a comment.
-        unicode: What becomes of characters beyond Latin-1: ``"names"`` writes ``U+65E5``, which every engine compiles;
-            ``"keep"`` keeps them, for XeLaTeX and LuaLaTeX with a font that has them.
-        standalone: Make a whole document instead of a part of one.
+        color: The strongest background, as six hexadecimal digits.
+        vmax: Value of the strongest background; None takes the largest. It is written in a comment.
+        unicode: How to write characters beyond Latin-1: ``"names"`` writes ``U+65E5``, which every engine compiles;
+        ``"keep"`` keeps them, for XeLaTeX and LuaLaTeX with a suitable font.
+        standalone: Write a complete document instead of a fragment.
 
     Returns:
-        The source.
+        The LaTeX source.
 
     Raises:
         ShapeError: If tokens and values differ in length.
-        ArgumentError: If the colour, the scale or the treatment of Unicode is not possible.
+        ArgumentError: If the colour, the scale or ``unicode`` is invalid.
 
     Example:
         >>> print(to_latex(["50", "%"], np.array([0.0, 0.5])))

@@ -1,4 +1,4 @@
-"""An archive while it grows: batches are appended in ``NAME.part/`` and joined into one file at the end.
+"""An archive while it is being written: batches are appended in ``NAME.part/`` and joined into one file at the end.
 
 A run may be stopped at any moment; the next one with the same settings goes on behind the last whole batch, one with others is refused.
 The folder appears with its mark (``run.json``) inside, in one rename, and goes in one rename; a folder without the mark is never touched.
@@ -152,7 +152,7 @@ class PartialArchive:
         try:
             self._open.append({name: b"".join(parts) for name, parts in columns.items()}, line)
         except OSError as error:
-            kept = f"{self.num_documents} documents are kept in {self.folder}; free some space and run the same command again"
+            kept = f"{self.num_documents} documents are kept in {self.folder}; free some disk space and run the same command again"
             raise OSError(error.errno, f"{error.strerror}: {kept}", str(self.folder)) from error
         self._count(line, entries)
 
@@ -187,12 +187,12 @@ class PartialArchive:
     @property
     def _open(self) -> Journal:
         if self._journal is None:
-            raise FormatError(f"{self.path}: this growing archive is not open. Use it as a context manager, and finish it once.")
+            raise FormatError(f"{self.path}: this archive is not open. Use it as a context manager, and finish it once.")
         return self._journal
 
     def _check_held(self) -> None:
         if not self._lock.held:
-            raise FormatError(f"{self.path}: only the process that opened this archive writes to it; this one was forked, or has left it.")
+            raise FormatError(f"{self.path}: only the process that opened this archive may write to it; this one was forked, or closed it.")
 
     def _leave(self) -> None:
         """Close, remove what holds nothing, give the lock back: each even if the one before failed."""
@@ -247,11 +247,11 @@ class PartialArchive:
         known, shape = tuple(layers) if self._layers is None else self._layers, document.diagonal.shape
         if tuple(layers) != known or shape[:2] != (len(known), num_heads):
             raise FormatError(
-                f"{self.path}: all documents must share layers and heads; the run has {len(known)} layers of {num_heads} heads, "
+                f"{self.path}: all documents must have the same layers and heads; the run has {len(known)} layers of {num_heads} heads, "
                 f"document {document.name!r} has {len(layers)} layers of {shape[1]} heads. Is it the same model?"
             )
         if shape[2] != len(document.tokens):
-            raise FormatError(f"{self.path}: document {document.name!r} has {len(document.tokens)} tokens and a diagonal of {shape[2]}.")
+            raise FormatError(f"{self.path}: document {document.name!r} has {len(document.tokens)} tokens but a diagonal of {shape[2]}.")
 
     def _encoded(self, document: Document) -> dict[str, bytes]:
         count = len(document.tokens)

@@ -30,7 +30,7 @@ _BATCH, _CHUNK = 64, 8192
 
 
 def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
-    """Where a shard of an archive stands.
+    """Path of a shard of an archive.
 
     Example:
         >>> shard_path("run.attviz", 3, 8).name
@@ -40,15 +40,15 @@ def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
 
 
 def has_shards(path: str | os.PathLike[str]) -> bool:
-    """Whether shards of this archive are there, complete or not."""
+    """Whether shards of this archive exist, complete or not."""
     return bool(_found(Path(path)))
 
 
 def open_shards(path: str | os.PathLike[str]) -> Analysis:
-    """The shards of an archive as one analysis, in the order of the data set; documents are read when they are asked for.
+    """The shards of an archive as one analysis, in the order of the data set. Documents are read on demand.
 
     Raises:
-        FormatError: If a shard is missing (they are named), or they are not of one run.
+        FormatError: If shards are missing (the message names them), or they are not from one run.
         FileNotFoundError: If there is none.
     """
     documents = ShardedDocuments(_complete(Path(path)))
@@ -64,13 +64,13 @@ def open_shards(path: str | os.PathLike[str]) -> Analysis:
 
 
 def merge(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Join the shards of an archive into it, in memory that does not grow with their documents but for three numbers each.
+    """Join the shards of an archive into one file, in memory that grows by three numbers per document only.
 
-    The result is, byte for byte, the archive that one process would have written. The shards stay.
+    The result is byte for byte the archive that one process would have written. The shards are kept.
 
     Raises:
-        FormatError: If a shard is missing, or they are not of one run.
-        ArgumentError: If the archive is there and ``overwrite`` is False.
+        FormatError: If a shard is missing, or they are not from one run.
+        ArgumentError: If the archive exists and ``overwrite`` is False.
         OSError: If it cannot be written.
     """
     check_output(path, overwrite=overwrite)
@@ -118,7 +118,7 @@ class ShardedDocuments(Sequence[Document]):
         before = -1
         for number, shard, place in heapq.merge(*(_numbered(one, index) for index, one in enumerate(self.shards))):
             if number <= before:
-                raise FormatError(f"{self.shards[shard].path}: document {place} is out of order, or in two shards. Make the shards again.")
+                raise FormatError(f"{self.shards[shard].path}: document {place} is out of order, or in two shards. Recreate the shards.")
             before = number
             yield self._document(shard, place)
 
@@ -129,7 +129,7 @@ class ShardedDocuments(Sequence[Document]):
         ends = np.cumsum([len(shard) for shard in self.shards])
         order = np.argsort(numbers, kind="stable")
         if (np.diff(numbers[order]) == 0).any():
-            raise FormatError(f"{self.shards[0].path} and its like hold a document twice: they are not of one run. Make the shards again.")
+            raise FormatError(f"{self.shards[0].path} and the like contain a document twice, so they are not from one run. Recreate them.")
         shard = np.searchsorted(ends, order, side="right")
         return shard, order - np.concatenate([[0], ends])[shard]
 
@@ -160,7 +160,7 @@ def _complete(path: Path) -> list[Path]:
     found = _found(path)
     if not found:
         raise FileNotFoundError(
-            f"{path}: no shards of this archive are there. `attviz analyze MODEL DATA -o {path} --shard 0/4` makes one."
+            f"{path}: there are no shards of this archive. `attviz analyze MODEL DATA -o {path} --shard 0/4` makes one."
         )
     if len(found) > 1:
         raise FormatError(f"{path}: there are shards of {' and of '.join(map(str, sorted(found)))}. Remove those of the other run.")
@@ -182,7 +182,7 @@ def _numbered(shard: ArchiveDocuments, index: int) -> Iterator[tuple[int, int, i
 def _check_numbers(shard: ArchiveDocuments) -> None:
     table = shard.file.tensors.get("numbers")
     if table is None or table.shape != (len(shard),) or table.kind != "I64":
-        raise FormatError(f"{shard.path}: is an archive, but not a shard: it has no numbers.")
+        raise FormatError(f"{shard.path}: is an archive, but not a shard: it has no document numbers.")
 
 
 def _joined_settings(shards: Sequence[ArchiveDocuments]) -> dict[str, str]:
@@ -193,7 +193,7 @@ def _joined_settings(shards: Sequence[ArchiveDocuments]) -> dict[str, str]:
         table.pop("shard", None)
         other = sorted(name for name in {*tables[0], *table} if tables[0].get(name) != table.get(name))
         if other:
-            raise FormatError(f"{shard.path}: another run than {shards[0].path.name} made it ({', '.join(other)} differ). Make it again.")
+            raise FormatError(f"{shard.path}: it comes from a different run than {shards[0].path.name} ({', '.join(other)}). Recreate it.")
     told = dict(counts[0])
     for name in ("truncated", "lost_tokens"):  # each counts its own; texts, empty and repeated ones are counted by all
         told[name] = sum(int(count.get(name, 0)) for count in counts)

@@ -63,8 +63,8 @@ def check_same_run(folder: Path, settings: Mapping[str, str]) -> None:
     if other:
         told = "; ".join(_difference(name, before.get(name), settings.get(name)) for name in other)
         raise ArgumentError(
-            f"{folder} holds a stopped run that was not the same ({told}). "
-            "Run it as before to resume it, or remove the folder to begin again."
+            f"{folder} holds a stopped run that differs from this one ({told}). "
+            "Run the same command as before to resume it, or remove the folder to start over."
         )
 
 
@@ -112,21 +112,21 @@ def check_sizes(sizes: Sequence[int], entries: Sequence[Entry], shape: tuple[int
 
 def _settings_of(folder: Path) -> dict[str, Any]:
     run = folder / "run.json"
-    not_ours = f"{folder}: exists and is not a stopped run of attviz; it stays as it is. Move it away, or choose another output."
+    not_ours = f"{folder}: exists and is not a stopped run of attviz, so it is left alone. Move it away, or choose another output."
     if not stat.S_ISDIR(os.lstat(folder).st_mode) or not os.path.lexists(run) or os.path.islink(run):
         raise ArgumentError(not_ours)
     check_input(run, "the settings of a stopped run", max_bytes=16 << 20)
     try:
         found = json.loads(run.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{run}: damaged ({type(error).__name__}). Remove the folder {folder} to begin again.") from error
+        raise FormatError(f"{run}: damaged ({type(error).__name__}). Remove the folder {folder} to start over.") from error
     if not isinstance(found, dict) or {name: found.get(name) for name in _MARK} != _MARK or not isinstance(found.get("settings"), dict):
-        raise ArgumentError(f"{not_ours} (A run that an older attviz stopped is finished with that version.)")
+        raise ArgumentError(f"{not_ours} (A run stopped under an older attviz must be finished with that version.)")
     return dict(found["settings"])
 
 
 def _damaged(folder: Path, what: str) -> FormatError:
-    return FormatError(f"{folder}/journal: damaged ({what}). Remove the folder {folder} to begin again.")
+    return FormatError(f"{folder}/journal: damaged ({what}). Remove the folder {folder} to start over.")
 
 
 def _difference(name: str, before: Any, now: Any) -> str:

@@ -62,7 +62,7 @@ def write_safetensors(file: IO[bytes], tensors: Sequence[StreamedTensor], metada
             sums.take(block)
             written += file.write(block)
         if written != tensor.num_bytes:
-            raise FormatError(f"{tensor.name}: {written} bytes where {tensor.num_bytes} were announced; the source changed meanwhile.")
+            raise FormatError(f"{tensor.name}: {written} bytes instead of {tensor.num_bytes}; the source changed in the meantime.")
     own = sums.finished()
     file.write(own + struct.pack("<I", zlib.crc32(own, zlib.crc32(encoded))))
 

@@ -24,9 +24,9 @@ _FORMULA = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYP
 
 
 def to_pandas(analysis: Diagonals) -> pd.DataFrame:
-    """A data frame with one row per token: where it stands, what it is, and one column per head (``L0H3``).
+    """A data frame with one row per token: its position, the token, and one column per head (``L0H3``).
 
-    Takes an Analysis, a Capture or Documents; ``cap.to_pandas()`` is the same in long form, with one row per value.
+    Accepts an Analysis, a Capture or Documents. ``cap.to_pandas()`` is the long form, with one row per value.
 
     Raises:
         MissingExtraError: If pandas is not installed.
@@ -58,8 +58,8 @@ def to_parquet(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
 def to_csv(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     """Write the same rows as CSV, document by document.
 
-    A cell that a spreadsheet would run as a formula (it begins with ``= + - @``, plain or full-width, or with blanks and one of these)
-    is given a leading apostrophe; control characters are shown as signs. :func:`to_pandas` and :func:`to_parquet` keep text as it is.
+    A cell that a spreadsheet would run as a formula (it begins with ``= + - @``, plain or full-width, perhaps after blanks) gets a
+    leading apostrophe; control characters are made visible. :func:`to_pandas` and :func:`to_parquet` keep text unchanged.
 
     Raises:
         OSError: If the file cannot be written.

@@ -1,4 +1,4 @@
-"""Is this archive what was written? Every block against its checksum, every document against the rules of the format."""
+"""Whether an archive is intact: every block against its checksum, every document against the rules of the format."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class ArchiveReport:
 
     Attributes:
         path: The archive.
-        num_documents: How many it holds.
+        num_documents: Number of documents.
         num_tokens: Tokens of all documents.
         num_layers: Layers of the diagonals.
-        num_heads: Heads of a layer.
+        num_heads: Heads per layer.
         num_bytes: Size of the file.
-        has_checksums: False for archives of the first edition: their numbers cannot be told from changed ones.
-        faults: What is wrong, one sentence each, 20 at most; empty if nothing is.
+        has_checksums: False for archives of version 1, in which changed numbers go unnoticed.
+        faults: What is wrong, one sentence each, at most 20; empty if the archive is intact.
     """
 
     path: Path
@@ -43,13 +43,13 @@ class ArchiveReport:
 
 
 def verify(path: str | os.PathLike[str]) -> ArchiveReport:
-    """Read a whole archive and check it: blocks, places of the documents, their details, and that values are probabilities or NaN.
+    """Read a whole archive and check its blocks, the positions and details of the documents, and that values are probabilities or NaN.
 
     Args:
         path: The archive.
 
     Returns:
-        A report that is true where nothing is wrong: ``if not io.verify(path): ...``.
+        A report that is truthy if nothing is wrong: ``if not io.verify(path): ...``.
 
     Raises:
         FormatError: If it cannot even be opened as an archive; the message says why.
@@ -60,7 +60,7 @@ def verify(path: str | os.PathLike[str]) -> ArchiveReport:
     faults: list[str] = []
     for begin, end in documents.file.damaged_blocks():
         names = ", ".join(documents.file.tensors_in(begin, end))
-        faults.append(f"bytes {begin} to {end} ({names}) are not those that were written")
+        faults.append(f"bytes {begin} to {end} ({names}) have changed since they were written")
         if len(faults) == _MOST_FAULTS:
             break
     for number in range(len(documents) if len(faults) < _MOST_FAULTS else 0):

@@ -105,7 +105,7 @@ class VocabularyStatistics(StreamingMetric):
     def prepare(self, model: torch.nn.Module) -> None:
         """Read the vocabulary size from ``model`` unless it is known; ``attviz.capture`` calls this."""
         if self.vocab_size is None:
-            inner: Any = model if hasattr(model, "config") else getattr(model, "module", model)  # DistributedDataParallel and its like
+            inner: Any = model if hasattr(model, "config") else getattr(model, "module", model)  # DistributedDataParallel and the like
             try:
                 embeddings = inner.get_input_embeddings()
             except (AttributeError, NotImplementedError):

@@ -1,7 +1,7 @@
-"""Figures: NumPy in, matplotlib ``Axes`` out; nothing here shows, saves, or changes global settings.
+"""Figures: NumPy in, matplotlib ``Axes`` out. Nothing here shows, saves, or changes global settings.
 
-Each function takes its data first and everything else by keyword, draws on ``ax`` when given one, and makes a figure of a
-fitting size when not. Colours are safe for the colour-blind, and the same input always gives the same picture.
+Each function takes its data first and everything else by keyword. It draws on ``ax`` if given one, and otherwise makes a figure of
+a suitable size. Colours are safe for the colour-blind, and the same input always gives the same picture.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a figure, and with it matplotlib, the first time somebody asks for it (PEP 562)."""
+    """Import a figure, and with it matplotlib, on first use (PEP 562)."""
     if name in __all__:
         figure = getattr(importlib.import_module(f"attviz.plots._{name}"), name)
         globals()[name] = figure

@@ -1,4 +1,4 @@
-"""Several aggregates of one text, each in a row of its own."""
+"""Several aggregates of one text, each in its own row."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def aggregates(
 ) -> Axes:
     """Draw aggregates over the vectors in rows of bars, one below the other, along the text.
 
-    Each row has a scale of its own, from 0 to its largest value, which is written at its right: the rows differ by orders of
-    magnitude, and their shapes are what one compares. An aggregate is never fed by another.
+    Each row has its own scale, from 0 to its largest value, which is written on the right: the rows differ by orders of magnitude, so
+    compare their shapes.
 
     Args:
         diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN leaves a gap.
-        tokens: As the tokenizer spells them; without them, or beyond 140, the axis counts.
+        tokens: As the tokenizer spells them; without them, or for more than 140, the axis shows positions.
         kinds: From top to bottom; see :func:`attviz.plots.series` for the names.
         ax: Where to draw; None makes a figure that fits.
         **bar_kwargs: For ``Axes.bar``.
@@ -45,7 +45,7 @@ def aggregates(
 
     Raises:
         ShapeError: If tokens and diagonal differ in length.
-        ArgumentError: If a value is no probability, or an aggregate is unknown, or none is asked for.
+        ArgumentError: If a value is not a probability, or an aggregate is unknown, or none is requested.
     """
     drawn, tokens = text_of(diagonal, tokens, "plots.aggregates")
     values = vectors_by_token(drawn, tokens, "plots.aggregates")

@@ -37,14 +37,14 @@ def vectors_by_token(diagonal: ArrayLike, tokens: Sequence[str] | None, who: str
         raise ShapeError(f"{who}: diagonal must be [num_layers, num_heads, num_tokens] and not empty, got shape {list(values.shape)}.")
     if values.ndim > 3:
         raise ShapeError(
-            f"{who}: shows one text, and a diagonal of shape {list(values.shape)} is a batch: its texts would be pooled as if they were "
+            f"{who}: shows one text, but a diagonal of shape {list(values.shape)} is a batch, whose texts would be pooled as if they were "
             "heads. Pass one text, cap.documents[0] or cap.diagonal[:, 0]."
         )
     values = values.reshape(-1, values.shape[-1])
     if tokens is not None and len(tokens) != values.shape[1]:
         raise ShapeError(
-            f"{who}: tokens and diagonal must agree, got num_tokens={len(tokens)} tokens and a diagonal of num_tokens={values.shape[1]}."
-            "\n  Pass the tokens with the special ones, as the model saw them."
+            f"{who}: tokens and diagonal must agree, got {len(tokens)} tokens and a diagonal of num_tokens={values.shape[1]}."
+            "\n  Pass all tokens the model saw, special ones included."
         )
     if ((values < 0) | (values > 1)).any():
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Densities of per-token aggregates, data set beside data set."""
+"""Densities of per-token aggregates of one or more data sets."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def distributions(
         values: Name -> values; NaN is left out; or a Capture, an Analysis or Documents: mean, max and min of every
             token. Of more than 20 000 values, that many quantiles stand for them.
         log: Logarithmic axis; the density is then per factor of ten.
-        floor: Where values below it, zero included, are counted on a logarithmic axis; how many is said in the legend.
-        label: What is counted, with its unit.
+        floor: On a logarithmic axis, values below it (zero included) are drawn here; the legend says how many.
+        label: Axis label, with the unit.
         ax: Where to draw.
         **kde_kwargs: For ``seaborn.kdeplot``.
 

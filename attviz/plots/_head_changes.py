@@ -28,17 +28,17 @@ def head_changes(
     axes: Sequence[Axes] | None = None,
     **imshow_kwargs: Any,
 ) -> np.ndarray:
-    """Draw the difference of each head as a map, and beside it the ``k`` largest with their intervals.
+    """Draw the difference of each head as a map, and next to it the ``k`` largest with their intervals.
 
-    Colours run from blue (less) over white to red (more), the same distance to both sides. A head whose interval holds 0 has a grey
-    cross in the map and a grey bar beside it.
+    Colours run from blue (less) through white to red (more), symmetrically. A head whose interval contains 0 has a grey cross in the
+    map and a grey bar.
 
     Args:
         difference: Last model minus first.
-        low: Lower ends of the intervals; NaN where there is none.
+        low: Lower ends of the intervals; NaN if there is none.
         high: Upper ends.
         names: Of the first and the last model.
-        k: Heads of the right part at most.
+        k: At most this many heads in the right part.
         axes: Two, to draw on.
         **imshow_kwargs: For the map (``Axes.imshow``).
 
@@ -96,6 +96,6 @@ def _largest(
         ax.plot(values.flat[head], place, "o", color=color, markersize=4)
     ax.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     ax.set_yticks(places, [f"L{head // values.shape[1]} H{head % values.shape[1]}" for head in order.tolist()])
-    ax.set(xlabel=f"change, {names[-1]} - {names[0]}, with interval (grey: holds 0)", ylim=(count - 0.5, -0.5))
+    ax.set(xlabel=f"change, {names[-1]} - {names[0]}, with interval (grey: contains 0)", ylim=(count - 0.5, -0.5))
     ax.locator_params(axis="x", nbins=5)
     open_frame(ax)

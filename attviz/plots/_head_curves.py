@@ -28,11 +28,11 @@ def head_curves(
     ax: Axes | None = None,
     **plot_kwargs: Any,
 ) -> Axes:
-    """Draw the mean of each layer over its heads as a line along the steps, its heads as thin lines with their intervals behind it.
+    """Draw the mean of each layer over its heads as a line along the steps, with its heads as thin lines and intervals behind it.
 
     Args:
         mean: One number of each head at each step.
-        steps: Where on the axis; counted from 0 by default.
+        steps: Positions on the axis; counted from 0 by default.
         low: Lower ends of the intervals of the heads; NaN draws none.
         high: Upper ends.
         layers: Names for the legend; numbers by default.

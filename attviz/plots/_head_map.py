@@ -30,10 +30,10 @@ def head_map(
     ax: Axes | None = None,
     **imshow_kwargs: Any,
 ) -> Axes:
-    """Draw one number of each head as a colour: layers down, heads across.
+    """Draw one number per head as a colour: layers down, heads across.
 
     Args:
-        values: One number of each head; or a Capture, an Analysis or Documents: the mean diagonal of each head, special tokens left out.
+        values: One number per head; or a Capture, an Analysis or Documents: the mean diagonal of each head, without special tokens.
         label: What the colour means, with its unit.
         vmin: Lower end of the colours.
         vmax: Upper end; None takes the largest value. Give 1 to compare models.
@@ -46,7 +46,7 @@ def head_map(
         The axes.
 
     Raises:
-        ShapeError: If ``values`` is not a matrix with something in it.
+        ShapeError: If ``values`` is not a non-empty matrix.
     """
     source = source_of(values, "plots.head_map")
     values = np.asarray(values if source is None else source.head_means(), dtype=np.float64)

@@ -28,12 +28,12 @@ _MOST_WRITTEN = 400
 
 
 def head_roles(table: RolesTable, *, annotate: bool | None = None, ax: Axes | None = None, **text_kwargs: Any) -> Axes:
-    """Draw the role of each head as a colour, the stronger the more attention it gives; uncertain heads are hatched and grey.
+    """Draw the role of each head as a colour, stronger for more attention; uncertain heads are hatched and grey.
 
-    The number in a cell is the mean attention, in percent, to what the role names. Heads in which no role stands out stay empty.
+    The number in a cell is the mean attention to the keys of the role, in percent. Heads without a role stay empty.
 
     Args:
-        table: What :func:`attviz.head_roles` or :class:`attviz.metrics.HeadRoles` gave.
+        table: The result of :func:`attviz.head_roles` or :class:`attviz.metrics.HeadRoles`.
         annotate: Write the numbers; None does so up to 400 heads.
         ax: Where to draw.
         **text_kwargs: For the numbers (``Axes.text``).
@@ -42,10 +42,10 @@ def head_roles(table: RolesTable, *, annotate: bool | None = None, ax: Axes | No
         The axes.
 
     Raises:
-        ArgumentError: If ``table`` is of another kind.
+        ArgumentError: If ``table`` is of another type.
     """
     if not isinstance(table, RolesTable):
-        raise ArgumentError(f"plots.head_roles: takes what attviz.head_roles returned, got {type(table).__name__}.")
+        raise ArgumentError(f"plots.head_roles: needs the result of attviz.head_roles, got {type(table).__name__}.")
     num_layers, num_heads = table.null.shape
     size = float(np.clip(2.6 + 0.5 * num_heads, 4.6, 14)), float(np.clip(1.0 + 0.4 * num_layers, 2.4, 12))
     ax = new_axes(ax, *size)

@@ -1,4 +1,4 @@
-"""How alike the rankings of the heads are, with what chance would give."""
+"""How similar the rankings of the heads are, with the level of chance."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def head_similarity(
     ax: Axes | None = None,
     **imshow_kwargs: Any,
 ) -> Axes:
-    """Draw the similarity of every pair of heads as the lower triangle of a heat map, like heads side by side.
+    """Draw the similarity of every pair of heads as the lower triangle of a heat map, with similar heads next to each other.
 
     Args:
-        similarity: Symmetric matrix, such as :func:`attviz.metrics.fuji_matrix` gives, or its z-scores. Or a Capture, an
+        similarity: Symmetric matrix, such as that of :func:`attviz.metrics.fuji_matrix`, or its z-scores. Or a Capture, an
             Analysis or Documents: AUFUJI of the mean diagonals of their tokens, and its null.
         names: One per head, such as ``"3.7"``; None counts them.
-        null: What chance gives (mean of a permutation null): a line in the colour bar. The level of FUJI under chance is not 0.
+        null: Level of chance (mean of a permutation null), drawn as a line in the colour bar. For FUJI it is not 0.
         cluster: Order the heads by average linkage; False keeps the order given.
         label: What the colour means.
         vmin: Lower end of the colours; None takes the smallest value off the diagonal.

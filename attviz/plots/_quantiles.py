@@ -30,10 +30,10 @@ def quantiles(
 ) -> Axes:
     """Draw the quantiles of each named set against those of the normal distribution; on the line they agree.
 
-    Values are standardised (after the logarithm where ``log``), so that sets of any scale share the line.
+    Values are standardised (after the logarithm if ``log``), so that sets of any scale share the line.
 
     Args:
-        values: Name -> values; NaN, and zero where ``log``, are left out. Or a Capture, an Analysis or Documents.
+        values: Name -> values; NaN, and zero if ``log``, are left out. Or a Capture, an Analysis or Documents.
         log: Take logarithms first: a straight line then means a log-normal distribution.
         ax: Where to draw.
         **plot_kwargs: For ``Axes.plot``.

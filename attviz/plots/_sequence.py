@@ -62,17 +62,17 @@ def sequence(
     Args:
         diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN draws no stroke.
-        tokens: As the tokenizer spells them; None takes those of the source. The inside of a word is joined to its beginning.
-        names: One per vector, written at the left of its strokes; None counts them.
-        colors: One per vector; None takes eight hues in turn, or one per layer where there are layers and many heads.
+        tokens: As the tokenizer spells them; None takes those of the source. The pieces of a word are joined.
+        names: One per vector, written left of its strokes; None numbers them.
+        colors: One per vector; None cycles through eight hues, or takes one per layer if there are many heads.
         tint: A vector's index, or one value per token: colours the background of the text like a highlighter.
         scale: What full opacity means: ``"shared"``, the 99 % quantile of all values; ``"vector"``, each vector's own
             maximum; ``"probability"``, 1. It is written under the figure.
-        columns: Characters on a line.
+        columns: Characters per line.
         max_tokens: Draw this many tokens; the figure says how many follow.
-        max_height: Draw as many lines as fit this height in inches, where the figure is made here.
+        max_height: Draw as many lines as fit this height in inches, if the figure is made here.
         fontsize: Of the text, in points.
-        ax: Where to draw; None makes a figure that fits. On axes of your own, choose ``columns`` and ``fontsize`` to match.
+        ax: Where to draw; None makes a figure that fits. For your own axes, choose ``columns`` and ``fontsize`` to match.
         **line_kwargs: For the strokes (``LineCollection``).
 
     Returns:
@@ -80,11 +80,11 @@ def sequence(
 
     Raises:
         ShapeError: If tokens, names, colours or tint do not fit the diagonal.
-        ArgumentError: If a value is no probability, or ``scale``, ``columns`` or ``tint`` is not possible.
+        ArgumentError: If a value is not a probability, or ``scale``, ``columns`` or ``tint`` is invalid.
     """
     drawn, tokens = text_of(diagonal, tokens, "plots.sequence")
     if tokens is None:
-        raise ArgumentError("plots.sequence: writes the tokens, and an array has none. Pass tokens=[...], or a Document.")
+        raise ArgumentError("plots.sequence: needs tokens, which an array does not have. Pass tokens=[...], or a Document.")
     values = vectors_by_token(drawn, tokens, "plots.sequence")
     strengths, legend = _strengths(values, choice(scale, _SCALES, "scale", "plots.sequence"))
     labels, hues = _names_and_colors(np.shape(drawn), names, colors)

@@ -36,10 +36,10 @@ def series(
     Args:
         diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN is a gap.
-        tokens: As the tokenizer spells them; without them, or beyond 140, the axis counts.
+        tokens: As the tokenizer spells them; without them, or for more than 140, the axis shows positions.
         aggregate: ``"mean"``, ``"std"``, ``"max"``, ``"min"``, ``"range"``, ``"entropy"``, ``"binned entropy"``,
             ``"shannon entropy"``, or one value per token.
-        log: Logarithmic axis. What lies below ``floor``, zero included, is drawn as an open caret on it.
+        log: Logarithmic axis. Values below ``floor``, zero included, are drawn as an open caret on it.
         floor: Lowest value of the logarithmic axis; None takes the power of ten below the 2 % quantile.
         ax: Where to draw; None makes a figure wide enough for the tokens.
         **plot_kwargs: For the line (``Axes.plot``).
@@ -49,7 +49,7 @@ def series(
 
     Raises:
         ShapeError: If the tokens, the diagonal and the aggregate differ in length.
-        ArgumentError: If a value is no probability, or the aggregate or the floor is not possible.
+        ArgumentError: If a value is not a probability, or the aggregate or the floor is invalid.
     """
     drawn, tokens = text_of(diagonal, tokens, "plots.series")
     values = vectors_by_token(drawn, tokens, "plots.series")

@@ -32,7 +32,7 @@ class FigureSource:
         min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
         head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word means: one of :data:`CLOUD_WEIGHTS`.
-        special: Count [CLS], [SEP] and their like.
+        special: Count [CLS], [SEP] and the like.
     """
 
     analysis: Analysis
@@ -102,7 +102,7 @@ class FigureSource:
             total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
             count += int(kept.sum())
         if not count:
-            raise ArgumentError("plots: every token is special, so no head has a mean. Give head_map an array of your own.")
+            raise ArgumentError("plots: every token is special, so no head has a mean. Pass an array of your own to head_map.")
         return total / count
 
     def clouds(self) -> tuple[list[dict[str, float]], list[str]]:
@@ -127,7 +127,7 @@ class FigureSource:
     def similarity(self, names: Sequence[str] | None = None, null: float | None = None) -> tuple[np.ndarray, Sequence[str], float]:
         """AUFUJI between heads (layers, where heads are too many) over the tokens that occur often enough, names, and the null's level."""
         if not self.comparable():
-            raise ArgumentError("plots.head_similarity: ranks tokens in heads, and needs at least two of both in the source.")
+            raise ArgumentError("plots.head_similarity: ranks tokens in heads, so it needs at least two of each in the source.")
         import torch
 
         from attviz.metrics import fuji_matrix, fuji_null

@@ -34,12 +34,12 @@ def token_bars(
     """Draw the ``k`` tokens with the largest mean: bar = mean, line = mean ± std within [0, 1], pale bar = maximum.
 
     Args:
-        mean: Mean diagonal of each token of a vocabulary; or a Capture, an Analysis or Documents, which bring all but ``k``.
-        tokens: As the tokenizer spells them; leave out the special ones before.
+        mean: Mean diagonal of each token of a vocabulary; or a Capture, an Analysis or Documents, which provide everything but ``k``.
+        tokens: As the tokenizer spells them, without special ones.
         std: Standard deviation of each.
         maximum: Largest diagonal of each.
-        count: Occurrences of each, written behind the token.
-        k: Bars at most.
+        count: Occurrences of each, written after the token.
+        k: At most this many bars.
         min_count: Leave out tokens that occur more rarely; it needs ``count``.
         ax: Where to draw.
         **bar_kwargs: For the bars of the means (``Axes.barh``).
@@ -49,13 +49,13 @@ def token_bars(
 
     Raises:
         ShapeError: If the arrays differ in length.
-        ArgumentError: If no token is left, or ``min_count`` comes without counts.
+        ArgumentError: If no token is left, or ``min_count`` is given without counts.
     """
     source = source_of(mean, "plots.token_bars")
     if source is not None:
         (mean, std, maximum), tokens, count = source.bars(), source.vocabulary.tokens, source.vocabulary.count
     if tokens is None:
-        raise ArgumentError("plots.token_bars: names the bars after tokens, and an array has none. Pass tokens=[...], or an Analysis.")
+        raise ArgumentError("plots.token_bars: needs tokens to name the bars, which an array lacks. Pass tokens=[...], or an Analysis.")
     columns = {"mean": mean, "std": std, "maximum": maximum, "count": count}
     arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if values is not None}
     for name, values in arrays.items():

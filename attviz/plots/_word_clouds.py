@@ -30,19 +30,19 @@ def word_clouds(
     axes: Sequence[Axes] | None = None,
     **cloud_kwargs: Any,
 ) -> np.ndarray:
-    """Draw one word cloud per head: the larger a token, the larger its weight.
+    """Draw one word cloud per head: the larger a token's weight, the larger it is written.
 
-    Made from the weights themselves, so no list of stop words drops a token in silence; the same weights give the same
-    picture. What the weights are is the caller's choice: how often a token stands in the top third of a head's occurrences
-    (the paper), its mean, or its sum.
+    The clouds are made from the weights themselves, so no list of stop words silently drops a token, and the same weights give the same
+    picture. The weights are the caller's choice: how often a token is in the top third of a head's occurrences (the paper), its mean, or
+    its sum.
 
     Args:
         frequencies: For each head, token -> weight; tokens as a reader should see them, weights of at least 0. Or a Capture, an Analysis
             or Documents: the nine heads with the largest mean diagonal, weights as in the paper.
         names: A title for each.
-        max_words: Tokens of a cloud at most, the heaviest first.
+        max_words: At most this many tokens per cloud, the heaviest first.
         columns: Clouds side by side; None chooses.
-        random_state: Of the layout and the colours.
+        random_state: Seed of the layout and the colours.
         axes: One per cloud; None makes a figure.
         **cloud_kwargs: For ``wordcloud.WordCloud``.
 

@@ -60,7 +60,7 @@ def _set_values(one: AttvizSet, path: str) -> np.ndarray:
         if len(vector.values) != len(one.tokens):
             raise FormatError(
                 f"{path}.attention_vectors[{place}].vectors: {len(vector.values)} values for {len(one.tokens)} tokens; "
-                "a vector has one value a token."
+                "a vector has one value per token."
             )
     return np.array([vector.values for vector in one.vectors], np.float32).reshape(-1)
 

@@ -1,4 +1,4 @@
-"""Numbers in a page: two bytes a value, near-exact where diagonals live, and a code for "missing".
+"""Numbers in a page: two bytes per value, near-exact where diagonals live, and a code for "missing".
 
 Diagonals span five decades, so neither a linear nor a logarithmic u16 serves: the first loses the small values, the second is
 off by 1.4e-4 near 1. The hybrid is logarithmic below :data:`KNEE` and linear above it, with the steps equal where they meet.

@@ -84,8 +84,8 @@ class Others:
         for side in sides:
             if len(side.documents) != count:
                 raise ShapeError(
-                    f"view: {side.name!r} has {len(side.documents)} documents and the first side {count}; sides are compared document by "
-                    "document. Analyse the same texts, or give both the same part: analysis.documents[:n]."
+                    f"view: {side.name!r} has {len(side.documents)} documents, the first side {count}; sides are compared document by "
+                    "document. Analyse the same texts, or pass the same part of both: analysis.documents[:n]."
                 )
         self.first, self.sides = first.name, sides
         self.grids: list[Grid] = [choose_grid(side.layers, side.documents[0].diagonal.shape[1], layers, heads) for side in sides]

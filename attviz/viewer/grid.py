@@ -64,7 +64,7 @@ def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray,
             f"num_tokens={len(document.tokens)}, got {list(diagonal.shape)}."
         )
     if max(grid.heads) >= diagonal.shape[1]:
-        raise ShapeError(f"view: {where}: the diagonal has {diagonal.shape[1]} heads, and head {max(grid.heads)} is to be shown.")
+        raise ShapeError(f"view: {where}: head {max(grid.heads)} was requested, but the diagonal has {diagonal.shape[1]} heads.")
     values = diagonal[np.ix_(grid.layers, grid.heads)].reshape(len(grid.layers) * len(grid.heads), diagonal.shape[2])
     if bool(((values < 0) | (values > 1)).any()):
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -109,7 +109,7 @@ def grid_entry(
 def _one_a_token(values: np.ndarray, what: str, index: int, count: int) -> np.ndarray:
     array = np.asarray(values)
     if len(array) != count:
-        raise ShapeError(f"view: documents[{index}]: {what} has {len(array)} entries and there are {count} tokens.")
+        raise ShapeError(f"view: documents[{index}]: {what} has {len(array)} entries, but there are {count} tokens.")
     return array
 
 

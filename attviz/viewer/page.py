@@ -18,9 +18,9 @@ TEXT_HEIGHT = 340
 
 
 class Page:
-    """An interactive page, complete in itself: it needs no network access and runs nothing it did not bring.
+    """An interactive, self-contained page: it needs no network access and runs nothing but its own script.
 
-    In a notebook the page shows itself (in an iframe without rights over the notebook). ``attviz.view`` makes pages.
+    A notebook displays the page by itself (in a sandboxed iframe). ``attviz.view`` makes pages.
     """
 
     def __init__(self, payload: Payload) -> None:
@@ -39,7 +39,7 @@ class Page:
         """Write the page as one HTML file (UTF-8).
 
         Args:
-            path: Where to; an existing file is replaced when the new one is whole.
+            path: Where to write; an existing file is replaced once the new one is complete.
 
         Returns:
             The path written.

@@ -101,7 +101,7 @@ def _check(layer: PairLayer, q_len: int, kv_len: int, where: str) -> None:
     if layer.shape[1:] != (q_len, kv_len):
         raise ShapeError(
             f"view: {where}: pairs of {layer.name!r} are {layer.shape[1]} queries x {layer.shape[2]} keys, "
-            f"and there are {q_len} query tokens and {kv_len} key tokens."
+            f"but there are {q_len} query tokens and {kv_len} key tokens."
         )
 
 

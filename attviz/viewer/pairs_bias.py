@@ -1,7 +1,7 @@
 """What a bias holds besides causality and padding, in the smallest form that says it exactly.
 
-A mask that depends on ``key - query`` alone is a band (causal, sliding and local windows), a bias that does is one line a head (T5, ALiBi);
-what is neither travels as it is.
+A mask that depends on ``key - query`` alone is a band (causal, sliding and local windows), a bias that does is one line per
+head (T5, ALiBi), and anything else is stored as it is.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _same_tokens(one: DiagonalRecord, other: DiagonalRecord) -> bool:
 
 
 def _texts(records: Sequence[DiagonalRecord]) -> Iterator[CapturedDocument]:
-    """One text a row, without its padding."""
+    """One text per row, without its padding."""
     import torch
 
     first = records[0]

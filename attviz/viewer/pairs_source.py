@@ -44,7 +44,7 @@ def _lacking(source: Any) -> str:
         "  with attviz.capture(model, read=[attviz.readings.QueryKey()]) as cap:\n"
         "      model(**inputs)\n"
         "  attviz.view(cap, tokenizer=tokenizer)\n"
-        "or take attviz.pairs(model, tokenizer, texts), on the command line: attviz pairs MODEL TEXT -o page.html"
+        "or use attviz.pairs(model, tokenizer, texts), on the command line: attviz pairs MODEL TEXT -o page.html"
     )
 
 

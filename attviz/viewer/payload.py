@@ -1,4 +1,4 @@
-"""What a page carries: a head that is read at once, and one chunk a document that is read when it is opened."""
+"""What a page carries: a head that is read at once, and one chunk per document that is read when it is opened."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_CLASSES = 10_000
 
 
 ABOUT = {
-    "heat": "One cell a head: the statistic of what its tokens give themselves. Bright: the head looks at each token's own position. "
+    "heat": "One cell per head: the statistic of what its tokens give themselves. Bright: the head looks at each token's own position. "
     "Dark: it looks elsewhere, which may be anywhere.",
     "text": "Each token is tinted by what it gives itself, on average over the heads or in the head chosen: the stronger, the more. The "
     "strokes below it are the pinned heads, one colour each.",
@@ -202,7 +202,7 @@ class HeadMoments:
         self.min = np.minimum(self.min, np.where(real, values, np.inf).min(1, initial=np.inf))
 
     def as_json(self) -> dict[str, list[float | None]]:
-        """One list a statistic, None where a head has no value (std needs two)."""
+        """One list per statistic, None where a head has no value (std needs two)."""
         std = np.sqrt(self.m2 / np.where(self.count > 1, self.count - 1, np.nan))
         mean = np.where(self.count > 0, self.mean, np.nan)
         columns = {"mean": mean, "std": std, "max": self.max, "min": self.min, "range": self.max - self.min}

@@ -1,4 +1,4 @@
-"""``attviz.view``: whatever holds diagonals becomes a page."""
+"""``attviz.view``: makes a page of anything that holds diagonals."""
 
 from __future__ import annotations
 
@@ -51,28 +51,28 @@ def view(
         source: An ``Analysis``; a ``Capture``; a ``Document`` or ``AttvizDocument``, or several of one kind (what
             ``attviz.io.read_attviz_json`` returns). Or several of these by name, of the same texts, to compare:
             ``{"base": a, "tuned": b}``, or the ``Comparison`` that :func:`attviz.compare` returns.
-        title: Shown in the page and as the title of its window.
+        title: Title of the page and its window.
         layers: Layers to keep: one or several indices, names or glob patterns. None keeps all.
         heads: Heads to keep: one or several indices.
         documents: Documents to keep: one or several indices or slices.
         tokens: For a capture: the token strings of each sequence.
-        tokenizer: For a capture: turns its ``token_ids`` into strings.
-        images: For vision models: one picture (path, bytes, PIL image, array) or None a document.
-        causal: Whether token ``i`` saw ``i + 1`` keys (for the *lift* scale). None reads it off the first token.
-        pairs: Whether the page also shows who looks at whom (head, model and neuron view, cross-attention). None shows it where the
-            source has query and key, True insists. Or the layers of each document, in the order of the documents.
-        similarity: How alike any two of the shown heads are, at most 1, layer by layer, for the order "clusters":
-            ``attviz.metrics.fuji_matrix(scores)``, say. None takes their correlation over all tokens.
-        precision: ``"u16"``, ``"u8"`` (half the size, 2.8 % relative error) or ``"f32"`` (exact). AttViz documents are exact always.
-        show: ``"page"``, or ``"text"``: the tinted text alone, about a third of the size, for a cell of a notebook or a frame in a post.
+        tokenizer: For a capture: converts its ``token_ids`` to strings.
+        images: For vision models: one picture (path, bytes, PIL image, array) or None per document.
+        causal: Whether token ``i`` saw ``i + 1`` keys (for the *lift* scale). None infers it from the first token.
+        pairs: Whether the page also shows which token attends to which (head, model and neuron view, cross-attention). None shows it if
+            the source has query and key, True requires it. Or the layers of each document, in the order of the documents.
+        similarity: Similarity of any two of the shown heads, at most 1, layer by layer, for the order "clusters", such as
+            ``attviz.metrics.fuji_matrix(scores)``. None takes their correlation over all tokens.
+        precision: ``"u16"``, ``"u8"`` (half the size, 2.8 % relative error) or ``"f32"`` (exact). AttViz documents are always exact.
+        show: ``"page"``, or ``"text"``: the tinted text alone, about a third of the size, for a notebook cell or a frame in a post.
         max_bytes: Refuse to make a larger page.
 
     Returns:
-        The page: ``.save("page.html")``, or let a notebook show it.
+        The page: ``.save("page.html")``, or let a notebook display it.
 
     Raises:
-        ArgumentError: If the source is of no known kind or empty, an argument does not fit it, or the page is too large.
-        ShapeError: If tokens and diagonals, or the similarity and the heads, do not fit.
+        ArgumentError: If the source is of an unknown type or empty, an argument does not apply to it, or the page is too large.
+        ShapeError: If tokens and diagonals, or the similarity and the heads, do not match.
         FormatError: If a value is outside [0, 1], or a vector of an AttViz document has a wrong length.
 
     Example:
@@ -88,7 +88,7 @@ def view(
         raise ArgumentError('view: show="text" shows no pairs; leave one of the two out.')
     if isinstance(source, (str, bytes)):
         raise ArgumentError(
-            "view: a path is not read here; `attviz view FILE -o page.html` does, or attviz.io.read_attviz_json / load first."
+            "view: does not read paths. Use `attviz view FILE -o page.html`, or call attviz.io.load or read_attviz_json first."
         )
     options = _Options(
         title, listed(layers), listed(heads), listed(documents), images, causal, check_precision(precision), max_bytes, similarity
@@ -196,7 +196,7 @@ def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None 
 def _attviz_payload(documents: Sequence[AttvizDocument], options: _Options) -> Payload:
     for name in ("layers", "heads", "images", "similarity"):
         if getattr(options, name) is not None:
-            raise ArgumentError(f"view: {name}= has no meaning for AttViz documents, whose vectors carry names only.")
+            raise ArgumentError(f"view: {name}= does not apply to AttViz documents, whose vectors have names only.")
     kept = [documents[i] for i in options.places(len(documents))]
     classes = class_names(kept)
     payload = Payload(options.title or "AttViz documents", options.max_bytes)

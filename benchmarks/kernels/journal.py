@@ -1,4 +1,4 @@
-"""What a long benchmark has measured so far, one JSON object a line, so that a run that was stopped goes on where it stood."""
+"""What a long benchmark has measured so far, one JSON object per line, so that a run that was stopped goes on where it stood."""
 
 from __future__ import annotations
 

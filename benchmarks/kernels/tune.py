@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def layout(table: dict[str, object]) -> str:
-    """The table as JSON with one row a line."""
+    """The table as JSON with one row per line."""
     kernels = table["kernels"]
     assert isinstance(kernels, dict)
     lines = ["{", *(f"  {json.dumps(name)}: {json.dumps(value)}," for name, value in table.items() if name != "kernels"), '  "kernels": {']

@@ -50,7 +50,7 @@ def main() -> int:
         analysis = io.load(archive)
     else:
         analysis = attviz.analyze(model, tokenizer, test.texts, labels=test.labels, max_length=args.max_length, archive=archive)
-    for path in write_figures(analysis, args.output / "figures", documents=len(CLASSES)):
+    for path in write_figures(analysis, args.output / "figures", documents=slice(0, None, max(1, len(analysis.documents) // len(CLASSES)))):
         print(path, file=sys.stderr)
     found = findings(analysis, model, tokenizer, class_words(train), train, occluded=args.occluded)
     report = write_report(found, json.loads(history.read_text()), args.output)

@@ -79,7 +79,7 @@ def test_the_table_has_one_row_per_head(found):
 
 def test_figure_page_and_token_differences(found):
     figure = found.figure
-    assert [ax.get_xlabel() for ax in figure.axes[:2]] == ["head", "change, after - before, with interval (grey: holds 0)"]
+    assert [ax.get_xlabel() for ax in figure.axes[:2]] == ["head", "change, after - before, with interval (grey: contains 0)"]
     plt.close("all")
     page = found.view([0])
     assert "1 document" in repr(page)

@@ -120,7 +120,7 @@ def test_another_half_is_refused_and_the_difference_named(classifier, tokenizer,
     stopped(classifier, tokenizer, tmp_path / "run")
     model, own, options = change(classifier, tokenizer)
     with pytest.raises(
-        ArgumentError, match=rf"holds a stopped run that was not the same \(.*{message.removeprefix(chr(92) + '(')}.*remove the folder"
+        ArgumentError, match=rf"holds a stopped run that differs from this one \(.*{message.removeprefix(chr(92) + '(')}.*remove the folder"
     ):
         run(model, own, tmp_path / "run", **options)
     run(classifier, tokenizer, tmp_path / "run")  # and the true other half still fits
@@ -222,7 +222,7 @@ def test_a_folder_that_is_not_ours_stays_as_it_is(classifier, tokenizer, tmp_pat
         if kind == "older attviz":
             (part / "run.json").write_text(json.dumps({"model": "m", "precision": "float16"}))
     before = sorted(path.name for path in tmp_path.rglob("*"))
-    with pytest.raises(ArgumentError, match=r"run\.part: exists and is not a stopped run of attviz; it stays as it is"):
+    with pytest.raises(ArgumentError, match=r"run\.part: exists and is not a stopped run of attviz, so it is left alone"):
         run(classifier, tokenizer, tmp_path / "run")
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
 
@@ -257,7 +257,7 @@ def test_a_child_forked_from_a_run_cannot_write_into_it(tmp_path):
             try:
                 growing.append([(1, document)], ("a",))
             except FormatError as error:
-                code = 0 if "only the process that opened this archive writes to it" in str(error) else 2
+                code = 0 if "only the process that opened this archive may write to it" in str(error) else 2
             finally:
                 os._exit(code)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

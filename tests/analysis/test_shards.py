@@ -104,7 +104,9 @@ def test_what_is_missing_or_does_not_belong_is_named(classifier, tokenizer, tmp_
         io.merge(tmp_path / "run")
     run(classifier, tokenizer, tmp_path / "run", texts, shard=(0, 3))
     run(classifier, tokenizer, tmp_path / "run", texts, shard=(2, 3), max_length=9)
-    with pytest.raises(FormatError, match=r"shard-00002-of-00003: another run than .*shard-00000-of-00003 made it \(max_length differ\)"):
+    with pytest.raises(
+        FormatError, match=r"shard-00002-of-00003: it comes from a different run than .*shard-00000-of-00003 made it \(max_length differ\)"
+    ):
         io.load(tmp_path / "run")
     run(classifier, tokenizer, tmp_path / "run", texts, shard=(0, 2))
     with pytest.raises(FormatError, match="there are shards of 2 and of 3"):
@@ -193,5 +195,5 @@ def test_a_document_in_two_shards_is_named(tmp_path):
     assert len(opened) == 4
     with pytest.raises(FormatError, match="out of order, or in two shards"):
         list(opened)
-    with pytest.raises(FormatError, match="hold a document twice"):
+    with pytest.raises(FormatError, match="contain a document twice"):
         opened[0]

@@ -28,7 +28,7 @@ def test_previous_token_heads_feed_induction_heads_and_the_figure_shows_them(tra
     assert {"previous", "induction"} <= set(names)
     assert len(ax.patches) == sum(label != "none" for row in table.labels for label in row)
     plt.close("all")
-    with pytest.raises(ArgumentError, match="takes what attviz.head_roles returned, got int"):
+    with pytest.raises(ArgumentError, match="needs the result of attviz.head_roles, got int"):
         attviz.plots.head_roles(3)
 
 

@@ -98,7 +98,7 @@ def test_no_name_beside_the_output_can_be_guessed(tmp_path, monkeypatch):
 )
 def test_only_regular_files_are_replaced(tmp_path, make, kind):
     make(tmp_path / "a")
-    with pytest.raises(ArgumentError, match=f"a: is {kind}, and attviz replaces regular files only"), replacing(tmp_path / "a"):
+    with pytest.raises(ArgumentError, match=f"a: is {kind}, but attviz replaces regular files only"), replacing(tmp_path / "a"):
         pass
     with pytest.raises(ArgumentError, match="/dev/full: is a character device"):
         check_output("/dev/full")
@@ -129,7 +129,7 @@ def test_the_output_is_not_the_input_by_whatever_name(tmp_path):
     for name in ("texts.csv", "same", "link", "../" + tmp_path.name + "/texts.csv"):
         with pytest.raises(ArgumentError, match="the output is the input"):
             check_output(tmp_path / name, inputs=[tmp_path / "texts.csv"])
-    with pytest.raises(ArgumentError, match=r"already exists. Choose another output, or allow it to be replaced: --overwrite"):
+    with pytest.raises(ArgumentError, match=r"already exists. Choose another output, or allow replacing it with --overwrite"):
         check_output(tmp_path / "texts.csv", overwrite=False)
     with pytest.raises(ArgumentError, match="must name a file"):
         check_output("")
@@ -141,7 +141,7 @@ def test_a_full_disk_says_so_and_leaves_the_old_file_alone(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
-        with pytest.raises(OSError, match="the file that was there is as it was") as caught, replacing(path) as file:
+        with pytest.raises(OSError, match="the existing file is unchanged") as caught, replacing(path) as file:
             file.write(b"x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -181,9 +181,9 @@ def test_a_name_as_long_as_a_file_system_allows_can_be_written(tmp_path):
 def test_a_lock_is_held_once_in_a_process_and_goes_without_a_trace(tmp_path):
     with Lock(tmp_path / "a") as lock:
         assert lock.held
-        with pytest.raises(FormatError, match=f"another process .id {os.getpid()}. writes to this archive"):
+        with pytest.raises(FormatError, match=f"another process .id {os.getpid()}. is writing to this archive"):
             Lock(tmp_path / "a").acquire()
-        with pytest.raises(FormatError, match="held already"):
+        with pytest.raises(FormatError, match="already held"):
             lock.acquire()
     assert not lock.held
     assert names(tmp_path) == []

@@ -83,7 +83,7 @@ def test_metrics_of_a_wholly_compiled_model_are_fed_what_the_eager_one_gives(tin
 
 
 def test_there_is_one_clock():
-    with pytest.raises(ArgumentError, match="every_forwards=3 of AttentionHealth would be a second clock. Leave it out"):
+    with pytest.raises(ArgumentError, match="every_forwards=3 of AttentionHealth would be a second clock. Omit it"):
         AttentionMonitor(every=1, health=AttentionHealth(every_forwards=3))
 
 
@@ -129,7 +129,7 @@ def test_the_compiled_code_can_be_kept(tiny_model, tiny_data):
     for layer in tiny_model.model.layers:
         layer.self_attn.attention_dropout = 0.1
     batch = {key: torch.stack([text[key] for text in tiny_data[:2]]) for key in tiny_data[0]}
-    with pytest.warns(CaptureWarning, match="nothing of this step was captured.*With run_compiled=True a compiled model may show no"):
+    with pytest.warns(CaptureWarning, match="nothing was captured in this step.*With run_compiled=True a compiled model may show no"):
         with AttentionMonitor(every=1, run_compiled=True).watch(tiny_model, 0):
             tiny_model(**batch)
     with AttentionMonitor(every=1, strict=True).watch(tiny_model, 0):  # the cure of the message
@@ -164,7 +164,7 @@ def test_a_step_without_attention_warns_and_training_goes_on():
     with pytest.warns(CaptureWarning), monitor.watch(model, 0):
         model(torch.ones(1, 2))
     assert monitor.values == {}
-    with pytest.warns(CaptureWarning, match="nothing of this step was captured. Watch the model whose forward runs"):
+    with pytest.warns(CaptureWarning, match="nothing was captured in this step. Watch the model whose forward runs"):
         with monitor.watch(model, 0):
             pass  # the model that runs is another one
     assert monitor.values == {}

@@ -143,8 +143,8 @@ def test_an_archive_of_the_first_edition_still_opens(tmp_path):
         ({"metadata": {"version": "9"}}, "version 9, this attviz reads versions 1 and 2. Update attviz"),
         ({"metadata": {"layers": "[1"}}, "metadata cannot be read"),
         ({"metadata": {"layers": "[1, 2]"}}, "layers are not names"),
-        ({"token_start": np.array([0, 9])}, "token_start must rise from 0 to 3"),
-        ({"token_start": np.array([0, 3, 1, 3]), "detail_start": None}, "token_start must rise, and does not at document 1"),
+        ({"token_start": np.array([0, 9])}, "token_start must increase from 0 to 3"),
+        ({"token_start": np.array([0, 3, 1, 3]), "detail_start": None}, "token_start must increase, but does not at document 1"),
         ({"token_ids": np.zeros(3, dtype=np.uint8)}, "token_ids must hold I64, got U8"),
         ({"special": np.zeros(2, dtype=np.uint8)}, r"special must have shape \[3\], got \[2\]"),
         ({"diagonal": np.zeros((3, 5, 4), dtype=np.float16)}, "for 2 layers"),
@@ -226,7 +226,7 @@ def test_an_append_that_fails_leaves_the_place_for_the_next(tmp_path):
     documents = [document(f"text {n}", 2, seed=n) for n in range(3)]
     with PartialArchive(tmp_path / "run", {}) as partial:
         partial.append([(0, documents[0])], LAYERS)
-        with pytest.raises(FormatError, match="has 2 tokens and a diagonal of 3"):
+        with pytest.raises(FormatError, match="has 2 tokens but a diagonal of 3"):
             partial.append([(1, documents[1]), (2, replace(documents[2], diagonal=np.zeros((2, 4, 3))))], LAYERS)
         finish(partial, documents)
     assert all(same(one, other) for one, other in zip(documents, load(tmp_path / "run").documents, strict=True))
@@ -235,7 +235,10 @@ def test_an_append_that_fails_leaves_the_place_for_the_next(tmp_path):
 def test_other_settings_do_not_resume(tmp_path):
     with PartialArchive(tmp_path / "run", {"max_length": "8", "config": '{"a": 1, "b": 2}'}) as partial:
         partial.append([(0, document())], LAYERS)
-    with pytest.raises(ArgumentError, match=r"not the same \(config.a: was 1, now 3; max_length: was '8', now '9'\)\. Run it as before"):
+    with pytest.raises(
+        ArgumentError,
+        match=r"differs from this one \(config.a: was 1, now 3; max_length: was '8', now '9'\)\. Run the same command as before",
+    ):
         PartialArchive(tmp_path / "run", {"max_length": "9", "config": '{"a": 3, "b": 2}'}).__enter__()
 
 
@@ -259,7 +262,7 @@ def test_two_processes_cannot_share_an_archive(tmp_path):
     process.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(FormatError, match=f"another process .id {process.pid}. writes to this archive"):
+        with pytest.raises(FormatError, match=f"another process .id {process.pid}. is writing to this archive"):
             PartialArchive(tmp_path / "run", {}).__enter__()
     finally:
         leave.set()
@@ -283,7 +286,7 @@ def test_a_full_disk_keeps_what_is_done_and_gives_the_lock_back(tmp_path):
     documents = [document(num_tokens=200, seed=n) for n in range(6)]
     with PartialArchive(tmp_path / "run", {}) as partial:
         partial.append([(0, documents[0])], LAYERS)
-        with files_no_larger_than(8000), pytest.raises(OSError, match=r"2 documents are kept in .*free some space") as caught:
+        with files_no_larger_than(8000), pytest.raises(OSError, match=r"2 documents are kept in .*free some disk space") as caught:
             for number in range(1, 6):
                 partial.append([(number, documents[number])], LAYERS)
         assert caught.value.errno == errno.EFBIG
@@ -330,10 +333,10 @@ def test_verify_names_what_is_damaged(tmp_path):
     path.write_bytes(content)
     report = verify(path)
     assert not report
-    assert re.search(r"bytes \d+ to \d+ \(.*diagonal.*\) are not those that were written", report.faults[0])
+    assert re.search(r"bytes \d+ to \d+ \(.*diagonal.*\) have changed since they were written", report.faults[0])
     assert report.faults[1].startswith("document 1: ")
     load(path).documents[0]  # what is whole can still be read
-    with pytest.raises(FormatError, match="are not those that were written"):
+    with pytest.raises(FormatError, match="have changed since they were written"):
         load(path).documents[1]
 
 
@@ -346,7 +349,7 @@ def test_a_file_cut_short_while_it_is_open_is_an_error_and_no_signal(tmp_path):
     documents = load(save(analysis(*[document(num_tokens=400, seed=n) for n in range(9)]), tmp_path / "run.attviz")).documents
     assert documents.file.num_bytes > 1 << 16
     os.truncate(tmp_path / "run.attviz", documents.file.num_bytes // 2)
-    with pytest.raises(FormatError, match="cut short while it was open"):
+    with pytest.raises(FormatError, match="truncated while open"):
         list(documents)
 
 

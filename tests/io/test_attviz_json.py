@@ -107,7 +107,7 @@ def test_writing_then_reading_gives_the_same_documents(tmp_path_factory, many):
         (changed("sets.0.attention_vectors.0.vectors.0", 1.5), r"vectors\[0\]: must be from 0 to 1, got 1.5"),
         (
             changed("sets.0.attention_vectors.0.vectors", ["0.1"]),
-            r"attention_vectors\[0\].vectors: must have one value per token, has 1 values for 2",
+            r"attention_vectors\[0\].vectors: must have one value per token, but has 1 values for 2",
         ),
         (changed("sets.0.attention_vectors.0.color", "red"), r"color: must be like '#0072b2', got 'red'"),
         (changed("sets.0.attention_vectors.0.name", 1.5), r"name: must be a string or a whole number, got a number"),
@@ -160,7 +160,7 @@ def test_documents_that_do_not_fit_together_are_named():
     with pytest.raises(FormatError, match=r"\[1\].output_activations: must name the same classes as before \(business, sport\), got z"):
         analysis_of([one, other])
     more = AttvizDocument("a", (AttvizSet(("a",), (AttvizVector((0.1,)), AttvizVector((0.2,)))),))
-    with pytest.raises(FormatError, match=r"\[1\].sets\[0\]: must have 1 vectors as the sets before, has 2"):
+    with pytest.raises(FormatError, match=r"\[1\].sets\[0\]: must have 1 vectors like the sets before, has 2"):
         analysis_of([one, more])
     with pytest.raises(ArgumentError, match="layer 5 head 0 does not exist: the analysis has 2 layers of 3 heads"):
         list(attviz_documents(analysis(), heads=[(5, 0)]))

@@ -81,7 +81,7 @@ def test_hostile_tokens_are_drawn_without_a_warning():
 @pytest.mark.parametrize(
     ("values", "options", "error", "message"),
     [
-        (np.ones((2, 3)), {"tokens": ["a"]}, ShapeError, "num_tokens=1 tokens and a diagonal of num_tokens=3"),
+        (np.ones((2, 3)), {"tokens": ["a"]}, ShapeError, "1 tokens and a diagonal of num_tokens=3"),
         (np.ones((0, 3)), {}, ShapeError, r"got shape \[0, 3\]"),
         (np.full((1, 2), 1.5), {}, ArgumentError, "values from 1.5 to 1.5"),
         (np.ones((1, 2)), {"aggregate": [1.0]}, ShapeError, r"got shape \[1\] for num_tokens=2"),

@@ -66,7 +66,7 @@ def test_two_documents_with_other_words(show, page):
 
 def test_sides_that_do_not_fit_are_told(analysis, tuned):
     tuned.documents = tuned.documents[:2]
-    with pytest.raises(ShapeError, match=r"'tuned' has 2 documents and the first side 4.*same texts"):
+    with pytest.raises(ShapeError, match=r"'tuned' has 2 documents, the first side 4.*same texts"):
         view({"base": analysis, "tuned": tuned})
     with pytest.raises(ArgumentError, match=r"at least two sides, such as view"):
         view({"base": analysis})

@@ -42,7 +42,7 @@ def test_grid_values_refuses_what_is_no_diagonal_of_the_document():
     grid = choose_grid(NAMES, 2, None, None)
     with pytest.raises(ShapeError, match=r"documents\[4\].*num_layers=3 and num_tokens=5, got \[2, 2, 5\]"):
         grid_values(document(np.zeros((2, 2, 5))), "documents[4]", grid)
-    with pytest.raises(ShapeError, match=r"has 1 heads, and head 1 is to be shown"):
+    with pytest.raises(ShapeError, match=r"head 1 was requested, but the diagonal has 1 heads"):
         grid_values(document(np.zeros((3, 1, 5))), "documents[0]", grid)
     with pytest.raises(FormatError, match=r"attention weights lie in \[0, 1\], found 0 to 1.5. Was this a logit\?"):
         grid_values(document(np.full((3, 2, 1), [0.0]) + np.linspace(0, 1.5, 3)[:, None, None]), "documents[0]", grid)
@@ -63,7 +63,7 @@ def test_is_causal_needs_every_vector_at_one(first, expected):
 
 def test_entry_misses_special_or_offsets_of_another_length():
     values = np.full((1, 3), 0.5)
-    with pytest.raises(ShapeError, match=r"documents\[7\]: special has 2 entries and there are 3 tokens"):
+    with pytest.raises(ShapeError, match=r"documents\[7\]: special has 2 entries, but there are 3 tokens"):
         grid_entry(document(np.zeros((1, 1, 3)), special=np.array([True, False])), 7, values, "u16", None)
 
 

@@ -147,7 +147,7 @@ def documents(count=1, tokens=6, heads=2):
 
 
 def test_pairs_that_do_not_fit_are_refused():
-    with pytest.raises(ShapeError, match=r"documents\[0\]: pairs of 'layer' are 5 queries x 5 keys, and there are 6 query tokens"):
+    with pytest.raises(ShapeError, match=r"documents\[0\]: pairs of 'layer' are 5 queries x 5 keys, but there are 6 query tokens"):
         view(documents(), pairs=[[made()]])
     with pytest.raises(ShapeError, match="neither query and key nor weights"):
         view(documents(), pairs=[[PairLayer("layer")]])
