@@ -9,6 +9,7 @@ first raised and when the loss diverged for good. ``bbc`` fine-tunes all-MiniLM-
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import importlib.util
 import json
@@ -30,7 +31,8 @@ def collapse(steps: int = 300) -> list[dict[str, Any]]:
     data = example.text()
     rows = []
     for name, end in (("sound", 1e-3), ("rising", 1.0)):
-        run = example.train(data, steps, 1e-3, end)
+        with contextlib.redirect_stdout(sys.stderr):  # it tells of its alarms
+            run = example.train(data, steps, 1e-3, end)
         rows.append(
             {
                 "learning_rate": name,

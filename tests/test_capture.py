@@ -157,7 +157,7 @@ def test_a_collection_of_metrics_stands_for_its_members_and_a_dictionary_is_refu
     found = collection.compute()
     assert found["health"].row_entropy.shape == found["heads"].mean.shape == found["previous"].mean.shape == (3, 4)
     assert found["health"].max_logit.isfinite().all()
-    with pytest.raises(ArgumentError, match=r"a list of them, not a dictionary. Pass list\(metrics.values\(\)\)"):
+    with pytest.raises(ArgumentError, match=r"a list of metrics, not a dictionary. Pass list\(metrics.values\(\)\)"):
         attviz.capture(model, metrics={"heads": HeadStatistics()})
 
 
@@ -223,9 +223,9 @@ def test_reading_before_any_forward_says_so(model):
 
 def test_entering_twice_is_refused(model):
     cap = attviz.capture(model)
-    with cap, pytest.raises(CaptureError, match="entered before"):
+    with cap, pytest.raises(CaptureError, match="already used"):
         cap.__enter__()
-    with pytest.raises(CaptureError, match="entered before"):
+    with pytest.raises(CaptureError, match="already used"):
         cap.__enter__()
     assert not any(hook_counts(model).values())
 

@@ -170,6 +170,6 @@ def test_function_around_the_model_is_loud(x):
     step = torch.compile(lambda x: model(x) + 1)
     with torch.no_grad():
         step(x)
-        with pytest.raises(CaptureError, match="if a function around it is compiled, compile the model instead. 1 attention operators ran"):
+        with pytest.raises(CaptureError, match="If a function around it is compiled, compile the model instead. 1 attention operators ran"):
             with attviz.capture(model):
                 step(x)

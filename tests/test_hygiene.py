@@ -80,7 +80,7 @@ def test_forward_that_failed_is_not_the_last_forward(model, x):
         model(x)
         with pytest.raises(RuntimeError):
             model(torch.randn(2, 10, 31))
-        with pytest.raises(attviz.errors.CaptureError, match="did not run to its end"):
+        with pytest.raises(attviz.errors.CaptureError, match="did not finish"):
             _ = cap.diagonal
         model(x)
     torch.testing.assert_close(cap.diagonal.double(), reference(model, x), rtol=0, atol=1e-6)

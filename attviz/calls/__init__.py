@@ -1,4 +1,4 @@
-"""How much: the one room where attention numbers are made. Four kinds of call answer the same questions, each as cheaply as it can."""
+"""Where attention numbers are computed: four kinds of call answer the same questions, each as cheaply as it can."""
 
 from attviz.calls.banded import DiagonalCall
 from attviz.calls.call import AttentionCall, RowFacts

@@ -1,4 +1,4 @@
-"""Calls of which only the diagonal can be read: banded and blocked attention, and layouts of a user's own."""
+"""Calls from which only the diagonal can be read: banded and blocked attention, and registered layouts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class DiagonalCall(AttentionCall):
-    """A softmax whose layout says where the diagonal stands, and nothing else.
+    """A softmax whose layout gives the position of the diagonal and nothing else.
 
     Attributes:
         diagonal: Weight of each query on its own key.

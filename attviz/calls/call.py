@@ -1,4 +1,4 @@
-"""What every attention call answers, and the slow way to answer it: from its rows, block by block."""
+"""What every attention call can answer, and the slow default: from its rows, block by block."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RowFacts(NamedTuple):
 
     Attributes:
         entropy: ``-sum_j A_ij log A_ij`` in nats.
-        max_logit: ``max_j s_ij`` after scale, softcap and bias; None where the operator does not show its logits.
+        max_logit: ``max_j s_ij`` after scale, softcap and bias; None if the operator does not expose its logits.
         visible: Number of keys that the query can see, broadcastable to the others.
     """
 
@@ -34,17 +34,17 @@ class RowFacts(NamedTuple):
 
 
 class AttentionCall:
-    """One attention as its operator saw it. A call lives only while its operator runs: read it at once and keep no tensor of it.
+    """One attention as its operator saw it. A call is valid only while its operator runs: read it at once and keep no tensor of it.
 
-    Each kind is one subclass. It must say its ``shape`` and give ``rows``; everything else has a slow default here, which holds a few
-    rows at a time, and a fast form where the kind has one. All answers are float32, outside the autograd graph; a dead row gives 0.
+    Each kind is one subclass. It must provide ``shape`` and ``rows``; everything else has a slow default here, which holds a few rows at
+    a time, and a faster version where possible. All answers are float32, outside the autograd graph; a fully masked row gives 0.
 
     Attributes:
         operator: Dispatcher name, such as ``"aten::_scaled_dot_product_flash_attention_for_cpu"``.
         kv_offset: Key of query 0: the own key of query ``i`` is ``i + kv_offset``. A tensor where only the device knows it.
-        query: After positional encoding, where the operator shows it.
-        key: Before ``repeat_kv`` where the model groups its heads, where the operator shows it.
-        cu_seqlens: Where several texts are packed into one row: the start of each, and the total.
+        query: After positional encoding, if the operator exposes it.
+        key: Before ``repeat_kv`` if the model groups its heads, if the operator exposes it.
+        cu_seqlens: If several texts are packed into one row: the start of each, and the total.
     """
 
     __slots__ = ("_facts", "kv_offset", "operator")
@@ -73,7 +73,7 @@ class AttentionCall:
         raise NotImplementedError
 
     def rows(self, queries: Int[Tensor, "*batch n"]) -> Float[Tensor, "batch num_heads n kv_len"]:
-        """Whole rows of some queries: ``[n]``, or ``[batch, n]`` where each text has its own."""
+        """Whole rows of some queries: ``[n]``, or ``[batch, n]`` if each text has its own."""
         raise NotImplementedError
 
     # ---- what follows from the rows
@@ -87,7 +87,7 @@ class AttentionCall:
 
         Args:
             index: Key of each query, broadcastable to ``[batch, num_heads, q_len]``.
-            bounded: An index outside the query's own text, of several packed into a row, is outside the keys as well.
+            bounded: With several texts packed into a row, an index outside the query's own text also counts as outside the keys.
         """
         batch, num_heads, q_len, kv_len = self.shape
         index = index.expand(batch, num_heads, q_len)
@@ -113,7 +113,7 @@ class AttentionCall:
         return torch.cat(parts, -2)
 
     def summary(self) -> RowFacts:
-        """Entropy, largest logit and number of visible keys of each row; made once, however many ask."""
+        """Entropy, largest logit and number of visible keys of each row; computed once per call."""
         try:
             return self._facts
         except AttributeError:

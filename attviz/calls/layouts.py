@@ -1,6 +1,6 @@
 """Softmaxes whose last two dimensions are not queries by keys: banded and blocked attention, and layouts that a user adds.
 
-One entry says for which modules it speaks and where in their softmax each token's weight on itself stands.
+An entry names the modules it covers, and where in their softmax each token's weight on itself is.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from attviz.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class WeightLayout:
-    """Where a kind of module keeps the diagonal in its softmax.
+    """Where a kind of module has the diagonal in its softmax.
 
     Attributes:
-        matches: Whether the entry speaks for a module.
-        diagonal: Turns ``(module, weights)``, the result of one softmax over its last dimension, into the diagonal ``[batch,
-            num_heads, tokens]``, into the reason why there is none (a str), or None: a softmax that is no attention.
-        name: Under which it stands in the table; that of the function ``diagonal`` if left out.
+        matches: Whether the entry covers a module.
+        diagonal: Takes ``(module, weights)``, where weights is the result of one softmax over its last dimension. Returns the diagonal
+        ``[batch, num_heads, tokens]``; or the reason why there is none (a str); or None if this softmax is not attention.
+        name: Name in the table; by default that of the function ``diagonal``.
     """
 
     matches: Callable[[nn.Module], bool]
@@ -37,11 +37,11 @@ _table: list[WeightLayout] = []
 
 
 def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLayout:
-    """Add an entry to the table; the latest that matches a module speaks for it.
+    """Add an entry to the table; the latest one that matches a module is used.
 
     Args:
         layout: The entry.
-        replace: Take the place of an entry of the same name, which is refused otherwise.
+        replace: Replace an entry of the same name, which is refused otherwise.
 
     Raises:
         ArgumentError: If the name is taken.
@@ -57,7 +57,7 @@ def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLay
     taken = [place for place, other in enumerate(_table) if other.name == layout.name]
     if taken and not replace:
         raise ArgumentError(
-            f"register_layout: layout {layout.name!r} is in the table already. Pass replace=True to take its place, or give yours a name=."
+            f"register_layout: layout {layout.name!r} is already registered. Pass replace=True to replace it, or give yours another name=."
         )
     for place in reversed(taken):
         del _table[place]

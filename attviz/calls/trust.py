@@ -1,4 +1,4 @@
-"""Checks each kernel's log-sum-exp once: kernels have handed out another base, zeros, or padding.
+"""Checks each kernel's log-sum-exp once: some kernels have returned another base, zeros, or padding.
 
 The first call of each (operator, dtype, device) of the process is compared, in a few sampled rows, with a direct computation. One that
 differs is not used again: diagonals then come from query and key alone, slower and right.
@@ -112,7 +112,7 @@ def _decide(call: FusedCall, key: tuple[str, torch.dtype, torch.device]) -> bool
 def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
     warnings.warn(
         f"attviz: the log-sum-exp that {key[0]} returned for {key[1]} on {key[2]} does not match a direct computation, so "
-        "diagonals are computed from query and key instead (slower, and right). Please report the versions of torch and of that backend.",
+        "diagonals are computed from query and key instead: slower, but correct. Please report your versions of torch and the backend.",
         CaptureWarning,
         stacklevel=3,
     )

@@ -1,4 +1,4 @@
-"""What one can ask of the attention of a layer, without its matrix: one small frozen object each.
+"""What can be read from a layer's attention without its matrix: one small frozen object each.
 
 Pass them to ``attviz.capture(model, read=[...])`` and read ``cap.reading(name)``::
 

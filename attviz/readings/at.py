@@ -1,4 +1,4 @@
-"""Weights on a key that each query chooses: given by hand, or by an earlier occurrence of its token."""
+"""Weights on a key chosen for each query: given explicitly, or by an earlier occurrence of its token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mass on a set of keys: the first ones (the sink), special tokens, a mask of one's own, a window around the query, segments."""
+"""Mass on a set of keys: the first ones (the sink), special tokens, a custom mask, a window around the query, segments."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _GATHERED = 16  # up to so many keys are gathered one by one; more are one pass 
 
 @dataclass(frozen=True, eq=False)
 class Keys(Reading):
-    """Mass of each query on a set of keys. Give one of the three.
+    """Mass of each query on a set of keys. Pass exactly one of the three.
 
     Attributes:
         mask: True at the keys of the set, ``[kv_len]`` or ``[batch, kv_len]``, or a function of the :class:`Tokens` that returns it.
-        first: The first keys of each text that are no padding: ``Keys(first=1)`` is the attention sink (arXiv:2309.17453).
+        first: The first keys of each text that are not padding: ``Keys(first=1)`` is the attention sink (arXiv:2309.17453).
         special: The special tokens that the model's configuration names (``cls_token_id``, ``sep_token_id``, ``bos_token_id``, ...).
     """
 
@@ -32,7 +32,7 @@ class Keys(Reading):
 
     def __post_init__(self) -> None:
         if sum((self.mask is not None, self.first is not None, self.special)) != 1:
-            raise ArgumentError("Keys: give one of mask=, first= and special=True.")
+            raise ArgumentError("Keys: pass exactly one of mask=, first= and special=True.")
         if self.first is not None:
             whole_number("Keys", "first", self.first, 1)
         super().__post_init__()
@@ -68,7 +68,7 @@ class Window(Reading):
     """Mass within ``w`` tokens of the query's own key, itself included.
 
     Attributes:
-        w: Tokens to either side.
+        w: Tokens on either side.
     """
 
     w: int

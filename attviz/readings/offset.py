@@ -13,7 +13,7 @@ from attviz.readings.protocol import Reading, Tokens
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Own(Reading):
-    """``A[i, i]``, the weight of each token on itself: what ``cap.diagonal`` holds, as a reading among others."""
+    """``A[i, i]``, the weight of each token on itself: ``cap.diagonal`` as a reading."""
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:
         """``[batch, num_heads, q_len]``."""
@@ -22,7 +22,7 @@ class Own(Reading):
 
 @dataclass(frozen=True, eq=False)
 class Offset(Reading):
-    """``A[i, i + n]``: -1 the previous token, +1 the next. NaN where there is no such key, 0 where it is hidden.
+    """``A[i, i + n]``: -1 is the previous token, +1 the next. NaN if there is no such key, 0 if it is masked.
 
     Attributes:
         n: Distance from the own key. On repeated random tokens of period ``L``, ``-L`` finds duplicate-token heads and ``-(L - 1)``
@@ -34,7 +34,7 @@ class Offset(Reading):
 
     def __post_init__(self) -> None:
         if not isinstance(self.n, int) or isinstance(self.n, bool):
-            raise ArgumentError(f"Offset: n must be a whole number, got {self.n!r}.")
+            raise ArgumentError(f"Offset: n must be an integer, got {self.n!r}.")
         super().__post_init__()
 
     def label(self) -> str:

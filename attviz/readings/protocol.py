@@ -1,4 +1,4 @@
-"""What a reading is, and what it may ask: an attention call while its operator runs, and the tokens of the forward."""
+"""What a reading is, and what it can use: an attention call while its operator runs, and the tokens of the forward."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
 NO_KEY_IDS = (
-    "it needs the ids of all keys, and this forward has none (pass token_ids= to attviz.capture), or it has a cache that was filled "
-    "outside the capture, or that changes its rows or keeps its length on the device"
+    "it needs the ids of all keys, but this forward has none (pass token_ids= to attviz.capture), or has a cache that was filled outside "
+    "the capture, reorders its rows, or keeps its length on the device"
 )
 Price = Literal["gathered", "rows", "pass", "copy"]
 
@@ -28,11 +28,11 @@ class Tokens:
     """What a forward knows of its tokens when a layer attends.
 
     Attributes:
-        ids: Vocabulary ids of the queries, where the model has them.
-        key_ids: The same of the keys, those in a cache included; None where a cache holds keys that were not seen.
-        real: True where the query is no padding; None where the model was given no mask.
-        real_keys: The same of the keys.
-        document_ids: Where texts are packed into one row, the number of each query's text.
+        ids: Token ids of the queries, if the model has them.
+        key_ids: The same for the keys, including those in a cache; None if a cache holds keys that were not seen.
+        real: True where the query is not padding; None if the model was given no mask.
+        real_keys: The same for the keys.
+        document_ids: If texts are packed into one row, the number of each query's text.
         special_ids: Ids of the special tokens, as the configuration of the model names them.
         past: Keys before those of this call's own queries.
     """
@@ -64,15 +64,16 @@ class Tokens:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reading:
-    """One number, row or tensor that is read off every attention call. Write your own: a frozen dataclass with :meth:`read`.
+    """One number, row or tensor that is read from every attention call. To write your own, make a frozen dataclass with :meth:`read`.
 
     Attributes:
-        name: Under this name ``record.readings`` and ``cap.reading`` have it; says what it is if left out.
-        every: Read each N-th captured forward only.
-        price: What it costs beside the forward: ``"gathered"`` (as the diagonal), ``"rows"``, a ``"pass"`` over all pairs, or a ``"copy"``.
-        per: Axis that runs over tokens: ``"query"`` (the third; NaN at padding), or None, where the reading sees to padding itself.
-        of_cross: Whether it can be read of cross-attention, where no key is a query's own.
-        unit: Of its numbers: ``"probability"`` (within [0, 1]), ``"nats"``, ``"logit"``, ``"keys"`` or ``"tokens"``.
+        name: Its name in ``record.readings`` and ``cap.reading``; a description by default.
+        every: Read only every N-th captured forward.
+        price: What it costs in addition to the forward: ``"gathered"`` (like the diagonal), ``"rows"``, a ``"pass"`` over all pairs, or a
+        ``"copy"``.
+        per: Axis that runs over tokens: ``"query"`` (the third; NaN at padding), or None if the reading handles padding itself.
+        of_cross: Whether it can be read from cross-attention, where no key is a query's own.
+        unit: Unit of its numbers: ``"probability"`` (within [0, 1]), ``"nats"``, ``"logit"``, ``"keys"`` or ``"tokens"``.
 
     Example:
         >>> @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,29 +98,29 @@ class Reading:
             object.__setattr__(self, "name", self.label())
 
     def label(self) -> str:
-        """The name of a reading that was given none."""
+        """The default name."""
         kind = type(self).__name__
         return "".join(f"_{char.lower()}" if char.isupper() and place else char.lower() for place, char in enumerate(kind))
 
     def check(self, model: torch.nn.Module, has_ids: bool) -> None:
-        """Raise, before the forward, what can be known to be impossible.
+        """Raise, before the forward, if the reading is known to be impossible.
 
         Args:
             model: The captured model.
-            has_ids: Whether its forward, or ``token_ids=``, can give token ids.
+            has_ids: Whether its forward, or ``token_ids=``, can provide token ids.
         """
 
     def read(self, call: Any, tokens: Tokens) -> Tensor | Mapping[str, Tensor]:
-        """Ask the call; every answer must be a tensor of its own, never a view of an activation.
+        """Read the call. Every result must be a new tensor, never a view of an activation.
 
-        Several tensors in a mapping become several readings, ``"<name>.<key>"``.
+        A mapping of several tensors becomes several readings, ``"<name>.<key>"``.
 
         Args:
             call: An :class:`attviz.calls.AttentionCall`.
-            tokens: Of the forward.
+            tokens: Tokens of the forward.
 
         Raises:
-            ReadingError: If this call cannot give it; the message becomes the reason of the layer.
+            ReadingError: If this call cannot provide it; the message becomes the layer's reason.
         """
         raise NotImplementedError
 

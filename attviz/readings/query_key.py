@@ -1,4 +1,4 @@
-"""Query and key themselves, for views that draw single pairs: small texts only."""
+"""Query and key themselves, for views that draw single pairs; for short texts only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attviz.readings.protocol import Price, Reading, Tokens, whole_number
 
 @dataclass(frozen=True, eq=False)
 class QueryKey(Reading):
-    """Copies of query and key, and all it takes to make their weights again: ``softmax(scale * query @ key.mT + bias)``.
+    """Copies of query and key, and everything needed to recompute their weights: ``softmax(scale * query @ key.mT + bias)``.
 
     Gives ``"<name>.query"`` ``[batch, num_heads, q_len, head_dim]``, ``"<name>.key"`` ``[batch, num_kv_heads, kv_len, head_dim]`` (after
     positional encoding), ``"<name>.logsumexp"`` ``[batch, num_heads, q_len]``, ``"<name>.scale"`` and ``"<name>.bias"``
@@ -24,8 +24,8 @@ class QueryKey(Reading):
     whose scores are no product and bias, gives ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
 
     Attributes:
-        dtype: Of the copies of query and key.
-        max_tokens: A longer text gives its reason instead: the bias is a matrix.
+        dtype: Dtype of the copies.
+        max_tokens: A longer text is refused with the reason, because the bias is a matrix.
     """
 
     dtype: torch.dtype = torch.float16

@@ -13,7 +13,7 @@ from attviz.readings.protocol import Price, Reading, Tokens
 
 @dataclass(frozen=True, eq=False)
 class Received(Reading):
-    """Column sums ``sum_i A_ij`` over the queries that are no padding; NaN at keys that are.
+    """Column sums ``sum_i A_ij`` over the queries that are not padding; NaN at padding keys.
 
     Attributes:
         mean: Divide by the number of queries that can see the key, so that the last keys of a causal text compare with the first.

@@ -15,11 +15,11 @@ from attviz.readings.protocol import Price, Reading, Tokens, whole_number
 
 @dataclass(frozen=True, eq=False)
 class Rows(Reading):
-    """Whole rows of the attention matrix: ``Rows(-1)`` is what the last token looks at, in a decode step the whole step.
+    """Whole rows of the attention matrix: ``Rows(-1)`` is what the last token looks at, which in a decode step is everything.
 
     Attributes:
-        queries: Which queries; a negative one counts from the last token of its text that is no padding.
-        max_bytes: A layer whose rows would take more gives its reason instead.
+        queries: Which queries; negative ones count from the last token of the text that is not padding.
+        max_bytes: A layer whose rows would take more is refused with the reason.
     """
 
     queries: int | Sequence[int]
@@ -31,7 +31,7 @@ class Rows(Reading):
     def __post_init__(self) -> None:
         chosen = (self.queries,) if isinstance(self.queries, int) else tuple(self.queries)
         if not chosen or not all(isinstance(query, int) and not isinstance(query, bool) for query in chosen):
-            raise ArgumentError(f"Rows: queries must be one whole number or several, got {self.queries!r}.")
+            raise ArgumentError(f"Rows: queries must be one or more integers, got {self.queries!r}.")
         object.__setattr__(self, "queries", chosen)
         super().__post_init__()
 
@@ -52,7 +52,7 @@ class Rows(Reading):
             )
         far = [query for query in self.queries if not -q_len <= query < q_len]
         if far:
-            raise ReadingError(f"it asks for query {far[0]} of a forward with {q_len} queries")
+            raise ReadingError(f"query {far[0]} was requested, but the forward has {q_len} queries")
         chosen = torch.tensor(self.queries, device=call.device)
         if tokens.real is None or tokens.real.shape != (batch, q_len):
             return call.rows(torch.where(chosen < 0, chosen + q_len, chosen))  # type: ignore[no-any-return]
@@ -68,7 +68,7 @@ class TopKeys(Reading):
     """The ``k`` strongest keys of each query: ``"<name>.weights"`` and ``"<name>.index"``, both ``[batch, num_heads, q_len, k]``.
 
     Attributes:
-        k: How many; where a row has fewer keys, the rest weighs 0 and has index -1.
+        k: How many; if a row has fewer keys, the rest has weight 0 and index -1.
     """
 
     k: int

@@ -29,7 +29,7 @@ class RowEntropy(Reading):
 class MaxLogit(Reading):
     """Largest ``s_ij`` of each row, after scale, soft cap and bias: what goes into the softmax.
 
-    Runs that clip it do so at 100 (arXiv:2507.20534). Others report it before the bias, or before the scale.
+    Runs that clip it use 100 (arXiv:2507.20534). Other tools report it before the bias, or before the scale.
     """
 
     price: ClassVar[Price] = "pass"
@@ -40,13 +40,13 @@ class MaxLogit(Reading):
         """``[batch, num_heads, q_len]``."""
         largest = call.summary().max_logit
         if largest is None:
-            raise ReadingError(f"{call.operator} shows the weights of its rows, not the logits they were made of")
+            raise ReadingError(f"{call.operator} exposes the weights of its rows, but not the logits")
         return largest  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Visible(Reading):
-    """Number of keys that each query can see; one divided by it is what a head without a preference gives each."""
+    """Number of keys that each query can see; its inverse is the weight of each key under uniform attention."""
 
     price: ClassVar[Price] = "pass"
     of_cross = True
@@ -59,13 +59,13 @@ class Visible(Reading):
 
 @dataclass(frozen=True, eq=False)
 class Distance(Reading):
-    """Mean distance between a query and the keys it looks at, in tokens; of image patches in two dimensions, in patches.
+    """Mean distance between a query and the keys it looks at, in tokens; for image patches in two dimensions, in patches.
 
     As in Dosovitskiy et al. (arXiv:2010.11929), figure 7.
 
     Attributes:
-        grid: (rows, columns) of the patches, the last tokens of the row. Tokens before them ([CLS], registers) are NaN as queries and left
-            out as keys.
+        grid: (rows, columns) of the patches, which are the last tokens of the row. Tokens before them ([CLS], registers) are NaN as
+        queries and left out as keys.
     """
 
     grid: tuple[int, int] | None = None

@@ -16,14 +16,14 @@ from tests.tiny import Encoder
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: r.Offset(1.5), "Offset: n must be a whole number, got 1.5"),
+        (lambda: r.Offset(1.5), "Offset: n must be an integer, got 1.5"),
         (lambda: r.At(torch.zeros(3)), "At: index must be a tensor of whole numbers"),
-        (lambda: r.Keys(), "Keys: give one of mask=, first= and special=True"),
+        (lambda: r.Keys(), "Keys: pass exactly one of mask=, first= and special=True"),
         (lambda: r.Keys(first=0), "Keys: first must be a whole number of at least 1, got 0"),
         (lambda: r.Window(-1), "Window: w must be a whole number of at least 0, got -1"),
         (lambda: r.Segments(torch.zeros(3), 0), "Segments: num_segments must be a whole number of at least 1, got 0"),
-        (lambda: r.Rows(()), "Rows: queries must be one whole number or several"),
-        (lambda: r.Rows("all"), "Rows: queries must be one whole number or several"),
+        (lambda: r.Rows(()), "Rows: queries must be one or more integers"),
+        (lambda: r.Rows("all"), "Rows: queries must be one or more integers"),
         (lambda: r.TopKeys(0), "TopKeys: k must be a whole number of at least 1"),
         (lambda: r.Distance(grid=(0, 3)), "Distance: grid must be (rows, columns) of the patches"),
         (lambda: r.QueryKey(dtype=torch.int8), "QueryKey: dtype must be a floating point dtype"),
@@ -54,12 +54,12 @@ class Waves(nn.Module):
         ([r.Duplicate()], {}, "Duplicate: compares token ids"),
         ([r.Keys(special=True)], {}, "Keys(special=True): the model's configuration names no special tokens"),
         ([r.Offset(-1), r.Offset(-1)], {}, "two readings are called 'offset(-1)'. Give one of them another name="),
-        ([r.RowEntropy], {}, "make an object of the class: RowEntropy(...)"),
-        (["entropy"], {}, "read takes attviz.readings, such as Offset(-1) or RowEntropy(), got 'entropy'"),
+        ([r.RowEntropy], {}, "create an instance: RowEntropy(...)"),
+        (["entropy"], {}, "read= must contain attviz.readings such as Offset(-1) or RowEntropy(), got 'entropy'"),
         (
             [r.Offset(-1)],
             {"cross": True},
-            "cross=True reads cross-attention, where no key is a query's own. Ask for",
+            "cross=True reads cross-attention, where no key is a query's own. Put",
         ),
         ([], {"cross": True}, "cross=True reads cross-attention"),
     ],
@@ -73,7 +73,7 @@ def test_what_cannot_be_read_of_a_model_is_an_error_before_the_forward(read, opt
 @pytest.mark.parametrize(
     ("reading", "reason"),
     [
-        (r.Rows(500), f"it asks for query 500 of a forward with {LENGTH} queries"),
+        (r.Rows(500), f"query 500 was requested, but the forward has {LENGTH} queries"),
         (r.Rows(tuple(range(-LENGTH, 0)), max_bytes=1000), "ask for fewer rows, or for TopKeys, Received or Segments"),
         (r.Distance(grid=(9, 9)), f"a grid of 9 x 9 patches does not fit {LENGTH} queries and {LENGTH} keys"),
         (r.Keys(torch.ones(3, dtype=torch.bool)), f"its keys of shape (3,) do not fit batch=2 kv_len={LENGTH}"),
@@ -92,7 +92,7 @@ def test_what_does_not_fit_the_forward_is_a_reason_of_every_layer(reading, reaso
         assert reading.name not in record.readings
     with pytest.raises(CaptureError) as caught:
         cap.reading(reading.name)
-    assert "2 of 2 layers could not give" in str(caught.value)
+    assert "2 of 2 layers could not provide" in str(caught.value)
     assert reason in str(caught.value)
     assert "encoder.layer.0.attention.self" in str(caught.value)
 
@@ -103,7 +103,7 @@ def test_query_and_key_of_an_eager_model_are_its_weights_and_the_message_says_so
     with torch.no_grad(), attviz.capture(model, read=r.QueryKey()) as cap:
         weights = model(ids, attention_mask=mask, output_attentions=True).attentions
     torch.testing.assert_close(cap.reading("query_key.weights"), torch.stack(weights))
-    with pytest.raises(CaptureError, match=r"has several parts: 'query_key.weights'. Ask for one of them, not 'query_key.query'"):
+    with pytest.raises(CaptureError, match=r"has several parts: 'query_key.weights'. Name one of them instead of 'query_key.query'"):
         cap.reading("query_key.query")
 
 

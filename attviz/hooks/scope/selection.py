@@ -1,4 +1,4 @@
-"""Which layers the user asked for."""
+"""The layers that the user selected."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attviz.hooks.scope.model_map import Layout, below
 
 
 class Selection:
-    """Which layers the user asked for: names (also of a container), glob patterns or indices; None means all."""
+    """The layers that the user selected: names (of modules or containers), glob patterns or indices; None means all."""
 
     def __init__(self, wanted: Sequence[str | int] | str | int | None, layout: Layout) -> None:
         entries = [wanted] if isinstance(wanted, (str, int)) else wanted
@@ -42,7 +42,7 @@ class Selection:
         shown = near or list(expected[:3])
         raise UnknownLayerError(
             f"capture: no module matches layer {entry!r}. Near: {', '.join(map(repr, shown)) or 'none'}; "
-            f"{len(expected)} attention modules in all (cap.layers lists them)."
+            f"{len(expected)} attention modules in total (cap.layers lists them)."
         )
 
 

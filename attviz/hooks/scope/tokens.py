@@ -121,7 +121,7 @@ class ContextReader:
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if outer is None and any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in given.values()):
             raise CaptureError(
-                "capture: the model runs under torch.vmap, which takes one attention apart into a call for each slice. Call the model "
+                "capture: the model runs under torch.vmap, which splits one attention into a call per slice. Call the model "
                 "on the whole batch, x.flatten(0, 1), instead."
             )
         if args and isinstance(args[0], Mapping):  # a batch handed over as one dictionary (sentence-transformers)

@@ -217,8 +217,8 @@ def _two_readings(answer: Answer | None) -> str:
     if answer is not None and answer.apart:
         return answer.why
     return (
-        f"{'' if answer is None else answer.why}; it may be self-attention (then name the module in layers=) or attend to another sequence "
-        "or to features (then leave it out of layers=)"
+        f"{'' if answer is None else answer.why}; it may be self-attention (then name the module in layers=), or attend to "
+        "another sequence or to features (then leave it out of layers=)"
     )
 
 

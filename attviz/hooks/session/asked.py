@@ -28,8 +28,8 @@ def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[L
     for reading in own:
         if not isinstance(reading, Reading):
             raise ArgumentError(
-                f"capture: read takes attviz.readings, such as Offset(-1) or RowEntropy(), got {reading!r}"
-                f"{'; make an object of the class: ' + reading.__name__ + '(...)' if isinstance(reading, type) else ''}."
+                f"capture: read= must contain attviz.readings such as Offset(-1) or RowEntropy(), got {reading!r}"
+                f"{'; create an instance: ' + reading.__name__ + '(...)' if isinstance(reading, type) else ''}."
             )
     asked: dict[str, Reading] = {}
     for reading in own:
@@ -42,7 +42,7 @@ def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[L
                 asked[reading.name] = _shared(asked.get(reading.name), reading, metric)
     if cross and not any(reading.of_cross for reading in asked.values()):
         raise ArgumentError(
-            "capture: cross=True reads cross-attention, where no key is a query's own. Ask for a reading that needs none in read=: Rows, "
+            "capture: cross=True reads cross-attention, where no key is a query's own. Put a reading that needs none into read=: Rows, "
             "Keys, Segments, TopKeys, RowEntropy, MaxLogit, Received or QueryKey."
         )
     return tuple(asked.values())
@@ -54,7 +54,7 @@ def _shared(present: Reading | None, reading: Reading, metric: Metric) -> Readin
         return reading
     if not _alike(present, reading):
         raise ArgumentError(
-            f"capture: {type(metric).__name__} needs the reading {reading!r}, and another one is called {reading.name!r}. Give that one "
+            f"capture: {type(metric).__name__} needs the reading {reading!r}, but another one has that name too. Give that one "
             "another name=."
         )
     return dataclasses.replace(present, every=math.gcd(present.every, reading.every))
@@ -75,14 +75,16 @@ def stacked_reading(recorder: Recorder, name: str, cross: bool, why_empty: Calla
     base = next((reading.name for reading in recorder.readings if name == reading.name or name.startswith(reading.name + ".")), None)
     if base is None:
         known = ", ".join(repr(reading.name) for reading in recorder.readings) or "none"
-        raise CaptureError(f"cap.reading: no reading is called {name!r}; there are {known}. Ask for it: attviz.capture(model, read=[...]).")
+        raise CaptureError(f"cap.reading: no reading is called {name!r}; there are {known}. Request it: attviz.capture(model, read=[...]).")
     step = recorder.latest.get(base)
     if step is None:
         raise CaptureError(why_empty())
     records: Sequence[Any] = step.cross_records() if cross else step.records()
     if not records:
         kind = "cross-attention" if cross else "self-attention"
-        raise CaptureError(f"cap.reading: {name!r} was read in a forward without {kind}{'' if cross else '; cross=True has the other'}.")
+        raise CaptureError(
+            f"cap.reading: {name!r} was read in a forward without {kind}{'' if cross else '; cross=True reads the other kind'}."
+        )
     missing = [record for record in records if name not in record.readings]
     if missing:
         raise CaptureError(_missing(name, base, missing, len(records)))
@@ -91,7 +93,7 @@ def stacked_reading(recorder: Recorder, name: str, cross: bool, why_empty: Calla
         shapes = "\n".join(f"  {record.layer!r}: {tuple(tensor.shape)}" for record, tensor in zip(records, found, strict=True))
         raise RaggedLayersError(
             f"cap.reading: {name!r} has layers of different shapes, which cannot be stacked:\n{shapes}\n"
-            "  Read record.readings of cap.records one by one, or capture one tower with layers=."
+            "  Read record.readings of each record in cap.records, or capture one tower with layers=."
         )
     return torch.stack(found)
 
@@ -99,10 +101,10 @@ def stacked_reading(recorder: Recorder, name: str, cross: bool, why_empty: Calla
 def _missing(name: str, base: str, missing: Sequence[Any], total: int) -> str:
     parts = sorted({part for record in missing for part in record.readings if part.startswith(base + ".")})
     if parts:
-        return f"cap.reading: {base!r} has several parts: {', '.join(map(repr, parts))}. Ask for one of them, not {name!r}."
+        return f"cap.reading: {base!r} has several parts: {', '.join(map(repr, parts))}. Name one of them instead of {name!r}."
     shown = "\n".join(f"  {record.layer!r}: {record.reasons.get(base, 'not read')}" for record in missing[:_SHOWN])
     more = f"\n  and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
     return (
-        f"cap.reading: {len(missing)} of {total} layers could not give {name!r}:\n{shown}{more}\n"
+        f"cap.reading: {len(missing)} of {total} layers could not provide {name!r}:\n{shown}{more}\n"
         "  The others are in record.readings of cap.records."
     )

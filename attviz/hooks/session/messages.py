@@ -10,14 +10,14 @@ from attviz.hooks.scope.model_map import Layout
 
 _SHOWN = 4
 _NONE_EXPECTED = (
-    "no operator of the table ran that could be attention, and no module is named after it (convolutions, state spaces and Fourier "
-    "mixers have no attention matrix)"
+    "no known attention operator ran, and no module is named after attention (convolutions, state-space models and Fourier mixers have "
+    "no attention matrix)"
 )
 _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") in transformers, F.scaled_dot_product_attention elsewhere'
 _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
 _SAY = (
-    "name a module in layers= if it is self-attention with one query for each key, or say where its softmax holds each token's weight on "
+    "name a module in layers= if it is self-attention with one query per key, or declare where its softmax has each token's weight on "
     "itself with attviz.register_layout"
 )
 
@@ -35,12 +35,12 @@ def explain(model: nn.Module, layout: Layout, missed: Mapping[str, str], seen: i
 
 
 def undecided(model: nn.Module, untold: Mapping[str, str]) -> str:
-    """One message for all modules of which what was seen does not say what their numbers mean."""
+    """One message for all modules whose attention was seen but could not be identified."""
     shown = "\n".join(f"  {name or type(model).__name__!r}: {why}." for name, why in list(untold.items())[:_SHOWN])
     more = f"\n  and {len(untold) - _SHOWN} more." if len(untold) > _SHOWN else ""
     return (
-        f"capture: {type(model).__name__} has {len(untold)} module{'s' * (len(untold) > 1)} whose attention could not be told, so nothing "
-        f"was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
+        f"capture: {type(model).__name__} has {len(untold)} module{'s' * (len(untold) > 1)} whose attention could not be "
+        f"identified, so nothing was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
         "strict=False."
     )
 
@@ -53,7 +53,7 @@ def nothing_seen(model: nn.Module, layout: Layout) -> str:
     return (
         f"capture: no self-attention was found in {type(model).__name__} ({len(layout.expected)} modules look like attention by their "
         f"class names).\n  Why: {why}.\n  Cure: {_cure(layout)}; or name the attention modules in layers=. A compiled "
-        "flex_attention is found as a global, or an attribute, of the module that calls it."
+        "flex_attention is found if it is a global or an attribute of the module that calls it."
     )
 
 
@@ -70,7 +70,7 @@ def _reason(model: nn.Module, layout: Layout, name: str) -> str:
             "passes the dispatcher"
         )
     if "flex" in implementation:
-        return "flex_attention is a higher-order operator that passes no dispatcher, and it was called in a place that is not watched"
+        return "flex_attention is a higher-order operator that bypasses the dispatcher, and it was called from a place that is not watched"
     if implementation not in ("", "sdpa", "eager"):
         return f"the attention implementation {implementation!r} calls a kernel that is not in the operator table"
     return f"{type(module).__name__} computes its attention with an operator that is not in the table (attviz.hooks.tap.operators)"

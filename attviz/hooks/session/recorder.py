@@ -147,12 +147,12 @@ def as_metrics(metrics: Listener | Iterable[Listener] | None) -> list[Listener]:
     if metrics is None:
         return []
     if isinstance(metrics, Mapping):
-        raise ArgumentError("capture: metrics= takes a metric or a list of them, not a dictionary. Pass list(metrics.values()).")
+        raise ArgumentError("capture: metrics= must be a metric or a list of metrics, not a dictionary. Pass list(metrics.values()).")
     several = [metrics] if isinstance(metrics, Listener) else list(metrics)
     found = [member for metric in several for member in _members(metric)]
     for metric in found:
         if not isinstance(metric, Listener):
-            raise ArgumentError(f"capture: a metric needs a method update(record), which {type(metric).__name__} does not have.")
+            raise ArgumentError(f"capture: a metric needs a method update(record), but {type(metric).__name__} has none.")
     return found
 
 

@@ -35,7 +35,7 @@ def join_steps(
     """
     if any(step.beams for step in steps) and beam_indices is None:
         raise ArgumentError(
-            "sequence_diagonal: the steps are those of a beam search, whose rows change places. Call generate with "
+            "sequence_diagonal: the steps come from a beam search, which reorders rows. Call generate with "
             "return_dict_in_generate=True, output_scores=True and pass beam_indices=outputs.beam_indices."
         )
     layers = [(record.layer, record.layer_index) for record in steps[-1].records()]

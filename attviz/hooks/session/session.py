@@ -52,7 +52,7 @@ class Session:
     def enter(self) -> None:
         """Put everything on, or, if that is interrupted, nothing."""
         if self.state != "new":
-            raise CaptureError("capture: this Capture was entered before. Make a new one with attviz.capture(model) for each context.")
+            raise CaptureError("capture: this Capture was already used. Create a new one with attviz.capture(model) for each context.")
         refuse_replays(self._model, self.layout)
         self.state = "open"
         entered = False
@@ -96,10 +96,10 @@ class Session:
         if self._recorder.keep == "none":
             return "capture: keep='none' fed the metrics and kept no record. Read the metrics, or capture with keep='last'."
         if self._recorder.forwards > self._recorder.recorded:
-            return "capture: the last forward did not run to its end, so nothing of it was kept. Run the model again inside the context."
+            return "capture: the last forward did not finish, so nothing of it was kept. Run the model again inside the context."
         return (
             f"capture: no forward of {type(self._model).__name__} was seen. Run the model that was passed to attviz.capture inside the "
-            "context; if a function around it is compiled, compile the model instead."
+            "context. If a function around it is compiled, compile the model instead."
         )
 
     def _arm(self) -> None:

@@ -94,7 +94,7 @@ def test_a_compiled_function_that_nobody_can_find_is_a_loud_miss():
     model = Held("closure")
     model.closure = lambda query, *args, **kwargs: torch.zeros_like(query)
     with (
-        pytest.raises(CaptureError, match="compiled flex_attention is found as a global, or an attribute"),
+        pytest.raises(CaptureError, match="compiled flex_attention is found if it is a global or an attribute"),
         torch.no_grad(),
         attviz.capture(model, layers=""),
     ):

@@ -100,7 +100,7 @@ def test_a_name_is_registered_once():
     try:
         assert register_operator(mine) is mine
         assert mine in registered()
-        with pytest.raises(ArgumentError, match="'aten::_scaled_dot_product_mine' is in the table already. Pass replace=True"):
+        with pytest.raises(ArgumentError, match="'aten::_scaled_dot_product_mine' is already registered. Pass replace=True"):
             register_operator(mine)
         other = Operator(mine.name, mine.read, "fused")
         assert register_operator(other, replace=True) is other

@@ -102,11 +102,11 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
     def read(args: Arguments, kwargs: Keywords, result: Any) -> PackedCall | str:
         given = _bound(parameters(), args, kwargs)
         if given["paged"]:
-            return f"{name} was given paged or shifted keys, in which a query's own key cannot be found"
+            return f"{name} was given paged or shifted keys, so a query's own key cannot be located"
         if given["scaled"]:
             return f"{name} was given scaled 8-bit or split queries and keys, which are not read; capture the model in bfloat16"
         if given["rotated"]:
-            return f"{name} rotates queries and keys itself, so what it multiplies is not to be seen; rotate them before the call"
+            return f"{name} rotates queries and keys itself, so what it multiplies cannot be seen; rotate them before the call"
         if given["functions"]:
             functions = " and a ".join(given["functions"])
             return f"{name} was given a {functions}, which runs inside its kernel only; use flex_attention, which is read"

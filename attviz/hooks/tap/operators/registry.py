@@ -63,7 +63,7 @@ def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
     with _lock:
         if operator.name in _table and not replace:
             raise ArgumentError(
-                f"register_operator: operator {operator.name!r} is in the table already. Pass replace=True to take its place. "
+                f"register_operator: operator {operator.name!r} is already registered. Pass replace=True to replace it. "
                 f"Known: {sorted(_table)}."
             )
         _table[operator.name] = operator
