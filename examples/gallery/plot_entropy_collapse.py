@@ -1,11 +1,12 @@
 """
-Entropy collapse, and one of its cures
-======================================
+Entropy collapse and its cures
+==============================
 
 A high learning rate drives attention logits up and row entropy down; in the end each row sees a single key, and the run
 diverges (Zhai et al. 2023, arXiv:2303.06296). ``AttentionHealth`` reads both while the model trains and raises an alarm
-at the thresholds you choose. Normalising queries and keys is one of the cures. ``examples/entropy_collapse.py`` drives
-a run all the way into the collapse.
+at the thresholds you choose. Two cures: normalise queries and keys (Henry et al. 2020, arXiv:2010.04245), or bound the
+spectral norm of their projection by a learned factor (the sigma reparametrisation of Zhai et al.).
+``examples/entropy_collapse.py`` drives a run all the way into divergence.
 """
 
 import matplotlib.pyplot as plt
@@ -19,37 +20,44 @@ VOCABULARY, LENGTH, WIDTH, HEADS = 24, 24, 64, 4
 
 
 class Block(nn.Module):
-    def __init__(self, normalised):
+    def __init__(self, cure):
         super().__init__()
         self.norm, self.qkv, self.out = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.normalised = normalised
+        self.cure = cure
+        if cure == "sigma reparametrisation":
+            self.qkv = nn.utils.parametrizations.spectral_norm(self.qkv)
+            self.gamma = nn.Parameter(torch.ones(()))
 
     def forward(self, x):
-        query, key, value = self.qkv(self.norm(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-        if self.normalised:
+        projected = self.qkv(self.norm(x))
+        if self.cure == "sigma reparametrisation":
+            projected = self.gamma * projected
+        query, key, value = projected.unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        if self.cure == "normalised queries and keys":
             query, key = (nn.functional.normalize(part, dim=-1) * (WIDTH // HEADS) ** 0.5 for part in (query, key))
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return x + self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Model(nn.Module):
-    def __init__(self, normalised):
+    def __init__(self, cure):
         super().__init__()
         self.embed, self.place = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LENGTH, WIDTH)
-        self.blocks, self.head = nn.Sequential(*(Block(normalised) for _ in range(3))), nn.Linear(WIDTH, VOCABULARY)
+        self.blocks, self.head = nn.Sequential(*(Block(cure) for _ in range(3))), nn.Linear(WIDTH, VOCABULARY)
 
     def forward(self, input_ids):
         return self.head(self.blocks(self.embed(input_ids) + self.place(torch.arange(LENGTH))))
 
 
 # %%
-# The same data and steps, with and without normalised queries and keys.
+# The same data and steps three times.
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.2), layout="constrained")
-for normalised, color, label in ((False, "#d55e00", "plain"), (True, "#0072b2", "queries and keys normalised")):
+cures = {"plain": "#d55e00", "normalised queries and keys": "#0072b2", "sigma reparametrisation": "#009e73"}
+for cure, color in cures.items():
     torch.manual_seed(0)
-    model = Model(normalised)
-    optimizer = torch.optim.AdamW(model.parameters(), 2e-2)
+    model = Model(cure)
+    optimizer = torch.optim.AdamW(model.parameters(), 4e-2)
     monitor = AttentionMonitor(every=10, per="model", health=AttentionHealth(on_alarm="ignore"))
     rows, losses = [], []
     for step in range(301):
@@ -65,7 +73,7 @@ for normalised, color, label in ((False, "#d55e00", "plain"), (True, "#0072b2", 
             losses.append(loss.item())
     steps, entropies, logits = zip(*rows, strict=True)
     for ax, values in zip(axes, (entropies, logits, losses), strict=True):
-        ax.plot(steps, values, color=color, label=label)
+        ax.plot(steps, values, color=color, label=cure)
 for ax, title in zip(axes, ("mean row entropy (nats)", "largest logit", "loss (nats)"), strict=True):
     ax.set(title=title, xlabel="training step")
 axes[1].axhline(100, color="#888", linestyle=":", label="alarm")

@@ -4,7 +4,7 @@ Watching heads learn where to look
 
 A two-layer attention-only model learns to continue sequences that repeat themselves with a period it cannot know
 beforehand. Olsson et al. (2022, arXiv:2209.11895) describe what has to form: a head that looks at the previous token,
-and one in the next layer that looks at what followed the last time. Three readings, taken at every 50th step, show it
+and one in the next layer that looks at what followed the last time. Three readings, taken at every 100th step, show it
 happening.
 """
 
@@ -49,7 +49,7 @@ def batch(size=64):
 
 
 # %%
-# Train, and read three numbers per head at every 50th step: weight on the first token (the sink), on the previous one,
+# Train, and read three numbers per head at every 100th step: weight on the first token (the sink), on the previous one,
 # and on the induction target.
 
 model = Repeater()
@@ -57,9 +57,9 @@ optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=0.01)
 asked = [r.Keys(first=1, name="first token"), r.Offset(-1, name="previous token"), r.Induction(name="induction")]
 history = {reading.name: [] for reading in asked}
 steps = []
-for step in range(1201):
+for step in range(2401):
     ids, known = batch()
-    if step % 50 == 0:
+    if step % 100 == 0:
         with torch.no_grad(), attviz.capture(model, read=asked) as cap:
             model(ids)
         steps.append(step)

@@ -40,8 +40,8 @@ def undecided(model: nn.Module, untold: Mapping[str, str]) -> str:
     more = f"\n  and {len(untold) - _SHOWN} more." if len(untold) > _SHOWN else ""
     return (
         f"capture: {type(model).__name__} has {len(untold)} module{'s' * (len(untold) > 1)} whose attention could not be "
-        f"identified, so nothing was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= with the others, or "
-        "strict=False."
+        f"identified, so nothing was recorded there.\n{shown}{more}\n  Cure: {_SAY}; to go on without these layers, pass layers= "
+        "with the others, or strict=False."
     )
 
 
