@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import venv
 import zipfile
 from pathlib import Path
 
@@ -46,26 +47,56 @@ def test_sdist_holds_what_the_tests_need(dist):
     assert {"tests/test_package.py", "constraints.txt", "noxfile.py", "Makefile", "CHANGELOG.md", "LICENSE"} <= names
 
 
-def test_wheel_runs_from_a_folder_of_its_own(dist, tmp_path):
+@pytest.fixture(scope="module")
+def installed(dist, tmp_path_factory):
+    """Python of a new environment with the wheel in it. Its dependencies are lent by this one: a test downloads nothing."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, with_pip=False, symlinks=os.name != "nt")
+    python = place / ("Scripts" if os.name == "nt" else "bin") / "python"
+    site = Path(_ask(python, "import sysconfig; print(sysconfig.get_path('purelib'))", place).strip())
+    wheel = str(next(dist.glob("*.whl")))
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--no-index", "--target", str(tmp_path / "site"),
-         str(next(dist.glob("*.whl")))], check=True,
-    )  # fmt: skip
-    script = tmp_path / "quick_start.py"
-    script.write_text(
-        "import torch, attviz\n"
-        "model = torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2).eval()\n"
-        "with attviz.capture(model) as cap:\n    model(torch.zeros(1, 4, 8))\n"
-        "assert cap.diagonal.shape == (2, 1, 2, 4)\n"
-        "print(attviz.__file__, attviz.__version__)\n"
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--no-index", "--target", str(site), wheel], check=True
     )
-    done = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning:attviz", str(script)], capture_output=True, text=True, check=False, cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )  # fmt: skip
+    (site / "lent.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    return python
+
+
+def _ask(python, code, folder):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "site") in done.stdout
-    assert done.stdout.split()[-1] == attviz.__version__
+    return done.stdout
+
+
+def test_the_quick_start_of_the_readme_runs_word_for_word_from_the_wheel(installed, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    quick_start = re.search(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    assert quick_start is not None
+    said = _ask(installed, quick_start[1] + "\nprint(attviz.__file__, attviz.__version__)", tmp_path)
+    assert "previous, row_entropy" in said
+    *_, place, version = said.split()
+    assert not Path(place).is_relative_to(ROOT)
+    assert version == attviz.__version__
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_command_of_the_wheel_runs(installed, tmp_path):
+    assert _ask(installed, "import sys; from attviz.cli import main; sys.exit(main(['info', '--json']))", tmp_path).startswith("{")
+
+
+def test_recipe_and_citation_say_what_the_package_says():
+    recipe = (ROOT / "conda" / "recipe.yaml").read_text(encoding="utf-8")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = re.findall(r'"(.+?)"', project.partition("dependencies = [")[2].partition("]")[0])
+    assert len(dependencies) > 8
+    other_name = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+    for dependency in dependencies:
+        name, bound = dependency.split(">=")
+        assert f"    - {other_name.get(name, name)} >={bound}\n" in recipe, dependency
+    released = attviz.__version__.partition(".dev")[0]
+    assert f'version: "{released}"' in recipe
+    assert f'version: "{released}"' in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_the_changelog_has_a_heading_for_this_version():

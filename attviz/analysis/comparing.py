@@ -30,29 +30,29 @@ def compare(
     seed: int = 0,
     **options: Any,
 ) -> Comparison:
-    """Run the same texts through two models and say which heads attend to themselves differently, and how certain that is.
+    """Run the same texts through two models and report which heads attend to their own position differently, and how certain that is.
 
-    The models may be two checkpoints, the same model before and after fine-tuning, in two precisions, or with two attention kernels:
-    whatever gives the same tokens, layers and heads. A list of three or more is a series, drawn as curves over its steps.
+    The models can be two checkpoints, the same model before and after fine-tuning, in two precisions, or with two attention kernels:
+    anything with the same tokens, layers and heads. A list of three or more is a series, drawn as curves over its steps.
 
     Args:
-        a: A model; the name or folder of one; a function without arguments that loads one, called when it is its turn, so that large
-            models are not in memory together; an ``Analysis`` made before. Or a list of these, and no ``b``.
-        b: The other.
-        texts: The texts; with two analyses, leave them out.
-        tokenizer: The tokenizer of all models; names and folders bring their own.
-        names: What the models are called; by default what they know of themselves.
-        steps: Where the models of a series stand on the axis, such as training steps; counted from 0 by default.
+        a: A model; the name or folder of one; a function without arguments that loads one when needed, so that large models are not in
+        memory together; or an existing ``Analysis``. Or a list of these, without ``b``.
+        b: The other model.
+        texts: The texts; omit them for two analyses.
+        tokenizer: The tokenizer of all models; names and folders have their own.
+        names: Names of the models; by default their own.
+        steps: Positions of the models of a series on the axis, such as training steps; counted from 0 by default.
         resamples: Bootstrap samples.
-        level: Of the intervals.
-        seed: Of the bootstrap.
-        **options: Of :func:`attviz.analyze`, such as ``batch_size=``, ``max_length=`` or ``layers=``; diagonals are kept in float32.
+        level: Confidence level of the intervals.
+        seed: Seed of the bootstrap.
+        **options: Passed to :func:`attviz.analyze`, such as ``batch_size=``, ``max_length=`` or ``layers=``; diagonals are kept in float32.
 
     Returns:
         The comparison: ``.table``, ``.figure``, ``.ranked()``, ``.view()``.
 
     Raises:
-        ArgumentError: If the models do not give the same tokens, layers and heads, or an option is outside its choices.
+        ArgumentError: If the models do not have the same tokens, layers and heads, or an option is invalid.
     """
     compared = list(a) if b is None and isinstance(a, Sequence) and not isinstance(a, str) else [a, b]
     if len(compared) < 2 or any(one is None for one in compared):

@@ -52,14 +52,14 @@ class HeadChange(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Comparison:
-    """Two models, or a series of checkpoints, on the same texts: the diagonal of each token, head and layer beside each other.
+    """Two models, or a series of checkpoints, on the same texts: their diagonals, compared token by token.
 
-    Means run over the tokens that are not special. Intervals come from a bootstrap over texts, which are what was sampled: tokens of
-    one text are not independent. With a single text there is no interval (NaN), and nothing is certain.
+    Means run over the tokens that are not special. Intervals come from a bootstrap over texts, because tokens of one text are not
+    independent. With a single text there is no interval (NaN), and nothing is certain.
 
     Attributes:
         names: One per model.
-        steps: Where each model stands on the axis of a series.
+        steps: Position of each model on the axis of a series.
         layers: Of the first model.
         mean: Mean diagonal of each model and head.
         mean_low: Lower end of its interval.
@@ -70,7 +70,7 @@ class Comparison:
         change: Mean over tokens of the absolute difference between first and last model.
         analyses: The texts as each model saw them; the same tokens in the same order.
         num_tokens: Tokens that counted.
-        level: Of the intervals, such as 0.95.
+        level: Confidence level of the intervals, such as 0.95.
     """
 
     names: tuple[str, ...]
@@ -124,7 +124,7 @@ class Comparison:
 
     @property
     def figure(self) -> Figure:
-        """Two models: a map of the differences beside the heads that changed most. A series: each layer's mean along the steps."""
+        """Two models: a map of the differences and the heads that changed most. A series: each layer's mean along the steps."""
         from attviz.plots import head_changes, head_curves
 
         if len(self.names) > 2:

@@ -36,7 +36,7 @@ class MetricStates:
             raise ArgumentError(
                 f"{self._partial.folder} holds a stopped run whose metrics ({names}) cannot be restored: "
                 "each would need save_state(path) and load_state(path). "
-                "Remove the folder to begin again, or run without the metric to resume."
+                "Remove the folder to start over, or run without the metric to resume."
             )
         saved = [(count, note["metrics"]) for count, note in self._partial.notes() if "metrics" in note]
         if saved:
@@ -78,11 +78,11 @@ class MetricStates:
 
     def _load(self, files: Any) -> None:
         if not isinstance(files, list) or len(files) != len(self._metrics):
-            raise FormatError(f"{self._partial.folder}: the saved metrics are not these. Remove the folder to begin again.")
+            raise FormatError(f"{self._partial.folder}: the saved metrics are different ones. Remove the folder to start over.")
         for name, metric in zip(files, self._metrics, strict=True):
             if name is None:
                 metric.reset()
             elif not isinstance(name, str) or Path(name).name != name:
-                raise FormatError(f"{self._partial.folder}: the saved metrics cannot be read. Remove the folder to begin again.")
+                raise FormatError(f"{self._partial.folder}: the saved metrics cannot be read. Remove the folder to start over.")
             else:
                 metric.load_state(self._partial.folder / name)

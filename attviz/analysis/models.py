@@ -1,4 +1,4 @@
-"""Models by name: a hub id, a local folder, or the all-MiniLM-L6-v2 that the ``demo`` extra brings along."""
+"""Models by name: a hub id, a local folder, or the all-MiniLM-L6-v2 from the ``demo`` extra."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[Any, Any]:
-    """The model and its tokenizer, in eval mode, with its fast attention kernels.
+    """Load a model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
         name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which is taken from the installed package when it is there.
-        classify: Load the classification head; None does so when the checkpoint has one.
-        trust_remote_code: Run the Python that comes with the model. Nothing asks; without this it is never run.
-        allow_pickle: Also read weights in PyTorch's pickle format (``.bin``), which can run code as they are read.
+        classify: Load the classification head; None does so if the checkpoint has one.
+        trust_remote_code: Run Python code that comes with the model; never run without this.
+        allow_pickle: Also load weights in PyTorch's pickle format (``.bin``), which can run code.
 
     Returns:
         (model, tokenizer).
 
     Raises:
-        ArgumentError: If transformers cannot load it, the message carries its reason; if the checkpoint lacks weights, which would be
-            random, they are named.
+        ArgumentError: If transformers cannot load it (the message has the reason), or the checkpoint lacks weights, which would be random
+        (the message names them).
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -85,10 +85,10 @@ def _reason(error: Exception, trust_remote_code: bool, allow_pickle: bool) -> st
     told = str(error).strip()
     reason = told.splitlines()[0][:500] if told else type(error).__name__
     if "trust_remote_code" in told and not trust_remote_code:
-        return f"{reason} It brings Python of its own; after reading that, allow it: --trust-remote-code (trust_remote_code=True)."
+        return f"{reason} It comes with Python code; after reading it, allow it with --trust-remote-code (trust_remote_code=True)."
     if "safetensors" in told and not allow_pickle:
         return (
-            f"{reason} It has no weights in safetensors; those in pickle (.bin) can run code: if you trust them, --allow-pickle "
+            f"{reason} It has no safetensors weights. Pickled ones (.bin) can run code: if you trust them, pass --allow-pickle "
             "(allow_pickle=True), or convert them with model.save_pretrained."
         )
     return f"{reason} Name a hub id or a folder with config.json and weights."

@@ -1,4 +1,4 @@
-"""``attviz.pairs``: a few texts through a model, and the page that shows who looks at whom in them."""
+"""``attviz.pairs``: a few texts through a model, and the page that shows which token attends to which."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def pairs(
     max_length: int | None = None,
     **options: Any,
 ) -> Page:
-    """Show who looks at whom: head view, model view and neuron view of a few texts, cross-attention of encoder-decoders.
+    """Show which token attends to which: head, model and neuron view of a few texts, and cross-attention of encoder-decoders.
 
-    The model keeps its own kernels. The page holds query and key, about 50 kB per token for a model of 12 layers x 12 heads, and forms
+    The model keeps its own kernels. The page holds query and key, about 50 kB per token for a model of 12 layers x 12 heads, and computes
     the rows it shows.
 
     Args:
-        model: A transformers model; put into eval mode for the run, and back.
+        model: A transformers model; in eval mode during the run, restored afterwards.
         tokenizer: Its tokenizer, or the image processor of a vision model.
-        texts: One or several texts (images for a vision model).
-        targets: For an encoder-decoder: what its decoder reads, one text for each.
-        max_length: Most tokens of a text; None takes what the model allows. The rest is cut off.
-        options: Of :func:`attviz.view`, such as ``layers``, ``heads``, ``title``.
+        texts: One or more texts (images for a vision model).
+        targets: For an encoder-decoder: the decoder's input, one text each.
+        max_length: Longest text in tokens; None takes what the model allows. The rest is cut off.
+        options: Passed to :func:`attviz.view`, such as ``layers``, ``heads``, ``title``.
 
     Returns:
-        The page: ``.save("pairs.html")``, or let a notebook show it.
+        The page: ``.save("pairs.html")``, or let a notebook display it.
 
     Raises:
-        ArgumentError: If there are no texts, or targets do not fit them or the model.
+        ArgumentError: If there are no texts, or targets do not match them or the model.
         CaptureError: If the model's attention cannot be seen.
     """
     texts = [texts] if isinstance(texts, str) else list(texts)

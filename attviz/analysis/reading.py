@@ -1,4 +1,4 @@
-"""Data sets: CSV, TSV, JSON lines, text, Parquet, Arrow, folders of them, standard input, and Hugging Face ``datasets``, also streaming."""
+"""Data sets: CSV, TSV, JSON lines, text, Parquet, Arrow, folders of these, standard input, and Hugging Face ``datasets``."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _LABEL_COLUMNS = ("label", "labels", "class")
 
 @dataclass(frozen=True, slots=True)
 class TextTable:
-    """Texts with what is known of them, ready for :func:`attviz.analyze`.
+    """Texts with their labels and names, ready for :func:`attviz.analyze`.
 
     Attributes:
-        texts: In the order of the file; a list, or an iterator where the source streams.
-        labels: Indices or names of classes, None where unknown; None altogether where there is no such column.
-        label_names: Sorted, where labels are names.
+        texts: In the order of the file; a list, or an iterator if the source streams.
+        labels: Indices or names of classes, None where unknown; None if there is no such column.
+        label_names: Sorted, if labels are names.
         names: File names or row numbers.
-        oddities: What was odd in the file, with how often: rows with too many fields, blank lines.
+        oddities: Irregularities in the file and their counts, such as rows with too many fields or blank lines.
     """
 
     texts: Any
@@ -216,8 +216,8 @@ def classes_of(table: TextTable, label_names: Sequence[str] | None, model_names:
         strangers = sorted({label for label in table.labels or [] if isinstance(label, str) and label not in model_names})
         if strangers:
             raise ArgumentError(
-                f"the data have classes that the model does not know: {', '.join(strangers)}; it knows {', '.join(model_names)}. "
-                "Rename them in the data, or give the classes in the model's order with label_names= (--label-names)."
+                f"the data have classes that the model does not know: {', '.join(strangers)}; it has {', '.join(model_names)}. "
+                "Rename them in the data, or pass the classes in the model's order with label_names= (--label-names)."
             )
         return None
     return table.label_names

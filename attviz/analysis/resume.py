@@ -58,5 +58,5 @@ class StoppedRun:
     def _refusal(self, difference: str) -> ArgumentError:
         return ArgumentError(
             f"{self._folder} holds a stopped run over other texts: {difference}. "
-            "Run with the old data to resume, or remove the folder to begin again."
+            "Run with the old data to resume, or remove the folder to start over."
         )

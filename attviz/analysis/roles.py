@@ -36,20 +36,20 @@ def head_roles(
 ) -> RolesTable:
     """Find the previous-token, duplicate-token, induction and other heads of a model, on random tokens that repeat.
 
-    Random tokens carry no meaning, so what a head attends to is what it does by itself: of two equal blocks, induction heads look in the
-    second at the token after the last occurrence (Olsson et al., arXiv:2209.11895), duplicate-token heads at the occurrence itself.
+    Random tokens carry no meaning, so a head shows what it does by itself: in the second of two equal blocks, induction heads look at the
+    token after the last occurrence (Olsson et al., arXiv:2209.11895), duplicate-token heads at the occurrence itself.
 
     Args:
-        model: Any model whose forward takes token ids; it is put into eval mode for the run, and back.
-        tokenizer: Tells which ids to leave out (special ones) and which one begins a text; None takes what the model's configuration says.
+        model: Any model whose forward takes token ids; in eval mode during the run, restored afterwards.
+        tokenizer: Determines which ids to leave out (special ones) and which one begins a text; None uses the model's configuration.
         roles: Which of ``attviz.metrics.HeadRoles``; all but ``"special"`` by default.
-        texts: Texts; errors come from the differences between them.
-        period: Tokens of a block, all different where the vocabulary is large enough.
-        repeats: Blocks of a text.
-        batch_size: Texts that go through the model together.
-        vocab_size: Number of ids, where neither model nor tokenizer tells.
-        seed: Of the tokens.
-        least: Share of a row's attention from which a role can stand out.
+        texts: Number of texts; errors are estimated from the differences between them.
+        period: Tokens per block, all different if the vocabulary is large enough.
+        repeats: Blocks per text.
+        batch_size: Texts per batch.
+        vocab_size: Number of ids, if neither model nor tokenizer has it.
+        seed: Seed of the tokens.
+        least: Smallest share of a row's attention with which a role can stand out.
 
     Returns:
         The table: ``.labels``, ``.find("induction")``, ``.to_pandas()``; ``attviz.plots.head_roles`` draws it.

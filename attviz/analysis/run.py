@@ -59,32 +59,32 @@ def analyze(
     shard: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> Analysis:
-    """Run texts through a model and keep, per token, what every head of every layer gives to the token's own position.
+    """Run texts through a model and keep, for every token, the attention of every layer and head to the token's own position.
 
-    Texts are read as they are needed, batched by length, and their diagonals appended to an archive on disk, so that memory
-    stays bounded for any number of them. With ``archive=`` a run that was stopped (Ctrl-C, a full disk, a crash) is taken up
-    again by the same call, and gives the same file as one that was not; without it the archive is a temporary one, read into
-    memory at the end when it is small.
+    Texts are read on demand and batched by length, and their diagonals are appended to an archive on disk, so that memory stays bounded
+    for any number of texts. With ``archive=``, a run that was stopped (Ctrl-C, a full disk, a crash) is resumed by the same call and
+    produces the same file as an uninterrupted one. Without it the archive is temporary, and is read into memory at the end if it is
+    small.
 
     Args:
-        model: A transformers model, on the device where it shall run; it is put into eval mode for the run, and back.
+        model: A transformers model, on the device where it should run; in eval mode during the run, restored afterwards.
         tokenizer: Its tokenizer; for a vision or audio model its image processor or feature extractor.
         texts: Strings; a list, a generator, a column of a Hugging Face data set. For a vision model images, whose patches become
             tokens and keep their grid; for an audio model sounds, whose frames become tokens.
         labels: The true class of each text: indices, or names of ``label_names``; None where unknown.
         label_names: One per class; None takes those of the model's configuration.
-        names: What documents are called; None numbers them.
-        batch_size: Texts that go through the model together.
-        max_length: Most tokens of one input; None takes what the model allows.
-        long: ``"truncate"`` or ``"split"`` texts of more tokens than that.
+        names: Names of the documents; None numbers them.
+        batch_size: Texts per batch.
+        max_length: Longest input in tokens; None takes what the model allows.
+        long: ``"truncate"`` or ``"split"`` longer texts.
         overlap: Tokens that neighbouring pieces of a split text share.
-        delimiter: Divide each text at this string first; every piece becomes a document.
+        delimiter: Split each text at this string first; every piece becomes a document.
         layers: Layers to keep, as in :func:`attviz.capture`: one or several names, patterns or indices.
-        metrics: One or several streaming metrics, fed along the way. Their states are saved with an archive, so that a resumed run
-            gives the same statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
-        precision: ``"float16"`` or ``"float32"``, of the stored diagonals.
-        archive: Where to keep the result; None keeps nothing that outlives the analysis. What a stopped run did is in ``archive.part``.
-        overwrite: Whether a file that is there under that name may be replaced, at the end.
+        metrics: One or more streaming metrics to feed. Their states are saved with an archive, so that a resumed run returns the same
+        statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
+        precision: ``"float16"`` or ``"float32"``, for the stored diagonals.
+        archive: Where to store the result; None stores nothing beyond the analysis. The work of a stopped run is in ``archive.part``.
+        overwrite: Whether an existing file may be replaced, at the end.
         shard: (index, count), for one of several processes: every count-th window of texts, into a shard of the archive
             (:mod:`attviz.io.shards`); ``attviz.io.merge(archive)`` then gives what one process would have written.
         progress: Show a bar on stderr.
@@ -94,8 +94,8 @@ def analyze(
         texts, the empty, repeated and truncated ones, and the tokens lost by truncation.
 
     Raises:
-        ArgumentError: If a parameter, a text or a label does not fit; a tokenizer that does not belong to the model among them. If
-            the archive exists and ``overwrite`` is False, or a stopped run of it was not this very run (the difference is named).
+        ArgumentError: If an argument, a text or a label is invalid, or the tokenizer does not belong to the model; if the archive exists
+            and ``overwrite`` is False, or a stopped run differs from this one (the message names the difference).
         CaptureError: If the model's attention cannot be seen.
         FormatError: If another process writes to the archive.
     """
@@ -144,7 +144,7 @@ def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tupl
     """The file to write, looked at before any work is done."""
     if archive is None:
         if shard is not None:
-            raise ArgumentError("shard= needs archive=, beside which the shards stand.")
+            raise ArgumentError("shard= needs archive=, next to which the shards are written.")
         return None
     if shard is not None:
         check_shard(*shard)
@@ -180,7 +180,7 @@ def _settings(
 def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
     limit = length_limit(model, tokenizer)
     if max_length is not None and limit is not None and max_length > limit:
-        raise ArgumentError(f"max_length={max_length} is more than the model can take ({limit} tokens). Use long='split' for longer texts.")
+        raise ArgumentError(f"max_length={max_length} is more than the model accepts ({limit} tokens). Use long='split' for longer texts.")
     return Cutting(max_length or limit or _UNLIMITED, long, overlap, delimiter)
 
 

@@ -62,7 +62,7 @@ class TextRunner:
     def _append_empty(self, empty: Sequence[Encoded], partial: PartialArchive) -> None:
         """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match."""
         if not partial.layers and not partial.is_shard:
-            raise ArgumentError(f"all {len(empty)} texts are without tokens: there is nothing to analyse.")
+            raise ArgumentError(f"all {len(empty)} texts have no tokens: there is nothing to analyse.")
         nothing = np.zeros((len(partial.layers), partial.num_heads, 0), dtype=np.float32)
         sources = [one.source for one in empty]
         documents = [Document(source.text, (), nothing, name=source.name, label=source.label) for source in sources]
@@ -188,6 +188,6 @@ def _check_ids(batch: Sequence[Encoded], vocabulary: int | None, tokenizer: Any)
     highest = max(max(one.inputs["input_ids"], default=0) for one in batch)
     if vocabulary is not None and highest >= vocabulary:
         raise ArgumentError(
-            f"{type(tokenizer).__name__} does not fit the model: it gave token id {highest}, the model has {vocabulary} embeddings. "
+            f"{type(tokenizer).__name__} does not fit the model: it produced token id {highest}, the model has {vocabulary} embeddings. "
             "Load the tokenizer and the model from the same checkpoint."
         )

@@ -62,10 +62,10 @@ def read_text(path: str | Path, encoding: str | None) -> str:
     try:
         return raw.decode(encoding or "utf-8-sig")
     except LookupError as error:
-        raise ArgumentError(f"encoding {encoding!r} is not one that Python knows, such as utf-8, cp1252, utf-16, shift_jis.") from error
+        raise ArgumentError(f"encoding {encoding!r} is unknown to Python; use one such as utf-8, cp1252, utf-16 or shift_jis.") from error
     except UnicodeDecodeError as error:
         name = "UTF-8" if encoding is None else encoding
-        cure = "Say which it is (encoding=, --encoding cp1252), or convert it, as with iconv."
+        cure = "Specify its encoding (encoding=, --encoding cp1252), or convert it, for example with iconv."
         raise FormatError(f"{where}: not {name} (byte {error.start}: {error.reason}). {cure}") from error
 
 
@@ -93,7 +93,7 @@ def delimited(text: str, delimiter: str, where: str) -> Rows:
         except csv.Error as error:
             raise FormatError(f"{where}: line {reader.line_num}: {error}.") from error
         if lines.unclosed(delimiter):
-            raise FormatError(f"{where}: line {lines.started}: a quote opens and never closes. Close it, or double it inside a text.")
+            raise FormatError(f"{where}: line {lines.started}: a quote is opened but never closed. Close it, or double it inside a text.")
     return Rows(rows, columns or [], {name: count for name, count in odd.items() if count})
 
 

@@ -37,14 +37,14 @@ def test_the_code_of_a_model_is_not_run_whatever_stdin_says(folder, tmp_path, co
         [sys.executable, "-m", "attviz", command, *arguments[command]], input="y\nyes\n" * 50, capture_output=True, text=True, check=False
     )
     assert shown.returncode == 2, shown.stderr
-    assert "after reading that, allow it: --trust-remote-code" in shown.stderr.splitlines()[-1]
+    assert "after reading it, allow it with --trust-remote-code" in shown.stderr.splitlines()[-1]
     assert not witness.exists()
 
 
 def test_pickled_weights_are_read_only_when_asked(folder, classifier, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save(classifier.state_dict(), folder / "pytorch_model.bin")
-    with pytest.raises(ArgumentError, match=r"no weights in safetensors; those in pickle \(\.bin\) can run code: .*--allow-pickle"):
+    with pytest.raises(ArgumentError, match=r"no safetensors weights. Pickled ones \(\.bin\) can run code: .*--allow-pickle"):
         load_model(str(folder))
     model, _ = load_model(str(folder), allow_pickle=True)
     torch.testing.assert_close(model.classifier.weight, classifier.classifier.weight)

@@ -35,7 +35,7 @@ def test_rows_with_too_many_or_too_few_fields_are_counted(tmp_path):
 )
 def test_a_quote_that_never_closes_is_named_with_its_line(tmp_path, content, line):
     (tmp_path / "a.csv").write_text(content)
-    with pytest.raises(FormatError, match=f"line {line}: a quote opens and never closes"):
+    with pytest.raises(FormatError, match=f"line {line}: a quote is opened but never closed"):
         read_texts(tmp_path / "a.csv")
 
 
@@ -64,7 +64,7 @@ def test_another_encoding_is_read_when_it_is_named_and_asked_for_when_it_is_not(
     with pytest.raises(FormatError, match=r"not UTF-8 .*--encoding cp1252"):
         read_texts(tmp_path / "a.txt")
     assert read_texts(tmp_path / "a.txt", encoding="cp1252").texts == ["café"]
-    with pytest.raises(ArgumentError, match="encoding 'klingon' is not one that Python knows"):
+    with pytest.raises(ArgumentError, match="encoding 'klingon' is unknown to Python"):
         read_texts(tmp_path / "a.txt", encoding="klingon")
 
 

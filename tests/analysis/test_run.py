@@ -176,7 +176,7 @@ def test_a_tokenizer_of_another_model_is_named(config, classifier):
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
     big = {f"w{n}": n for n in range(500)} | {"[PAD]": 500, "[UNK]": 501, "[CLS]": 502, "[SEP]": 503, "[MASK]": 504}
-    with pytest.raises(ArgumentError, match=r"does not fit the model: it gave token id 503, the model has \d+ embeddings"):
+    with pytest.raises(ArgumentError, match=r"does not fit the model: it produced token id 503, the model has \d+ embeddings"):
         quiet(classifier, BertTokenizerFast(vocab=big), ["w1"])
     assert isinstance(config, BertConfig)
     assert isinstance(classifier, BertForSequenceClassification)
@@ -194,7 +194,7 @@ def test_a_tokenizer_of_another_model_is_named(config, classifier):
         (["a"], {"names": []}, "names must be one per text"),
         (["a"], {"label_names": ["x"]}, r"one per class of the model \(3\), got 1: x"),
         (["a"], {"long": "drop"}, "'truncate', 'split'; got 'drop'"),
-        (["a"], {"max_length": 99}, "max_length=99 is more than the model can take .24 tokens."),
+        (["a"], {"max_length": 99}, "max_length=99 is more than the model accepts .24 tokens."),
         (["a"], {"max_length": 2}, "at least 3"),
         (["a"], {"overlap": 22}, "overlap must be from 0 to max_length - 3 = 21 tokens, got 22"),
         (["a"], {"batch_size": 0}, "batch_size must be at least 1"),

@@ -79,7 +79,7 @@ def test_analyze_prints_a_summary_for_machines_on_stdout_only(folder, tmp_path, 
     ("options", "message"),
     [
         (["--text-column", "body"], "no column 'body'; found 'text', 'label'"),
-        (["--max-length", "99"], "max_length=99 is more than the model can take"),
+        (["--max-length", "99"], "max_length=99 is more than the model accepts"),
         (["--label-names", "a,b"], "one per class of the model (3), got 2"),
         (["--device", "nowhere"], "device 'nowhere' cannot be used"),
         (["--layers", "99"], "99"),
