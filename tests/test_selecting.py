@@ -1,18 +1,23 @@
 """Layers, heads and documents are asked for in the same words everywhere: page, figures, command line."""
 
 import argparse
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import attviz
+from attviz import cli
 from attviz.analysis.figures import FIGURES, write_figures
-from attviz.cli import plot
+from attviz.cli import COMMANDS, build_parser, plot
 from attviz.cli.lists import add_list, add_selectors
 from attviz.errors import ArgumentError, UnknownLayerError
 from attviz.records import Analysis, Document
 from attviz.selecting import choose_documents, choose_layers
 
+ROOT = Path(__file__).parents[1]
 RANDOM = np.random.default_rng(0)
 ANALYSIS = Analysis(
     ("block.0", "block.1", "block.2"),
@@ -63,3 +68,28 @@ def test_what_does_not_exist_is_refused_by_name():
 
 def test_the_help_names_every_figure_of_the_registry():
     assert plot._FIGURES.split() == list(FIGURES)
+
+
+def commands():
+    """Every command that the help and the documentation show, without what is said about it."""
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    texts = [line.strip() for page in pages for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("attviz ")]
+    texts += re.findall(r"\| `(attviz [^`]+)`", (ROOT / "docs/api/cli.md").read_text(encoding="utf-8"))
+    texts += [
+        line.strip()
+        for text in (cli._EPILOG, *(module.__doc__ for module in build_parser()[1].values()))
+        for line in text.splitlines()
+        if line.strip().startswith("attviz ")
+    ]
+    shown = {re.split(r"  +|\s[>|#]", text)[0] for text in texts}
+    return sorted(text for text in shown if text.split()[1] in COMMANDS)
+
+
+@pytest.mark.parametrize("text", commands())
+def test_a_command_that_is_shown_can_be_given(text):
+    build_parser()[0].parse_args(shlex.split(text)[1:])
+
+
+def test_the_reference_lists_every_subcommand():
+    shown = re.findall(r"^\| `attviz (\w+)", (ROOT / "docs/api/cli.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(shown) == set(COMMANDS)
