@@ -46,29 +46,28 @@ export function aggregate(name: Aggregate, vectors: readonly Float32Array[], tok
 }
 
 function extreme(vectors: readonly Float32Array[], tokens: number, highest: boolean): Float32Array {
-  const result = new Float32Array(tokens).fill(NaN);
+  const none = highest ? -Infinity : Infinity;
+  const result = new Float32Array(tokens).fill(none);
   for (const vector of vectors) {
     for (let token = 0; token < tokens; token++) {
       const value = vector[token] as number;
-      const best = result[token] as number;
-      if (best !== best || (highest ? value > best : value < best)) result[token] = value;
+      if (highest ? value > (result[token] as number) : value < (result[token] as number)) result[token] = value; // never a missing one
     }
   }
-  return result;
+  return result.map((value) => (value === none ? NaN : value));
 }
 
 function moments(name: "mean" | "std", vectors: readonly Float32Array[], tokens: number): Float32Array {
   const sum = new Float64Array(tokens);
-  const count = new Int32Array(tokens);
-  for (const vector of vectors) {
-    for (let token = 0; token < tokens; token++) {
-      const value = vector[token] as number;
-      if (value === value) {
-        sum[token] = (sum[token] as number) + value;
-        count[token] = (count[token] as number) + 1;
-      }
-    }
-  }
+  const count = new Int32Array(tokens).fill(vectors.length);
+  for (const vector of vectors) for (let token = 0; token < tokens; token++) (sum[token] as number) += vector[token] as number;
+  // Tokens that lack a value are summed again without it: they are few.
+  sum.forEach((total, token) => {
+    if (total === total) return;
+    const there = vectors.map((vector) => vector[token] as number).filter((value) => value === value);
+    count[token] = there.length;
+    sum[token] = there.reduce((one, other) => one + other, 0);
+  });
   const mean = sum.map((total, token) => total / (count[token] as number));
   if (name === "mean") return Float32Array.from(mean);
   const squares = new Float64Array(tokens);

@@ -1,9 +1,8 @@
 /** Puts the views together around one state, and opens documents. */
 
 import { MAX_FILE_BYTES, parseAttvizJson } from "../data/attvizjson";
-import { type Collection, DataFault, type PageDocument, type TokenSet } from "../data/types";
+import { type Collection, DataFault, type PageDocument } from "../data/types";
 import { h, on } from "../dom";
-import { statistic } from "../model/aggregate";
 import { LIGHT } from "../model/color";
 import { Scene } from "../model/scene";
 import { type Key, START, type State, Store, type Theme } from "../model/state";
@@ -20,10 +19,13 @@ import { listenToKeys } from "./keyboard";
 import { RowsView } from "./rows";
 import { SeriesView } from "./series";
 import { openTables } from "./tables";
-import { FEW, TextView } from "./text";
+import { download, nameCut, strongest } from "./start";
+import { TextView } from "./text";
 import { applyPalette, wantsDark, watchTheme } from "./theme";
 import { TopView } from "./top";
 
+/** Height of a window in which the list of documents begins folded. */
+const LOW = 820;
 const LIGHT_KEYS: ReadonlySet<Key> = new Set(["tab", "extra", "folded", "topScope", "topBy", "against", "hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "aggregate", "axis", "window", "pins", "theme"]);
 
 export interface Options {
@@ -281,28 +283,4 @@ export class App {
     this.store.set({ ...START, theme, scale, axis });
     this.#load();
   }
-}
-
-/** Keys of the three vectors with the largest means, where there are too many to draw a stroke for each. */
-function strongest(set: TokenSet | undefined): string[] {
-  if (!set || set.rows.length <= FEW || !set.tokens.length) return [];
-  const size = set.tokens.length;
-  const means = set.rows.map((row, place) => [row.key, statistic("mean", set.values.subarray(place * size, (place + 1) * size))] as const);
-  return means.filter(([, mean]) => mean > 0).sort((a, b) => b[1] - a[1]).slice(0, 3).map(([key]) => key);
-}
-
-const LOW = 820;
-
-/** Text that its box cuts is told by a tooltip. */
-function nameCut(element: HTMLElement): void {
-  if (!element.isConnected || element.title || element.childElementCount > 3 || element.scrollWidth <= element.clientWidth + 1) return;
-  const { overflowX } = getComputedStyle(element);
-  if (overflowX === "hidden" || overflowX === "clip") element.title = element.textContent ?? "";
-}
-
-function download(name: string, blob: Blob): void {
-  const url = URL.createObjectURL(blob);
-  const link = h("a", { href: url, download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }

@@ -3,7 +3,6 @@
 import { attvizJson } from "../data/attvizwrite";
 import { single, toCsv } from "../data/csv";
 import { h, on, select } from "../dom";
-import { CanvasSurface, type Surface } from "../draw/surface";
 import { SvgSurface } from "../draw/svg";
 import { AGGREGATE_NAMES, AGGREGATES, isEntropy } from "../model/aggregate";
 import { blend, rampColor } from "../model/color";
@@ -13,54 +12,14 @@ import { type Fit, SCALE_NOTES } from "../model/scale";
 import { Scene } from "../model/scene";
 import { visible } from "../model/tokens";
 import type { Context } from "./context";
+import { compose, type Item, MARGIN, paint, type Picture, PIXELS, type Sheet } from "./compose";
 import { openDialog } from "./dialog";
 import type { HeatView } from "./heat";
 import type { SeriesView } from "./series";
 import type { TextView } from "./text";
 
-const MARGIN = 12;
-/** Dots an inch: 96 times this, fine enough for print. */
-const PIXELS = 4;
-const SIZE = 10.5;
 /** Widths of figures in print, in CSS pixels of 1/96 inch. */
 const WIDTHS = [["336", "one column (89 mm)"], ["680", "page (180 mm)"], ["screen", "as on screen"]] as const;
-
-interface Picture {
-  readonly name: string;
-  readonly title: string;
-  height(width: number): number;
-  draw(surface: Surface, width: number): void;
-  key(): readonly Item[];
-}
-
-/** A mark and what it means. */
-interface Item {
-  readonly text: string;
-  readonly size: number;
-  mark(surface: Surface, x: number, y: number): void;
-}
-
-let measuring: CanvasRenderingContext2D | null = null;
-
-function widthOf(text: string, size: number): number {
-  measuring ??= h("canvas").getContext("2d");
-  if (measuring) measuring.font = `400 ${size}px sans-serif`;
-  return measuring?.measureText(text).width ?? text.length * size * 0.55;
-}
-
-/** Words into lines of a width. */
-function wrapped(text: string, width: number, size: number): string[] {
-  const lines: string[] = [];
-  let line = "";
-  for (const word of text.split(" ")) {
-    const longer = line ? `${line} ${word}` : word;
-    if (line && widthOf(longer, size) > width) {
-      lines.push(line);
-      line = word;
-    } else line = longer;
-  }
-  return [...lines, line];
-}
 
 export class Exporter {
   readonly #context: Context;
@@ -154,34 +113,8 @@ export class Exporter {
     return visible(`attviz \u00b7 ${collection.title}${collection.model && !collection.title.includes(collection.model) ? ` \u00b7 ${collection.model}` : ""}${side} \u00b7 ${this.#heading()}${scale}`);
   }
 
-  /** Lays out title, figure, key and caption below each other; returns the whole height, and draws where there is a surface. */
-  #compose(surface: Surface | null, picture: Picture, width: number): number {
-    const { palette } = this.#context;
-    let y = 14;
-    const write = (lines: readonly string[], size: number, fill: string, weight = 400): void => {
-      for (const line of lines) {
-        surface?.text(0, y, line, { fill, size, weight });
-        y += size * 1.35;
-      }
-    };
-    write(wrapped(`${picture.title}: ${this.#heading()}`, width, 13), 13, palette.ink, 600);
-    const height = picture.height(width);
-    surface?.shifted(y, () => picture.draw(surface, width));
-    y += height + 16;
-    let x = 0;
-    for (const item of picture.key()) {
-      const text = widthOf(item.text, SIZE) > width - item.size ? (wrapped(item.text, width - item.size, SIZE)[0] as string) : item.text;
-      const size = item.size + widthOf(text, SIZE) + 16;
-      if (x > 0 && x + size - 16 > width) [x, y] = [0, y + 15];
-      if (surface) {
-        item.mark(surface, x, y);
-        surface.text(x + item.size, y, text, { fill: palette.ink2, size: SIZE });
-      }
-      x += size;
-    }
-    y += 18;
-    write(wrapped(this.#caption(), width, SIZE), SIZE, palette.ink3);
-    return y;
+  #sheet(picture: Picture): Sheet {
+    return { ...picture, heading: `${picture.title}: ${this.#heading()}`, caption: this.#caption() };
   }
 
   #widthOf(picture: Picture): number {
@@ -190,24 +123,8 @@ export class Exporter {
     return Math.max(320, view.element.clientWidth - 28);
   }
 
-  #canvas(picture: Picture): HTMLCanvasElement {
-    const width = this.#widthOf(picture);
-    const canvas = h("canvas");
-    canvas.width = Math.round((width + 2 * MARGIN) * PIXELS);
-    canvas.height = Math.round((this.#compose(null, picture, width) + 2 * MARGIN) * PIXELS);
-    const context = canvas.getContext("2d");
-    if (!context) return canvas;
-    context.fillStyle = this.#context.palette.card;
-    context.fillRect(0, 0, canvas.width, canvas.height);
-    context.setTransform(PIXELS, 0, 0, PIXELS, MARGIN * PIXELS, MARGIN * PIXELS);
-    const surface = new CanvasSurface(context);
-    this.#compose(surface, picture, width);
-    surface.flush();
-    return canvas;
-  }
-
   #png(picture: Picture): void {
-    this.#canvas(picture).toBlob((blob) => {
+    paint(this.#sheet(picture), this.#widthOf(picture), this.#context.palette).toBlob((blob) => {
       if (blob) this.#context.download(`${picture.name}.png`, blob);
       else this.#context.notice("This picture is too large for the browser; take the SVG.", "error");
     }, "image/png");
@@ -215,8 +132,10 @@ export class Exporter {
 
   #svg(picture: Picture): void {
     const width = this.#widthOf(picture);
-    const surface = new SvgSurface(width, this.#compose(null, picture, width), MARGIN);
-    this.#compose(surface, picture, width);
+    const sheet = this.#sheet(picture);
+    const { palette } = this.#context;
+    const surface = new SvgSurface(width, compose(null, sheet, width, palette), MARGIN);
+    compose(surface, sheet, width, palette);
     const text = surface.finish(this.#context.palette.card, this.#caption());
     this.#context.download(`${picture.name}.svg`, new Blob([text], { type: "image/svg+xml" }));
   }
@@ -224,7 +143,7 @@ export class Exporter {
   /** The print dialog with this picture alone on the sheet, at its width. */
   #pdf(picture: Picture): void {
     const { host } = this.#context;
-    const canvas = this.#canvas(picture);
+    const canvas = paint(this.#sheet(picture), this.#widthOf(picture), this.#context.palette);
     canvas.style.width = `${canvas.width / PIXELS}px`;
     const sheet = h("div", { class: "print-sheet" }, canvas);
     host.querySelector("dialog")?.remove();

@@ -2,12 +2,12 @@
 
 import { card, h, on, Segments, select, tell } from "../dom";
 import { Figure } from "../draw/figure";
-import { drawMatrix, drawTokenNames, type MatrixData, matrixData, matrixLayout, type MatrixLayout, namesHeight, rowAt } from "../draw/matrix";
+import { arrangeSeries, clusterTree, LEAST, LEFT, MINIMAP, MOST, ROW, type SeriesLayout, TREE } from "../draw/arrange";
+import { drawMatrix, drawTokenNames, rowAt } from "../draw/matrix";
 import { drawMinimap } from "../draw/minimap";
-import { dotStride, drawLines, drawVectors, foreign, type ValueAxis, valueAxis } from "../draw/series";
+import { dotStride, drawLines, drawVectors } from "../draw/series";
 import type { Surface } from "../draw/surface";
 import { drawTree } from "../draw/tree";
-import { type TokenAxis, tokenAxis } from "../draw/xaxis";
 import { setWindow, togglePin, zoom } from "../model/actions";
 import { AGGREGATE_NAMES, AGGREGATES, type Aggregate } from "../model/aggregate";
 import type { Fit } from "../model/scale";
@@ -15,30 +15,6 @@ import type { Scene } from "../model/scene";
 import type { Axis } from "../model/state";
 import { activeToken, capture, type Change, type Context, type View } from "./context";
 import { seriesLegend } from "./legend";
-
-const LEFT = 58;
-const RIGHT = 8;
-/** Room for the tree of the clusters. */
-const TREE = 42;
-const MINIMAP = 26;
-/** Height that the series keeps where the matrix could take it. */
-const LEAST = 84;
-/** Pixels that a row of the matrix gets before the cards beside it get empty space, up to a limit. */
-const ROW = 2;
-const MOST = 420;
-
-interface Layout {
-  readonly width: number;
-  readonly height: number;
-  readonly axis: TokenAxis;
-  readonly values: ValueAxis;
-  readonly matrix: MatrixLayout;
-  readonly data: MatrixData;
-  readonly seriesHeight: number;
-  readonly matrixTop: number;
-  readonly namesTop: number;
-  readonly minimapTop: number | null;
-}
 
 export class SeriesView implements View {
   readonly #context: Context;
@@ -50,8 +26,7 @@ export class SeriesView implements View {
   readonly #axisBox: Segments;
   readonly #resetBox: HTMLButtonElement;
   readonly #tip = h("div", { class: "tip", "aria-hidden": "true", hidden: true });
-  #layout: Layout | null = null;
-  #drawnScene: Scene | null = null;
+  #layout: SeriesLayout | null = null;
   #drag: { from: number; minimap: boolean; moved: boolean } | null = null;
 
   constructor(context: Context) {
@@ -228,46 +203,24 @@ export class SeriesView implements View {
     this.#figure.layered(still, (surface) => this.#drawStill(surface, layout), (surface) => this.#drawMoving(surface, layout));
   }
 
-  #arrange(width: number, height: number, picture = false): Layout {
-    const scene = this.#context.scene as NonNullable<Context["scene"]>;
-    const window = this.#context.store.state.window;
-    const to = Math.min(window?.[1] ?? scene.tokens, scene.tokens);
-    const from = Math.min(window?.[0] ?? 0, Math.max(0, to - 1));
-    const tree = this.#tree(scene) ? TREE : 0;
-    const axis = tokenAxis(from, to, LEFT, width - LEFT - RIGHT - tree);
-    const names = namesHeight(scene, axis);
-    const overview = !picture && (window !== null || axis.step < 8);
-    const body = height - names - (overview ? MINIMAP + 6 : 0) - 18;
-    const matrix = matrixLayout(scene, Math.floor(Math.max(body * 0.4, Math.min(body - LEAST, Math.max(body * 0.64, scene.shown.length * ROW)))));
-    const seriesHeight = body - matrix.height - 6;
-    const last = picture ? null : this.#layout;
-    const same = this.#drawnScene === scene && last !== null && last.axis.from === from && last.axis.to === to && last.axis.width === axis.width && last.matrix.height === matrix.height;
-    const data = same ? last.data : matrixData(scene, matrix, axis);
-    if (!picture) this.#drawnScene = scene;
-    const matrixTop = 8 + seriesHeight + 14;
-    const namesTop = matrixTop + matrix.height + 4;
-    const values = valueAxis(scene, scene.pins(this.#context.palette).filter((pin) => !foreign(scene, pin.key)), 8, seriesHeight);
-    return { width, height, axis, values, matrix, data, seriesHeight, matrixTop, namesTop, minimapTop: overview ? height - MINIMAP : null };
+  #arrange(width: number, height: number, picture = false): SeriesLayout {
+    const { scene, palette } = this.#context;
+    return arrangeSeries(scene as Scene, palette, width, height, picture ? null : this.#layout, picture);
   }
 
-  /** The clusters, where the rows stand in their order. */
-  #tree(scene: Scene): NonNullable<NonNullable<Scene["side"]>["cluster"]> | null {
-    return scene.state.arrange === "cluster" ? (scene.side?.cluster ?? null) : null;
-  }
-
-  #drawStill(surface: Surface, layout: Layout): void {
+  #drawStill(surface: Surface, layout: SeriesLayout): void {
     const { scene, palette } = this.#context;
     if (!scene) return;
     drawVectors(surface, scene, layout.axis, layout.values, 8, layout.seriesHeight, palette);
     drawTokenNames(surface, scene, layout.axis, layout.namesTop, palette);
   }
 
-  #drawMoving(surface: Surface, layout: Layout): void {
+  #drawMoving(surface: Surface, layout: SeriesLayout): void {
     const { scene, palette, store } = this.#context;
     if (!scene) return;
     const pins = scene.pins(palette);
     drawMatrix(surface, scene, layout.matrix, layout.data, layout.axis, layout.matrixTop, palette);
-    const tree = this.#tree(scene);
+    const tree = clusterTree(scene);
     if (tree) {
       const { rows, tops } = layout.matrix;
       const leaves = new Array<number>(scene.set.rows.length).fill(NaN);

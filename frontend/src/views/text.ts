@@ -1,8 +1,9 @@
 /** The text: tokens tinted by a vector, strokes of several vectors under them. Only the lines in sight are elements. */
 
 import { card, fill, h, on, Segments, select, setOptions, tell } from "../dom";
-import { drawStrip, drawStrokes, lineOf, type Stroke, stripLayout, type StripLayout, TEXT_HEIGHT, tintColor } from "../draw/strip";
-import { CanvasSurface, type Surface } from "../draw/surface";
+import { drawStrip, lineOf, type Stroke, stripLayout, type StripLayout, TEXT_HEIGHT, tintColor } from "../draw/strip";
+import { paintStrokes, strokeAt } from "../draw/strokes";
+import type { Surface } from "../draw/surface";
 import { count, number } from "../model/format";
 import type { Scene, Tint } from "../model/scene";
 import type { Strokes } from "../model/state";
@@ -81,15 +82,11 @@ export class TextView implements View {
       const token = tokenOf(event);
       if (token !== null) store.set({ token: token === store.state.token ? null : token });
     });
-    on(this.#scroller, 
-      "scroll",
-      () => {
-        if (Math.abs(this.#scroller.scrollTop - this.#scrolled) < 1) return; // drawn already
-        this.#scrolled = this.#scroller.scrollTop;
-        this.#drawLines();
-      },
-      { passive: true },
-    );
+    on(this.#scroller, "scroll", () => {
+      if (Math.abs(this.#scroller.scrollTop - this.#scrolled) < 1) return; // drawn already
+      this.#scrolled = this.#scroller.scrollTop;
+      this.#drawLines();
+    }, { passive: true });
   }
 
   /** On paper all of the text: its lines as elements, its strokes on a canvas of their own. */
@@ -116,14 +113,7 @@ export class TextView implements View {
     const layout = this.#layout;
     if (!scene || !layout) return;
     const box = this.#strip.getBoundingClientRect();
-    const [x, y] = [event.clientX - box.left, event.clientY - box.top];
-    const line = Math.floor(y / layout.lineHeight);
-    const stroke = this.#drawn[Math.floor((y - line * layout.lineHeight - TEXT_HEIGHT - 2) / (layout.strokeSize + layout.strokeGap))];
-    let token: number | null = null;
-    for (let i = layout.lines[line] ?? scene.tokens; stroke && i < (layout.lines[line + 1] ?? scene.tokens); i++) {
-      const left = layout.xs[i] as number;
-      if (x >= left - 2 && x <= left + (layout.widths[i] as number) + 2) token = i;
-    }
+    const [stroke, token] = strokeAt(layout, this.#drawn, scene.tokens, event.clientX - box.left, event.clientY - box.top);
     this.#strip.title = stroke && token !== null ? `${visible(stroke.name)}: ${scene.pieces[token]?.text ?? ""} ${number(stroke.values[token])}` : "";
     if (stroke) store.set({ hoverToken: token, hoverRow: token === null ? null : stroke.key });
     else if (store.state.hoverRow !== null) store.set({ hoverRow: null });
@@ -227,7 +217,7 @@ export class TextView implements View {
       this.#tint(layout, line, element, tint);
     }
     if (kept.size !== this.#shown.size || [...this.#shown].some(([line, element]) => kept.get(line) !== element)) fill(this.#lines, [...this.#shown.values()]);
-    this.#drawCanvas(paper?.canvas ?? this.#canvas, layout, from, to, top, room);
+    paintStrokes(paper?.canvas ?? this.#canvas, scene, layout, this.#drawn, { width: this.#width, room, top, from, to, clear: !paper });
     this.#mark();
   }
 
@@ -251,25 +241,6 @@ export class TextView implements View {
       (span as HTMLElement).style.backgroundColor = color ?? "";
       token++;
     }
-  }
-
-  #drawCanvas(target: HTMLCanvasElement, layout: StripLayout, from: number, to: number, top: number, room: number): void {
-    const { scene } = this.#context;
-    const strokes = this.#drawn;
-    const ratio = window.devicePixelRatio || 1;
-    const width = this.#width;
-    const [across, down] = strokes.length ? [Math.round(width * ratio), Math.round(room * ratio)] : [1, 1];
-    if (target.width !== across) target.width = across;
-    if (target.height !== down) target.height = down;
-    target.style.top = `${top}px`;
-    target.style.width = `${width}px`;
-    target.style.height = `${strokes.length ? room : 0}px`;
-    const context = target.getContext("2d");
-    if (!context || !scene || !strokes.length) return;
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    if (target === this.#canvas) context.clearRect(0, 0, across, down); // on paper a cleared canvas is white and hides what lies below
-    context.setTransform(ratio, 0, 0, ratio, 0, 0);
-    drawStrokes(new CanvasSurface(context), scene, layout, strokes, scene.matrixFit(), from, to, top);
   }
 
   #mark(): void {
