@@ -51,18 +51,18 @@ def drive(browser: Any, url: str, out: Path) -> None:
     sheet = browser.new_page(viewport={"width": 1600, "height": 1250})
     errors: list[str] = []
     sheet.on("pageerror", lambda error: errors.append(str(error)))
-    sheet.goto(url, timeout=90_000)
-    sheet.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=90_000)
+    sheet.goto(url, timeout=300_000)
+    sheet.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=300_000)
     sheet.wait_for_timeout(3000)
     sheet.get_by_role("menuitem", name="Run", exact=True).click()
     sheet.get_by_text("Run All Cells", exact=True).click()
     frame = sheet.frame_locator(FRAME)
-    frame.locator(".token").nth(3).click(timeout=90_000)
+    frame.locator(".token").nth(3).click(timeout=300_000)
     assert frame.locator(".token-name strong").inner_text() == "spent"
     sheet.locator(FRAME).screenshot(path=out / "jupyterlab-frame.png")
     widgets = sheet.locator(".attviz-widget")  # one widget, shown twice
     first, second = widgets.nth(0), widgets.nth(1)
-    first.locator(".token").nth(5).click(timeout=90_000)
+    first.locator(".token").nth(5).click(timeout=300_000)
     heat = first.locator(".figure.heat").bounding_box()
     sheet.mouse.click(heat["x"] + 70, heat["y"] + 50)
     sheet.wait_for_timeout(800)
@@ -155,8 +155,8 @@ def free_port() -> int:
 
 
 def wait_for(url: str) -> None:
-    """Until the server answers, at most a minute."""
-    end = time.monotonic() + 60
+    """Until the server answers, at most three minutes."""
+    end = time.monotonic() + 180
     while True:
         try:
             urllib.request.urlopen(url)

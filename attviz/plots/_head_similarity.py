@@ -92,10 +92,14 @@ def _mark_chance(bar: Axes, null: float) -> None:
 
 
 def _name(ax: Axes, names: Sequence[str]) -> None:
+    # A source with too many heads to name is compared layer by layer (_source.py).
+    layers = all(name.startswith("layer ") for name in names)
+    kind = "layer (mean of its heads)" if layers else "head (layer.head)" if any("." in name for name in names) else "head"
+    names = [name.removeprefix("layer ") for name in names]
     every = 1 if len(names) <= _MOST_NAMED else 2 if len(names) <= 2 * _MOST_NAMED else 4
     size = 7 if every == 1 else 5.5
     ax.set_xticks(range(0, len(names) - 1, every), names[:-1:every], rotation=90, fontsize=size)
     ax.set_yticks(range(0, len(names) - 1, every), names[1::every], fontsize=size)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(length=2)
-    ax.set(xlabel="head (layer.head)", ylabel="head (layer.head)")
+    ax.set(xlabel=kind, ylabel=kind)

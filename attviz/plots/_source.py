@@ -136,7 +136,7 @@ class FigureSource:
         num_items, num_layers, num_heads = mean.shape
         heads = num_layers * num_heads <= _MOST_SIMILAR_HEADS
         scores = torch.from_numpy((mean.reshape(num_items, -1) if heads else mean.mean(axis=2)).T.copy())
-        names = names or [f"{row // num_heads}.{row % num_heads}" if heads else str(row) for row in range(len(scores))]
+        names = names or [f"{row // num_heads}.{row % num_heads}" if heads else f"layer {row}" for row in range(len(scores))]
         if null is None:
             null = float(torch.nanmean(fuji_null(scores, permutations=_NULL_PERMUTATIONS).mean))
         return fuji_matrix(scores).numpy(), names, null

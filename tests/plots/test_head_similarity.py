@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from attviz.clustering import cluster
 from attviz.errors import ShapeError
 from attviz.plots import head_similarity
+from attviz.records import Document
 
 
 def test_lower_triangle_in_the_given_order():
@@ -16,6 +17,16 @@ def test_lower_triangle_in_the_given_order():
     np.testing.assert_array_equal(ax.images[0].get_array().filled(np.nan), [[0.2, np.nan], [0.3, 0.4]])
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["a", "b"]
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["b", "c"]
+
+
+def test_the_axes_say_what_is_compared():
+    assert head_similarity(np.eye(3) + 0.1, names=["0.1", "0.2", "1.0"]).get_xlabel() == "head (layer.head)"
+    assert head_similarity(np.eye(3) + 0.1).get_ylabel() == "head"
+    rng = np.random.default_rng(0)
+    words = tuple(f"w{i}" for i in range(24))
+    ax = head_similarity(Document(" ".join(words), words, rng.random((20, 16, 24)).astype(np.float32)))  # 320 heads: too many to name
+    assert ax.get_xlabel() == "layer (mean of its heads)"
+    assert {tick.get_text() for tick in ax.get_xticklabels()} < {str(layer) for layer in range(20)}
 
 
 def test_chance_is_in_the_colour_bar_and_within_its_range():
