@@ -76,6 +76,8 @@ def test_special_tokens_are_left_out_of_everything_but_their_own_sentence():
     one, other = by_name(insights(make(loud))), by_name(insights(make(quiet)))
     assert one["special"].value == pytest.approx(0.9)
     assert other["special"].value == pytest.approx(0.01)
+    assert "give themselves 90 %, more than the other tokens in" in one["special"].text
+    assert "give themselves 1 %, less than the other tokens in" in other["special"].text
     assert {name: found.text for name, found in one.items() if name != "special"} == {
         name: found.text for name, found in other.items() if name != "special"
     }

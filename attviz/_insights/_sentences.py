@@ -127,7 +127,7 @@ def _special(corpus: Corpus) -> Iterator[Insight]:
         marks, words = corpus.marks_sum / corpus.marks_count, corpus.row_mean
     value, expected = float(marks[kept].mean()), float(words[kept].mean())
     stronger, total = int((marks[kept] > words[kept]).sum()), int(kept.sum())
-    more, heads = ("more", stronger) if 2 * stronger >= total else ("less", total - stronger)
+    more, heads = ("more", stronger) if value >= expected else ("less", total - stronger)
     pairs = zip(corpus.tokens, corpus.special, strict=True)
     names = sorted({tokens[place] for tokens, special in pairs for place in np.flatnonzero(special)})
     spelled = " and ".join(shorten(name, 14) for name in names[:2]) + (" and the like" if len(names) > 2 else "")

@@ -88,6 +88,25 @@ def test_a_token_in_all_documents(show, page, analysis):
     assert sheet.locator(".token.pinned").inner_text() == word
 
 
+@pytest.mark.parametrize("address", ["d=1&t=3", "pin=L1·H2"])
+def test_dialogs_fit_a_phone(show, page, address):
+    sheet = show(page, address=address, width=390, height=844)
+    if "t=" in address:
+        sheet.get_by_role("button", name="this token in all documents").click()
+        sheet.until("document.querySelectorAll('.context-line').length > 0")
+    else:
+        sheet.menu("L1·H2", "About this vector")
+        sheet.until("document.querySelector('.head-card') !== null")
+    wide, right = sheet.evaluate(
+        """() => {
+            const body = document.querySelector(".dialog-body"), end = body.getBoundingClientRect().right;
+            const outside = [...body.querySelectorAll("*")].filter(one => one.getBoundingClientRect().right > end + 1);
+            return [body.scrollWidth - body.clientWidth, outside.map(one => one.className)];
+        }"""
+    )
+    assert (wide, right) == (0, [])
+
+
 def test_top_tokens_of_all_documents_by_keyboard(show, page, analysis):
     sheet = show(page)
     sheet.get_by_role("group", name="Tokens of").get_by_role("button", name="all").click()

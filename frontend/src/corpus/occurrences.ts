@@ -57,5 +57,5 @@ export async function openOccurrences(context: Context, word: string): Promise<v
   const mean = found.reduce((sum, one) => sum + one.value, 0) / found.length;
   note.textContent = `${count(found.length, "place")} in ${count(documents, "document")}, mean of all vectors ${number(mean)}${found.length > SHOWN ? `; ${SHOWN} are shown` : ""}`;
   draw("high");
-  openDialog(context.host, `\u201c${spelled(word)}\u201d in all documents`, [h("p", { class: "inline" }, sort.element, note), list], true);
+  openDialog(context.host, `\u201c${spelled(word)}\u201d in all documents`, [h("p", { class: "inline wrap" }, sort.element, note), list], true);
 }
