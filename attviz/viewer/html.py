@@ -129,9 +129,10 @@ def notebook_frame(document: str, height: int) -> str:
         >>> 'sandbox="allow-scripts allow-downloads"' in notebook_frame("<p>", 400)
         True
     """
-    light, dark = (",".join(f"{host} .attviz-frame" for host in hosts) for hosts in (_LIGHT_HOSTS, _DARK_HOSTS))
+    kind = f"attviz-frame-{height}"  # frames of other heights may stand in the same notebook
+    light, dark = (",".join(f"{host} .{kind}" for host in hosts) for hosts in (_LIGHT_HOSTS, _DARK_HOSTS))
     return (
-        f"<style>.attviz-frame{{height:{height}px}}{light}{{height:{height + 10}px}}{dark}{{height:{height + 20}px}}</style>"
-        '<iframe title="attviz page" name="attviz-notebook" class="attviz-frame" sandbox="allow-scripts allow-downloads" width="100%" '
+        f"<style>.{kind}{{height:{height}px}}{light}{{height:{height + 10}px}}{dark}{{height:{height + 20}px}}</style>"
+        f'<iframe title="attviz page" name="attviz-notebook-{height}" class="{kind}" sandbox="allow-scripts allow-downloads" width="100%" '
         f'style="border:0;border-radius:8px;min-width:320px" srcdoc="{html.escape(document)}"></iframe>'
     )

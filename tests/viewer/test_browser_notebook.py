@@ -75,6 +75,18 @@ def test_the_frame_follows_the_notebook_without_a_look_at_it(sheet, paired, tmp_
     frame.wait_for_selector(".pairs-list li")
 
 
+def test_the_text_alone_follows_the_notebook_beside_a_whole_page(sheet, paired, tmp_path):
+    text = view([Document("a b c", ("a", "b", "c"), np.full((1, 2, 3), 0.4, np.float32))], show="text")
+    cells = f"<!doctype html><body data-jp-theme-light='false'>{paired._repr_html_()}{text._repr_html_()}</body>"
+    (tmp_path / "cell.html").write_text(cells, encoding="utf-8")
+    sheet.goto((tmp_path / "cell.html").as_uri())
+    heights = sheet.evaluate("[...document.querySelectorAll('iframe')].map(one => one.offsetHeight)")
+    assert heights == [880, 360]
+    for frame in sheet.frames[1:]:
+        frame.wait_for_selector(".token")
+        until(frame, "document.getElementById('attviz-root').dataset.theme", "dark")
+
+
 def test_a_notebook_without_a_known_theme_leaves_it_to_the_system(browser, paired, tmp_path):
     (tmp_path / "cell.html").write_text(f"<!doctype html><body>{paired._repr_html_()}</body>", encoding="utf-8")
     context = browser.new_context(offline=True, color_scheme="dark")

@@ -3,14 +3,17 @@
 import { DARK, LIGHT, type Palette } from "../model/color";
 import type { Theme } from "../model/state";
 
-/** Name of the frame in a notebook cell. It may look at nothing outside itself, but the notebook's style makes it a little higher where it knows its own theme: attviz/viewer/html.py. */
-const FRAME = "attviz-notebook";
-const THEME_KNOWN = "(min-height: 865px)";
-const THEME_DARK = "(min-height: 875px)";
+/**
+ * Height in the name of the frame in a notebook cell. It may look at nothing outside itself, but the notebook's style makes it a little
+ * higher where it knows its own theme: attviz/viewer/html.py.
+ */
+const FRAME = Number(/^attviz-notebook-(\d+)$/.exec(window.name)?.[1]);
+const THEME_KNOWN = `(min-height: ${FRAME + 5}px)`;
+const THEME_DARK = `(min-height: ${FRAME + 15}px)`;
 
 /** The notebook's own theme where the page sits inside one: JupyterLab and VS Code say it on the body. */
 function notebookDark(): boolean | null {
-  if (window.name === FRAME) return window.matchMedia(THEME_KNOWN).matches ? window.matchMedia(THEME_DARK).matches : null;
+  if (FRAME) return window.matchMedia(THEME_KNOWN).matches ? window.matchMedia(THEME_DARK).matches : null;
   const body = document.body;
   const jupyter = body.dataset["jpThemeLight"];
   if (jupyter) return jupyter === "false";
