@@ -65,7 +65,9 @@ class Sheet:
         """The state that the page wrote into its address."""
         from urllib.parse import parse_qs
 
+        self.settle()  # on a busy machine the frame that changes the state comes late, and the address a while after it
         self.page.wait_for_timeout(260)
+        self.settle()
         return parse_qs(self.page.evaluate("location.hash.slice(1)"))
 
     def drop(self, name: str, text: str) -> None:
