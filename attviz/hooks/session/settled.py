@@ -28,9 +28,9 @@ def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext 
 
 
 def _offset(answer: Answer, q_len: int, kv_len: int, context: TokenContext | None, followed: bool) -> int | Tensor | None:
-    if answer.buffer:
-        if followed:
-            return answer.before
+    if answer.buffer and followed:
+        return answer.before
+    if answer.buffer or (context is not None and context.static):  # what was followed may have run without that cache
         return None if context is None else context.slot(q_len, kv_len)
     offset = kv_len - q_len - answer.behind
     return offset if offset >= 0 else None
