@@ -212,7 +212,8 @@ def tensors_alive() -> int:
 
 def test_thousand_forwards_keep_one(model, x):
     with torch.no_grad(), attviz.capture(model) as cap:
-        model(x)
+        for _ in range(3):  # the first two find out how to read it
+            model(x)
         _ = cap.records
         before = tensors_alive()
         for _ in range(1000):

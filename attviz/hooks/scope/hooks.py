@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import nn
+from torch._C import _current_graph_task_id as _graph_task
+from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from attviz.hooks.scope.evidence import places_of_others, situation_of
@@ -44,7 +45,7 @@ class Hook:
 
 
 def _off() -> bool:
-    return torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1
+    return is_compiling() or _graph_task() != -1
 
 
 class ContainerHook(Hook):
@@ -71,7 +72,7 @@ class EnterLayer(Hook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the forward."""
-        if not _off():
+        if not is_compiling() and _graph_task() == -1:
             self._observer.enter_layer(self._name, situation_of(self._others, args, kwargs) if self._others else (), args, kwargs)
 
 
@@ -85,7 +86,7 @@ class LeaveLayer(Hook):
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """After the forward; the output is None if it raised."""
-        if not _off():
+        if not is_compiling() and _graph_task() == -1:
             self._observer.leave_layer(self._name, args, output)
 
 
@@ -108,6 +109,7 @@ class Scope:
         self._token_source = token_source
         self._containers, self._layers = ExitStack(), ExitStack()
         self._hooked: set[str] = set()
+        self._attached = -1  # owners that were known when layers were hooked last
         self._towers: list[tuple[str, ContextReader, tuple[RemovableHandle, RemovableHandle]]] = []
 
     def attach_containers(self) -> None:
@@ -141,6 +143,9 @@ class Scope:
 
     def attach_layers(self) -> None:
         """Put hooks on the modules that should attend and on those that were seen to."""
+        if self._attached == len(self._observer.owners):
+            return
+        self._attached = len(self._observer.owners)
         for name in dict.fromkeys((*self._layout.expected, *self._observer.owners)):
             if name in self._layout.hidden or name in self._layout.regions or name in self._hooked:
                 continue
@@ -154,6 +159,7 @@ class Scope:
     def detach_layers(self) -> None:
         """Take the hooks of the attention modules off."""
         self._hooked.clear()
+        self._attached = -1
         self._layers.close()
 
     def detach(self) -> None:

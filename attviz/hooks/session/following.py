@@ -32,33 +32,32 @@ class Following:
 
     Attributes:
         untold: Modules of which what was seen does not say enough, with what was seen.
+        layers: Modules that were followed in a situation; asked first, for every attention of every forward asks.
     """
 
     def __init__(self, layout: Layout, locator: Locator) -> None:
         self._layout, self._locator = layout, locator
         self.untold: dict[str, str] = {}
         # what was looked up before, for every attention of every forward asks: by the identity of modules that the layout keeps alive
-        self._layers: set[tuple[int, Situation]] = set()
+        self.layers: set[tuple[str, Situation]] = set()
         self._answers: dict[tuple[int, Situation, str, int], Answer] = {}
 
     def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a forward of the whole model, if none was followed yet."""
         return self._begin(module, args, kwargs) if needs_following(module) and self._allowed(args, kwargs) else None
 
-    def layer(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
+    def layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a call of an attention module, if none was followed in this situation."""
-        key = (id(module), situation)
-        if key in self._layers:
-            return None
+        module = self._layout.modules[name]
         if was_followed(module, situation):
-            self._layers.add(key)
+            self.layers.add((name, situation))
             return None
         return self._begin(module, args, kwargs) if self._allowed(args, kwargs) else None
 
     def finish(self, followed: Followed, completed: bool) -> None:
         """The followed call has ended: write down what it showed."""
         followed.finish(completed)
-        self._layers.clear()
+        self.layers.clear()
         self._answers.clear()
         for owner, why in followed.changed(self._layout.names):
             self.untold.setdefault(owner, why)

@@ -11,11 +11,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch._C import _current_graph_task_id as _graph_task
 
 from attviz.calls import AttentionCall
+from attviz.errors import CaptureError
 from attviz.hooks.scope import stack
-from attviz.hooks.scope.evidence import Situation
+from attviz.hooks.scope.evidence import Followed, Situation
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
@@ -25,7 +26,8 @@ from attviz.hooks.session.alignment import Judge, Verdict
 from attviz.hooks.session.faults import Faults
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.recorder import Recorder
-from attviz.hooks.session.running import LayerScope, ThreadState
+from attviz.hooks.session.running import LayerScope, ThreadState, had_nothing_to_do
+from attviz.hooks.session.short import ShortWays
 from attviz.hooks.session.step import DROP, Step
 from attviz.hooks.session.tasks import Place
 from attviz.hooks.tap.operators import Operator
@@ -61,6 +63,7 @@ class Observer:
         self._locator = Locator(layout)
         self._following = Following(layout, self._locator)
         self.untold = self._following.untold
+        self._ways = ShortWays(selection)
 
     # ---- scope: called by the hooks
 
@@ -95,7 +98,7 @@ class Observer:
             self._open.remove(step)
         followed, local.followed = local.followed, None
         if followed is not None:
-            self._following.finish(followed, completed)
+            self._finish(followed, completed)
         self._end(step, completed)
         return True
 
@@ -116,7 +119,9 @@ class Observer:
         local, scope = self._local, LayerScope(name, situation)
         local.scopes.append(scope)
         if local.followed is None:
-            local.followed = scope.followed = self._following.layer(self.layout.modules[name], situation, args, kwargs)
+            if (name, situation) in self._following.layers:
+                return
+            local.followed = scope.followed = self._following.layer(name, situation, args, kwargs)
         if local.followed is not None:
             scope.before = local.followed.counts
 
@@ -126,6 +131,10 @@ class Observer:
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
         scope = scopes.pop()
+        if scope.seen and local.followed is None:  # as almost always
+            if scopes:
+                scopes[-1].seen = True
+            return
         module, completed = self.layout.modules[name], output is not None
         reason = scope.aside
         if not scope.seen:
@@ -135,18 +144,24 @@ class Observer:
             local.followed.ran(module, scope.situation, None)
         if scope.followed is not None:
             local.followed = None
-            self._following.finish(scope.followed, completed)
+            self._finish(scope.followed, completed)
         if completed and not scope.seen:
             if reason is not None:
                 self.skipped.setdefault(name, reason)
-            elif not _had_nothing_to_do(args, output):
+            elif not had_nothing_to_do(args, output):
                 self.missed.setdefault(name, "")
         elif scope.seen and scopes:
             scopes[-1].seen = True
 
+    def _finish(self, followed: Followed, completed: bool) -> None:
+        self._following.finish(followed, completed)
+        self._ways.forget()
+
     def abandon(self) -> None:
         """Forget what is running on this thread: the context has ended, perhaps in the middle of it."""
         local = self._local
+        if local.step is not None and local.step in self._open:  # an interrupt is no exception to the hooks: they did not hear of it
+            self._open.remove(local.step)
         followed = [local.followed, *(scope.followed for scope in local.scopes)]
         local.depth, local.step, local.implicit, local.followed = 0, None, None, None
         local.scopes.clear()
@@ -175,14 +190,15 @@ class Observer:
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Record one operator call if it is a self-attention of the captured model."""
-        if torch._C._current_graph_task_id() != -1:
+        if _graph_task() != -1:
             return  # checkpointing computes a forward again inside backward
         try:
-            call = graphs.RECORDED if graphs.being_recorded(args) else operator.read(args, kwargs, result)
+            call = operator.read(args, kwargs, result) if not graphs.being_recorded(args) else graphs.RECORDED
+            local = self._local
             if isinstance(call, str):
-                self._set_aside(self._local, operator, call)
-            elif call is not None:
-                self._receive(self._local, operator, call, args, kwargs)
+                self._set_aside(local, operator, call)
+            elif call is not None and not (local.scopes and self._ways.take(local, local.scopes[-1], operator, call)):
+                self._receive(local, operator, call, args, kwargs)
         except Exception as fault:
             self.faults.keep(fault)
 
@@ -221,6 +237,8 @@ class Observer:
             scope.seen = scope.seen or verdict.accounts
             scope.reason = scope.reason or verdict.reason
             scope.aside = scope.aside or verdict.aside
+            if module is not None and owner == scope.name and local.followed is None and not self._discovering:
+                self._ways.learn(scope, ordinal, operator, call, verdict.call, module, answer, context, verdict.evidence)
         if region is not None:
             if verdict.call is not None or operator.kind == "fused":
                 self._keep_region(local, region, verdict.call, context)
@@ -243,12 +261,9 @@ class Observer:
 
     def _keep_region(self, local: ThreadState, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
         step = local.step or self._implicit_step(local, None)
-        calls = step.regions.setdefault(region, [])
-        if call is None:
-            calls.append(None)
-            return
-        calls.append(len(step.pending))
-        self._recorder.add(step, None, call, context, "its place in compiled code, its lengths and its operator")
+        step.regions.setdefault(region, []).append(None if call is None else len(step.calls))
+        if call is not None:
+            self._recorder.add(step, None, call, context, "its place in compiled code, its lengths and its operator")
 
     # ---- steps
 
@@ -278,11 +293,7 @@ class Observer:
             self.skipped.update(skipped)
             self._discovering = False
         self.owners.update(dict.fromkeys(name for name in names.values() if name and name != DROP))
-        self._recorder.end(step, names, completed)
-
-
-def _had_nothing_to_do(args: tuple[Any, ...], output: Any) -> bool:
-    """Whether a module was given an empty batch, or returned what it was given."""
-    if any(output is given for given in args):
-        return True
-    return not torch._C._is_tracing() and any(isinstance(given, torch.Tensor) and not given.numel() for given in args)
+        try:
+            self._recorder.end(step, names, completed)
+        except CaptureError as fault:
+            self.faults.keep(fault)

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from attviz.calls import AttentionCall
+from attviz.calls.deferred import Deferred
+from attviz.calls.together import Share
 from attviz.errors import ReadingError
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.packing import document_ids
-from attviz.hooks.session.padding import hidden_keys, real_queries
+from attviz.hooks.session.padding import Hidden, hidden_keys, real_queries
 from attviz.readings import Reading, Tokens
 from attviz.records import CrossRecord, DiagonalRecord
 
@@ -26,18 +28,34 @@ class PendingRecord:
     )
 
     def __init__(
-        self, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str = ""
+        self,
+        layer: str | None,
+        index: int,
+        step: int,
+        operator: str,
+        evidence: str,
+        context: TokenContext | None,
+        deferred: Deferred | Share,
+        hidden: Hidden | bool | None,
+        documents: Tensor | None = None,
     ) -> None:
-        self.layer, self.index, self.step, self.operator, self.evidence = layer, index, step, call.operator, evidence
-        self._context = context
+        self.layer, self.index, self.step, self.operator, self.evidence = layer, index, step, operator, evidence
+        self._context, self._deferred, self._hidden, self.documents = context, deferred, hidden, documents
         self._record: DiagonalRecord | None = None
-        self.documents: Tensor | None = None
         self.readings: dict[str, Tensor] = {}
         self.reasons: dict[str, str] = {}
+
+    @classmethod
+    def of(
+        cls, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str
+    ) -> PendingRecord:
+        """Of a call of any kind, as its operator saw it."""
+        documents = None
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
-            self.documents = document_ids(call, context)
-        self._deferred = call.defer()
-        self._hidden = hidden_keys(call, context is not None and context.mask is not None, self._deferred.added)
+            documents = document_ids(call, context)
+        deferred = call.defer()
+        hidden = hidden_keys(call, context is not None and context.mask is not None, deferred.added)
+        return cls(layer, index, step, call.operator, evidence, context, deferred, hidden, documents)
 
     def rename(self, layer: str, index: int) -> None:
         """Give a call from a compiled region its layer, once the forward has shown how many there are."""
@@ -53,7 +71,10 @@ class PendingRecord:
             ids = mask = None
             if self._context is not None:
                 ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
-            mask = real_queries(mask, self._hidden, batch, q_len)
+            hidden = self._hidden
+            if hidden is None and isinstance(self._deferred, Share) and (copies := self._deferred.added) is not None:
+                hidden = Hidden(*copies)
+            mask = real_queries(mask, hidden, batch, q_len)
             if mask is not None:
                 if mask.shape[1] > q_len:  # a nested batch is as long as its longest text; the rest is padding of the model
                     diagonal = torch.nn.functional.pad(diagonal, (0, mask.shape[1] - q_len), value=torch.nan)

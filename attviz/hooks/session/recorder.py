@@ -12,6 +12,7 @@ from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.knowledge import TokenKnowledge
 from attviz.hooks.session.pending import PendingCross, PendingRecord, read_all
 from attviz.hooks.session.step import DROP, Step
+from attviz.hooks.session.waiting import Waiting
 from attviz.protocols import Listener
 from attviz.readings import Reading
 from attviz.records import DiagonalRecord
@@ -50,7 +51,8 @@ class Recorder:
 
     def begin(self) -> Step:
         """A forward begins."""
-        step = Step(self.forwards, self.recorded)
+        step = Step(self.forwards, self.recorded, index=self._place)
+        step.plain = not self._metrics and not self._due(step)
         self.forwards += 1
         if self.keep == "last":
             self.steps = []  # before the forward, so that two steps never stand in memory together
@@ -66,9 +68,9 @@ class Recorder:
             context: What is known of its tokens.
             evidence: How it was settled.
         """
-        index = len(step.pending) if layer is None else self._index(step, layer)
-        pending = PendingRecord(call, context, layer, index, step.number, evidence)
-        step.pending.append(pending)
+        index = len(step.calls) if layer is None else self._index(step, layer)
+        pending = PendingRecord.of(call, context, layer, index, step.number, evidence)
+        step.calls.append(pending)
         if context is not None:
             step.past, step.beams = context.past, context.beams
         self.calls += 1
@@ -85,17 +87,27 @@ class Recorder:
         read_all(call, self._knowledge.of(call, context, step, None, cross=True), due, pending)
 
     def end(self, step: Step, names: dict[int, str | None], completed: bool) -> None:
-        """The forward ended; ``names`` are the layers of the calls that came without one, by their index."""
+        """The forward ended; ``names`` are the layers of the calls that came without one, by their index.
+
+        Raises:
+            CaptureError: If query or key of a layer was overwritten before; the other layers are recorded.
+        """
         step.tokens.clear()
+        waiting, step.waiting = step.waiting, Waiting()
         if not completed:
             return
+        waiting.close()
+        self.calls += waiting.count
         for index, name in names.items():
             pending = step.pending[index]
             if name is not None:
                 pending.rename(name, index if name == DROP else self._index(step, name))
             if name != DROP:
                 self._feed(pending)
-        step.pending = [pending for pending in step.pending if pending.layer != DROP]
+        if names:
+            step.calls = [pending for pending in step.pending if pending.layer != DROP]
+        if waiting.lost:
+            step.calls = waiting.without_lost(step.calls)
         for reading in self._due(step):
             self.latest[reading.name] = step
         self.recorded += 1
@@ -103,6 +115,8 @@ class Recorder:
             step.records()  # half the memory of what is pending
         if self.keep != "none":
             self.steps.append(step)
+        if waiting.lost:
+            raise waiting.error()
 
     def _due(self, step: Step) -> list[Reading]:
         return [reading for reading in self.readings if step.sample % reading.every == 0]
@@ -110,6 +124,9 @@ class Recorder:
     def _index(self, step: Step, layer: str, crossing: bool = False) -> int:
         visit = step.visits.get(layer, 0)
         step.visits[layer] = visit + 1
+        return self._place(layer, visit, crossing)
+
+    def _place(self, layer: str | None, visit: int, crossing: bool = False) -> int:
         key = (layer, visit, crossing)
         index = self._indices.get(key)
         if index is None:  # no lock: two threads that meet a layer for the first time together find it in the same place of the same order

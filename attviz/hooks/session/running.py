@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
+
+import torch
 
 from attviz.hooks.scope.evidence import Followed, Situation
 from attviz.hooks.scope.tokens import TokenContext
@@ -34,3 +37,10 @@ class ThreadState(threading.local):
         self.foreign = 0  # attention operators that ran on this thread outside the model
         self.followed: Followed | None = None  # while a call is followed
         self.counts: dict[tuple[str, int], int] = {}  # attention calls of modules that have no hook yet, in the running forward
+
+
+def had_nothing_to_do(args: tuple[Any, ...], output: Any) -> bool:
+    """Whether a module was given an empty batch, or returned what it was given."""
+    if any(output is given for given in args):
+        return True
+    return not torch._C._is_tracing() and any(isinstance(given, torch.Tensor) and not given.numel() for given in args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from attviz.hooks.scope.evidence import is_cross_attention
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.session.pending import PendingCross, PendingRecord
+from attviz.hooks.session.waiting import Small, Waiting, pending_of
 from attviz.readings import Tokens
 from attviz.records import CrossRecord, DiagonalRecord
 
@@ -25,11 +27,14 @@ class Step:
         sample: Forwards recorded before it: the clock of ``Reading.every``.
         past: Tokens its cache held before it.
         beams: Whether it is a step of a beam search, whose rows change places between the steps.
-        pending: Its self-attentions.
+        calls: Its self-attentions; those that took the short way in a form that costs nothing until somebody reads.
         crossing: Its cross-attentions, where they were asked for.
         visits: How often each layer was called in it (a shared layer: several times).
         tokens: What is known of the tokens, by context and shape; dropped when the forward ends.
         regions: For each compiled region the index of its attention calls in ``pending``; None for one that has no diagonal.
+        waiting: Its small calls that are finished when it ends.
+        plain: Nothing but the diagonals is asked of it, and not before it ends.
+        index: Gives a layer and the number of its call the place in the order of execution.
         sites: Of a step that no container announced: the call sites seen; a site seen twice means that a new forward began.
     """
 
@@ -37,12 +42,25 @@ class Step:
     sample: int = 0
     past: int | Tensor = 0
     beams: bool = False
-    pending: list[PendingRecord] = field(default_factory=list)
+    calls: list[PendingRecord | Small] = field(default_factory=list)
     crossing: list[PendingCross] = field(default_factory=list)
     visits: dict[str | None, int] = field(default_factory=dict)
     tokens: dict[tuple[object, ...], Tokens] = field(default_factory=dict)
     regions: dict[str, list[int | None]] = field(default_factory=dict)
     sites: set[object] = field(default_factory=set)
+    waiting: Waiting = field(default_factory=Waiting)
+    plain: bool = False
+    index: Callable[[str | None, int], int] | None = None
+
+    @property
+    def pending(self) -> list[PendingRecord]:
+        """Its self-attentions, all in one form."""
+        calls = self.calls
+        for number, call in enumerate(calls):
+            if isinstance(call, tuple):
+                assert self.index is not None
+                calls[number] = pending_of(call, self.index(call[0].layer, call[1]), self.number)
+        return calls  # type: ignore[return-value]
 
     def records(self) -> tuple[DiagonalRecord, ...]:
         """All finished records."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,7 +99,11 @@ def _tapped(operator: Operator, original: Any) -> Any:
     def kernel(keyset: Any, *args: Any, **kwargs: Any) -> Any:
         if thread.busy:
             return call_original(keyset, *args, **kwargs)
-        listeners = [listener for listener in hub.listeners if listener.listening()]
+        listeners: Sequence[hub.Listener] = hub.listeners
+        if len(listeners) != 1:
+            listeners = [listener for listener in listeners if listener.listening()]
+        elif not listeners[0].listening():  # one capture, as almost always: every attention pays for what stands here
+            listeners = ()
         if not listeners:
             return call_original(keyset, *args, **kwargs)
         thread.busy = True

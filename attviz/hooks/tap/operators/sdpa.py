@@ -26,15 +26,15 @@ def _argument(args: Arguments, kwargs: Keywords, index: int, name: str, default:
 
 
 def _read_flash_cpu(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
-    query = args[0]
+    query, scale = args[0], kwargs.get("scale")
     return FusedCall(
         "aten::_scaled_dot_product_flash_attention_for_cpu",
         query,
         args[1],
         result[1],
-        _scale(query, kwargs),
+        query.shape[-1] ** -0.5 if scale is None else float(scale),
         kwargs.get("attn_mask"),
-        bool(_argument(args, kwargs, 4, "is_causal", False)),
+        bool(args[4] if len(args) > 4 else kwargs.get("is_causal", False)),
     )
 
 

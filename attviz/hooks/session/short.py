@@ -1,0 +1,191 @@
+"""The short way of a small call whose situation is known: most calls of most captures.
+
+The first call of an attention goes the general way: its owner is looked for, its evidence weighed, its shape judged. What came of it is
+written down as a :class:`Way`, and the next call that looks the same takes it: nothing is decided again, and what is left of its arithmetic
+is done for all layers at once (:mod:`attviz.calls.together`). Whatever looks different goes the general way.
+
+Every attention pays for what stands here, so :meth:`ShortWays.take` is one function, and nothing is made that a reader may never ask for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from attviz.calls import AttentionCall
+from attviz.calls.fused import FusedCall
+from attviz.calls.together import SMALL
+from attviz.calls.trust import known
+from attviz.hooks.scope.evidence import Situation
+from attviz.hooks.scope.follow.answer import Answer
+from attviz.hooks.scope.selection import Selection
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.alignment import from_library
+from attviz.hooks.session.running import LayerScope, ThreadState
+from attviz.hooks.tap.operators import Operator
+
+# Whether query and key of a module are as they were when its forward ends: looked at in one forward, whose diagonals are made both ways and
+# compared. False: it reuses its buffers, so nothing may wait.
+_lasting: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+_kinds: dict[tuple[Any, ...], int] = {}
+
+
+class Way:
+    """How the calls of one attention of a module are read.
+
+    Attributes:
+        layer: Name of the module.
+        module: The module.
+        operator: Its operator.
+        recorded: Whether the layer was asked for.
+        evidence: How its first call was settled.
+        kind: Ways with the same number may be finished together.
+        rows: ``(batch, num_heads, q_len)`` of its record.
+        packed: The heads of a group stand where queries should be.
+        behind: Keys behind that of the last query; None where the cache says where the queries' keys are.
+        slots: Only the cache says that, however many keys there are.
+        lasting: Whether query and key are still as they were when the forward ends; None while that is not known.
+    """
+
+    __slots__ = (
+        *("behind", "biased", "causal", "device", "dtype", "evidence", "kind", "lasting", "layer", "length", "module", "operator"),
+        *("packed", "recorded", "rows", "scale", "shape", "slots"),
+    )
+
+    def __init__(self, layer: str, module: nn.Module, operator: Operator, recorded: bool, evidence: str) -> None:
+        self.layer, self.module, self.operator, self.recorded, self.evidence = layer, module, operator, recorded, evidence
+        self.lasting = _lasting.get(module)
+
+    def learn(self, lasting: bool) -> None:
+        """Write down whether query and key are as they were when the forward ends."""
+        self.lasting = _lasting[self.module] = lasting and _lasting.get(self.module, True)
+
+    def fit(self, call: FusedCall, judged: FusedCall, answer: Answer | None, context: TokenContext | None) -> None:
+        """Note what a call must look like to take this way.
+
+        Args:
+            call: One that was settled, as its reader gave it.
+            judged: As it was recorded.
+            answer: What following its module showed; None where its shape decided.
+            context: What is known of its tokens.
+        """
+        query = call.query
+        self.shape, self.dtype, self.device, self.scale = query.shape, query.dtype, query.device, call.scale
+        self.biased, self.causal = call.bias is not None, call.is_causal
+        self.length = None if context is None else context.length
+        self.rows, self.packed = judged.shape[:3], judged.query.shape != query.shape
+        self.slots = answer is not None and answer.buffer
+        self.behind = None if answer is None or answer.buffer else answer.behind
+        alike = self.shape, call.key.shape[1], self.dtype, self.device, self.scale, self.biased, self.packed
+        self.kind = _kinds.setdefault(alike, len(_kinds))
+
+
+def _has_way(call: AttentionCall, judged: AttentionCall | None, answer: Answer | None, module: nn.Module) -> bool:
+    """Whether the next calls may do without the general way: small ones of a kernel whose log-sum-exp was found right."""
+    if type(call) is not FusedCall or type(judged) is not FusedCall or call.logsumexp is None or not known(call.operator, call.query):
+        return False
+    query = call.query
+    if query.ndim != 4 or call.key.ndim != 4 or not 0 < query.numel() <= SMALL or call.logsumexp.shape != query.shape[:3]:
+        return False
+    if judged.query.shape != query.shape and call.bias is not None and call.bias.ndim != 4:
+        return False
+    return answer is None or (answer.layout is None if _by_answer(answer, module) else from_library(module))
+
+
+def _by_answer(answer: Answer, module: nn.Module) -> bool:
+    return answer.kind == "self" and not (answer.joined and from_library(module))
+
+
+class ShortWays:
+    """The ways that one capture knows."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._ways: dict[tuple[str, Situation, int], Way] = {}
+
+    def forget(self) -> None:
+        """What was followed meanwhile may say otherwise."""
+        self._ways.clear()
+
+    def learn(
+        self,
+        scope: LayerScope,
+        ordinal: int,
+        operator: Operator,
+        call: AttentionCall,
+        judged: AttentionCall | None,
+        module: nn.Module,
+        answer: Answer | None,
+        context: TokenContext | None,
+        evidence: str,
+    ) -> None:
+        """Write down how a call was settled, if the next ones may take the same way.
+
+        Args:
+            scope: The running call of its owner.
+            ordinal: Its number within that.
+            operator: Its operator.
+            call: As its reader gave it.
+            judged: As it was recorded.
+            module: Its owner.
+            answer: What following the owner showed.
+            context: What is known of its tokens.
+            evidence: How it was settled.
+        """
+        if not _has_way(call, judged, answer, module):
+            return
+        assert isinstance(call, FusedCall)
+        assert isinstance(judged, FusedCall)
+        way = Way(scope.name, module, operator, scope.name in self._selection, evidence)
+        way.fit(call, judged, answer if answer is not None and _by_answer(answer, module) else None, context)
+        self._ways[scope.name, scope.situation, ordinal] = way
+
+    def take(self, local: ThreadState, scope: LayerScope, operator: Operator, call: Any) -> bool:
+        """Take the way of an earlier call of the same attention, if this one looks the same."""
+        way, step = self._ways.get((scope.name, scope.situation, scope.count)), local.step
+        if way is None or way.operator is not operator or step is None or not step.plain or local.followed is not None:
+            return False
+        query, key, bias = call.query, call.key, call.bias
+        context = local.contexts[-1] if local.contexts else None
+        if (
+            query.shape != way.shape
+            or query.dtype is not way.dtype
+            or query.device != way.device
+            or call.scale != way.scale
+            or call.is_causal is not way.causal
+            or (None if context is None else context.length) != way.length
+        ):
+            return False
+        if bias is None:
+            if way.biased:
+                return False
+        elif (
+            not way.biased
+            or (context is not None and context.positions is not None and context.mask is None)  # several texts in a row, perhaps
+            or (way.packed and bias.shape[1:3] != (1, 1))
+        ):
+            return False
+        q_len, kv_len = way.rows[2], key.shape[2]
+        offset: int | Tensor | None
+        if way.behind is not None and (context is None or not context.static):
+            offset = kv_len - q_len - way.behind
+        elif kv_len == q_len and not way.slots:
+            offset = 0
+        elif context is None or not context.cached or kv_len < q_len:
+            return False
+        else:  # a tensor is left as it is: to clamp it would be a launch for every layer
+            offset = context.past if isinstance(context.past, Tensor) else context.slot(q_len, kv_len)
+        if offset is None or (type(offset) is int and offset < 0) or (way.causal and not (type(offset) is int and offset == 0)):
+            return False
+        if way.recorded:
+            if context is not None:
+                step.past, step.beams = context.past, context.beams
+            layer, visits = way.layer, step.visits
+            visit = visits.get(layer, 0)
+            visits[layer] = visit + 1
+            step.calls.append(step.waiting.add(way, visit, context, offset, call))
+        scope.count += 1
+        scope.seen = True
+        return True

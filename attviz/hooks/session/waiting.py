@@ -1,0 +1,117 @@
+"""The small calls of one forward that wait for its end, and what becomes of them there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.utils import _python_dispatch
+
+from attviz.calls.fused import FusedCall
+from attviz.calls.together import Share, Together
+from attviz.errors import CaptureError
+from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.pending import PendingRecord
+from attviz.kernels import on_gpu
+
+if TYPE_CHECKING:
+    from attviz.hooks.session.short import Way
+
+Small = tuple["Way", int, "TokenContext | None", Together, int]
+"""A call that took the short way: its way, which call of its layer it was, its tokens, and where its diagonal is made."""
+
+_NOTHING = nullcontext()
+
+
+class Waiting:
+    """The small calls of one forward.
+
+    Attributes:
+        count: How many there were.
+        lost: Calls whose query or key was overwritten before the end: where their diagonals are made, and their layer.
+    """
+
+    __slots__ = ("_open", "count", "lost")
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int, bool, bool, int], tuple[Together, list[Way]]] = {}
+        self.lost: list[tuple[Together, int, str]] = []
+        self.count = 0
+
+    def add(self, way: Way, visit: int, context: TokenContext | None, offset: int | Tensor, call: FusedCall) -> Small:
+        """One more call, inside its operator."""
+        query, key, logsumexp = call.query, call.key, call.logsumexp
+        kv_len = key.shape[2]
+        # where launches are what costs; an inference tensor does not say that it was overwritten
+        kept = on_gpu(query) and way.lasting is not False and not query.is_inference()
+        at_once = not kept or way.lasting is None
+        past = None if type(offset) is int else offset
+        kind = way.kind, kv_len, kept, at_once, id(past)
+        group = self._open.get(kind)
+        if group is None:
+            together = Together(way.rows, way.scale, kv_len, kept=kept, at_once=at_once, packed=way.packed, past=past)  # type: ignore[arg-type]
+            group = self._open[kind] = together, []
+        together, ways = group
+        ways.append(way)
+        self.count += 1
+        with_last = call.bias is not None and context is not None and context.mask is not None
+        first = offset if past is None else 0
+        position = together.add(query, key, logsumexp, first, call.bias, with_last and past is None)  # type: ignore[arg-type]
+        if together.full:
+            del self._open[kind]
+            self._close(together, ways)
+        return way, visit, context, together, position
+
+    def close(self) -> None:
+        """The forward has ended: do what was left, and let go of all that is kept."""
+        kept = [group for group in self._open.values() if group[0].kept]
+        self._open = {}
+        if not kept:
+            return
+        device = kept[0][1][0].device.type
+        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
+        with torch.inference_mode(False), torch.no_grad(), autocast, _without_modes():
+            for together, ways in kept:
+                self._close(together, ways)
+
+    def _close(self, together: Together, ways: list[Way]) -> None:
+        changed = together.close()
+        for number, way in enumerate(ways):
+            if number in changed:
+                self._lose(together, number, way)
+            elif way.lasting is None and together.kept:
+                way.learn(True)
+
+    def _lose(self, together: Together, number: int, way: Way) -> None:
+        if way.lasting:
+            self.lost.append((together, number, way.layer))
+        way.learn(False)
+
+    def without_lost(self, calls: list[PendingRecord | Small]) -> list[PendingRecord | Small]:
+        """The calls of a forward without those that were overwritten."""
+        lost = {(together, number) for together, number, _ in self.lost}
+        return [call for call in calls if not (isinstance(call, tuple) and call[3:] in lost)]
+
+    def error(self) -> CaptureError:
+        """What to say of the layers whose query or key was overwritten while it waited."""
+        layers = [layer for *_, layer in self.lost]
+        names = ", ".join(map(repr, layers[:4])) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+        return CaptureError(
+            f"capture: the query or key of {names} was overwritten after its attention and before the forward ended. It was not in an "
+            "earlier forward, so its diagonal had been left to the end, and that forward has none of it.\n"
+            "  Cure: run the forward again in a new capture; from now on these layers are read at once."
+        )
+
+
+def pending_of(small: Small, index: int, step: int) -> PendingRecord:
+    """What is kept of a small call, in the form of all others."""
+    way, _, context, together, position = small
+    hidden = None if way.biased or together.past is not None else way.causal
+    return PendingRecord(way.layer, index, step, way.operator.name, way.evidence, context, Share(together, position), hidden)
+
+
+def _without_modes() -> AbstractContextManager[object]:
+    """Nobody else's dispatch mode may see our arithmetic, which runs outside the operator here."""
+    return _python_dispatch._disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING
