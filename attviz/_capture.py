@@ -50,7 +50,7 @@ def capture(
         metrics: One or more objects with ``update(record)``, fed layer by layer as the forward runs.
         keep: ``"last"`` forward (safe in a training loop), ``"all"``, or ``"none"`` (metrics only).
         layers: Which attention modules to capture: names (of a module or a container), glob patterns, or indices in order of
-        registration. All by default. A module named here may have any class name.
+            registration. All by default. A module named here may have any class name.
         every: Record every N-th forward only; the others run without hooks on their layers and without the tap.
         strict: Raise :class:`CaptureError` on exit if a layer ran unseen; False warns instead.
         token_ids: For models whose forward has no ``input_ids``: the ids ``[batch, q_len]``, the name of the parameter that holds them,
@@ -58,7 +58,7 @@ def capture(
         read: One or more :mod:`attviz.readings`: further statistics of the attention rows, read along with the diagonal into
             ``record.readings`` and :meth:`Capture.reading`.
         cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must include a reading that does not
-        need one.
+            need one.
 
     Returns:
         The :class:`Capture`, which can be entered once.

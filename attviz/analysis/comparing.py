@@ -37,7 +37,7 @@ def compare(
 
     Args:
         a: A model; the name or folder of one; a function without arguments that loads one when needed, so that large models are not in
-        memory together; or an existing ``Analysis``. Or a list of these, without ``b``.
+            memory together; or an existing ``Analysis``. Or a list of these, without ``b``.
         b: The other model.
         texts: The texts; omit them for two analyses.
         tokenizer: The tokenizer of all models; names and folders have their own.

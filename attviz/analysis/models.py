@@ -58,7 +58,7 @@ def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bo
 
     Raises:
         ArgumentError: If transformers cannot load it (the message has the reason), or the checkpoint lacks weights, which would be random
-        (the message names them).
+            (the message names them).
     """
     from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 

@@ -81,7 +81,7 @@ def analyze(
         delimiter: Split each text at this string first; every piece becomes a document.
         layers: Layers to keep, as in :func:`attviz.capture`: one or several names, patterns or indices.
         metrics: One or more streaming metrics to feed. Their states are saved with an archive, so that a resumed run returns the same
-        statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
+            statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         precision: ``"float16"`` or ``"float32"``, for the stored diagonals.
         archive: Where to store the result; None stores nothing beyond the analysis. The work of a stopped run is in ``archive.part``.
         overwrite: Whether an existing file may be replaced, at the end.

@@ -20,7 +20,7 @@ class WeightLayout:
     Attributes:
         matches: Whether the entry covers a module.
         diagonal: Takes ``(module, weights)``, where weights is the result of one softmax over its last dimension. Returns the diagonal
-        ``[batch, num_heads, tokens]``; or the reason why there is none (a str); or None if this softmax is not attention.
+            ``[batch, num_heads, tokens]``; or the reason why there is none (a str); or None if this softmax is not attention.
         name: Name in the table; by default that of the function ``diagonal``.
     """
 

@@ -16,7 +16,7 @@ class LayerCheck:
     Attributes:
         layer: Qualified module name.
         status: ``verified``: the numbers, or the reason why there are none, are right. ``differs``: they are wrong or silently missing.
-        ``could not tell``: the evidence is not sufficient; the capture may be right.
+            ``could not tell``: the evidence is not sufficient; the capture may be right.
         error: Largest difference of a weight from the float64 reference; NaN if there is nothing to compare.
         evidence: What was seen, in a sentence.
         shape: Shape of the recorded diagonal, [batch, num_heads, q_len]; None without a record.

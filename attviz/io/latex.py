@@ -67,7 +67,7 @@ def to_latex(
         color: The strongest background, as six hexadecimal digits.
         vmax: Value of the strongest background; None takes the largest. It is written in a comment.
         unicode: How to write characters beyond Latin-1: ``"names"`` writes ``U+65E5``, which every engine compiles;
-        ``"keep"`` keeps them, for XeLaTeX and LuaLaTeX with a suitable font.
+            ``"keep"`` keeps them, for XeLaTeX and LuaLaTeX with a suitable font.
         standalone: Write a complete document instead of a fragment.
 
     Returns:

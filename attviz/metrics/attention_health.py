@@ -35,9 +35,9 @@ class AttentionHealth(StreamingMetric):
         min_entropy: Alarm below this mean row entropy, in nats; None for never.
         max_logit: Alarm above this logit; None for never. Runs that clip logits do so at 100 (arXiv:2507.20534).
         max_first_token: Alarm above this mean weight on the first token, when a sink takes over; None for never. Many healthy language
-        models have strong sinks in some heads, so choose it for your model, or compare with an earlier checkpoint.
+            models have strong sinks in some heads, so choose it for your model, or compare with an earlier checkpoint.
         max_dormant: Alarm if more than this share of a layer's heads is dormant: puts more than 0.9 of its attention on the first
-        token and so reads almost nothing (arXiv:2410.13835); None for never.
+            token and so reads almost nothing (arXiv:2410.13835); None for never.
         level: Compare the mean (the maximum, for logits) of each ``"layer"``, or each ``"head"``.
         on_alarm: What :meth:`check` does: ``"warn"`` (:class:`AttentionAlarmWarning`), ``"raise"`` (:class:`AttentionAlarmError`),
             ``"ignore"``, or call your function with the tuple of alarms.

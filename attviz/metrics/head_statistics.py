@@ -29,7 +29,7 @@ class HeadTable(NamedTuple):
         max: Largest value.
         min: Smallest value.
         faults: Values at real tokens that are NaN or outside [0, 1] (for a reading in another unit: infinite). They are left out of the
-        statistics and mean that something is wrong.
+            statistics and mean that something is wrong.
     """
 
     layers: tuple[str | None, ...]
@@ -58,7 +58,7 @@ class HeadStatistics(StreamingMetric):
 
     Args:
         reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
-        capture's ``read=``.
+            capture's ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
         **kwargs: Passed to ``torchmetrics.Metric``, such as ``process_group``.
 

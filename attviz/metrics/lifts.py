@@ -31,7 +31,7 @@ def lift(
         is_causal: Whether a query sees only keys up to its own; required when ``visible_keys`` is not given.
         query_mask: True where the token is real; by default the tokens whose diagonal is not NaN.
         window_size: Of a sliding window: a causal query sees its own key and the ``window_size - 1`` before it; otherwise it sees
-        ``window_size // 2`` keys on each side.
+            ``window_size // 2`` keys on each side.
         document_ids: For texts packed into one row, the number of each token's text, as in records: a query sees only its own text.
 
     Returns:

@@ -29,7 +29,7 @@ class TokenStatistics(StreamingMetric):
 
     Args:
         reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
-        capture's ``read=``.
+            capture's ``read=``.
         kind: Which entropy, as in :func:`attviz.metrics.entropy`.
         correction: As in :func:`attviz.metrics.std`.
         **kwargs: Passed to :class:`StreamingMetric`.

@@ -62,7 +62,7 @@ class VocabularyStatistics(StreamingMetric):
         max_tokens: Keep only the ids below this; vocabularies built by merging list the frequent words first.
         max_bytes: Refuse to grow beyond this.
         reading: Which number of each token: the diagonal, a reading such as ``attviz.readings.Offset(-1)``, or the name of one in the
-        capture's ``read=``.
+            capture's ``read=``.
         exclude_ids: Vocabulary ids to leave out, such as ``tokenizer.all_special_ids``.
         **kwargs: Passed to ``torchmetrics.Metric``.
 

@@ -70,7 +70,7 @@ class Reading:
         name: Its name in ``record.readings`` and ``cap.reading``; a description by default.
         every: Read only every N-th captured forward.
         price: What it costs in addition to the forward: ``"gathered"`` (like the diagonal), ``"rows"``, a ``"pass"`` over all pairs, or a
-        ``"copy"``.
+            ``"copy"``.
         per: Axis that runs over tokens: ``"query"`` (the third; NaN at padding), or None if the reading handles padding itself.
         of_cross: Whether it can be read from cross-attention, where no key is a query's own.
         unit: Unit of its numbers: ``"probability"`` (within [0, 1]), ``"nats"``, ``"logit"``, ``"keys"`` or ``"tokens"``.

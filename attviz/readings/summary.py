@@ -65,7 +65,7 @@ class Distance(Reading):
 
     Attributes:
         grid: (rows, columns) of the patches, which are the last tokens of the row. Tokens before them ([CLS], registers) are NaN as
-        queries and left out as keys.
+            queries and left out as keys.
     """
 
     grid: tuple[int, int] | None = None
