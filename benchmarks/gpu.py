@@ -2,6 +2,7 @@
 
 python -m benchmarks.gpu                       # kernels, readings and whole models; writes benchmarks/results/gpu-<device>-*
 python -m benchmarks.gpu --minutes 3 --out DIR
+python -m benchmarks.gpu --rehearse            # without a GPU: every row's code on small sizes, a clock that stands still, nothing written
 python -m benchmarks.gpu                       # again: goes on where the last run was stopped; --fresh begins anew
 
 Every answer is checked before its time is taken; what is wrong is named and not timed, and the exit code is 1.
@@ -14,6 +15,7 @@ import csv
 import re
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -21,7 +23,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.kernels import kernel_rows, model_rows, reading_rows
+from benchmarks.kernels import kernel_rows, model_rows, peer_rows, reading_rows, timing
 from benchmarks.kernels.journal import Journal
 from benchmarks.kernels.timing import copy_bandwidth, matrix_rate
 
@@ -38,8 +40,7 @@ MODEL_COLUMNS = (
 
 def measure_kernels(deadline: float, journal: Journal) -> list[Row]:
     """All kernels at all shapes, until the deadline."""
-    on_gpu = torch.cuda.is_available()
-    shapes = kernel_rows.GPU_SHAPES if on_gpu else kernel_rows.CPU_SHAPES
+    shapes = kernel_rows.GPU_SHAPES if timing.gpu.is_available() else kernel_rows.CPU_SHAPES
     bandwidth = copy_bandwidth()
     print(f"copy bandwidth {bandwidth / 1e9:.1f} GB/s", flush=True)
     rows: list[Row] = []
@@ -63,7 +64,7 @@ def measure_kernels(deadline: float, journal: Journal) -> list[Row]:
 def measure_readings(deadline: float, minutes: float, journal: Journal) -> list[Row]:
     """All readings in the models, until the deadline; those named after one reading have it alone."""
     rows: list[Row] = []
-    for case in reading_rows.GPU_CASES if torch.cuda.is_available() else reading_rows.CPU_CASES:
+    for case in reading_rows.GPU_CASES if timing.gpu.is_available() else reading_rows.CPU_CASES:
         names = tuple(name for name in reading_rows.READINGS if case.name.startswith(name)) or tuple(reading_rows.READINGS)
         if time.monotonic() > deadline:
             rows.append({"reading": "-", "model": case.name, "note": "not measured: out of time"})
@@ -85,7 +86,7 @@ def measure_readings(deadline: float, minutes: float, journal: Journal) -> list[
 def measure_models(deadline: float, minutes: float, journal: Journal) -> list[Row]:
     """All models with all backends, until the deadline; nothing without a GPU."""
     rows: list[Row] = []
-    for case in model_rows.CASES if torch.cuda.is_available() else ():
+    for case in model_rows.CASES if timing.gpu.is_available() else ():
         if time.monotonic() > deadline - 20:
             rows.append({"model": case.name, "note": "not measured: out of time"})
             continue
@@ -97,6 +98,20 @@ def measure_models(deadline: float, minutes: float, journal: Journal) -> list[Ro
             rows.append({"model": case.name, "note": f"{FAILED}{type(error).__name__}: " + " ".join(str(error).split())[:150]})
             traceback.print_exc()
         model_rows.clean()
+    return rows
+
+
+def measure_peers(deadline: float, minutes: float, journal: Journal) -> list[Row]:
+    """All peers that are installed, until the deadline; nothing without a GPU."""
+    rows: list[Row] = []
+    try:
+        for row in journal.of("peers", "all", peer_rows.measure(minutes * 60 / 300, deadline)) if timing.gpu.is_available() else ():
+            rows.append(row)
+            print(_line(row), flush=True)
+    except Exception as error:  # what a peer breaks must not cost ours their numbers
+        rows.append({"peer": "-", "note": f"not measured: {type(error).__name__}: " + " ".join(str(error).split())[:150]})
+        traceback.print_exc()
+    model_rows.clean()
     return rows
 
 
@@ -159,32 +174,46 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=9.0, help="stop starting measurements after so many minutes")
     parser.add_argument("--fresh", action="store_true", help="measure again what an earlier run has measured")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--rehearse", action="store_true", help="walk through everything on the CPU, on small sizes; no measurement")
     arguments = parser.parse_args(argv)
+    if arguments.rehearse:
+        from benchmarks.kernels.rehearsal import rehearsing
+
+        with tempfile.TemporaryDirectory() as folder, rehearsing():
+            return run(Path(folder), arguments.minutes, fresh=True)
     if not torch.cuda.is_available():
         print("No GPU here: torch.cuda.is_available() is False. The torch implementations are measured on the CPU instead.", flush=True)
+    return run(arguments.out, arguments.minutes, arguments.fresh)
+
+
+def run(out: Path, minutes: float, fresh: bool) -> int:
+    """Measure everything into a folder; the exit code."""
     about = environment() | {"driver": driver()}
     start = time.monotonic()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     stem = ("gpu-" if torch.cuda.is_available() else "gpu-none-") + re.sub(r"\W+", "-", about["device"]).strip("-").lower()
     page = [", ".join(f"{key} {value}" for key, value in about.items())]
 
     def write(part: str, rows: list[Row], columns: tuple[str, ...]) -> None:
         """At once: whoever stops the run keeps what was measured."""
-        write_csv(arguments.out / f"{stem}-{part}.csv", rows, columns, about)
+        write_csv(out / f"{stem}-{part}.csv", rows, columns, about)
         page.append(markdown(rows, columns))
-        (arguments.out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
+        (out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
 
-    journal = Journal(arguments.out / f"{stem}.jsonl", about, arguments.fresh)
-    kernels = measure_kernels(start + arguments.minutes * 60 * 0.3, journal)
+    journal = Journal(out / f"{stem}.jsonl", about, fresh)
+    kernels = measure_kernels(start + minutes * 60 * 0.3, journal)
     write("kernels", kernels, KERNEL_COLUMNS)
-    draw(arguments.out / f"{stem}.png", kernels)
-    readings = measure_readings(start + arguments.minutes * 60 * 0.6, arguments.minutes, journal)
+    draw(out / f"{stem}.png", kernels)
+    readings = measure_readings(start + minutes * 60 * 0.5, minutes, journal)
     write("readings", readings, READING_COLUMNS)
-    models = measure_models(start + arguments.minutes * 60, arguments.minutes, journal)
+    peers = measure_peers(start + minutes * 60 * 0.6, minutes, journal)
+    if peers:
+        write("peers", peers, peer_rows.COLUMNS)
+    models = measure_models(start + minutes * 60, minutes, journal)
     if models:
         write("models", models, MODEL_COLUMNS)
-    print(f"{time.monotonic() - start:.0f} s; written: {arguments.out / stem}*", flush=True)
-    failed = [row for row in kernels + readings + models if str(row.get("note", "")).startswith((FAILED, "wrong"))]
+    print(f"{time.monotonic() - start:.0f} s; written: {out / stem}*", flush=True)
+    failed = [row for row in kernels + readings + peers + models if str(row.get("note", "")).startswith((FAILED, "wrong"))]
     return 1 if failed else 0
 
 

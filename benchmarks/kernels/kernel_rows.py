@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attviz import kernels
-from attviz.kernels.references import summary_from_qk_reference
+from attviz.kernels.references import summary_from_qk_reference, weights_reference
 from benchmarks.kernels.timing import copies_needed, default_device, time_calls
 
 Row = dict[str, object]
+FEATURES = torch.eye(16)  # sixteen segments, in turn
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def check(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor) -> dict[s
         "summary_from_logsumexp": (fused.diagonal, expected.diagonal, 2e-3, 1e-5),
         "summary_from_logsumexp ": (fused.first_token, expected.first_token, 2e-3, 1e-5),
     }  # fmt: skip
+    pairs |= _passes(shape, query[:1, :4], key[:1], logsumexp[:1, :4], last)
     wrong = {}
     for name, (found, right, rtol, atol) in pairs.items():
         assert found is not None
@@ -90,6 +92,26 @@ def check(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor) -> dict[s
     return wrong
 
 
+def _passes(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor, last: slice) -> dict[str, tuple[Tensor, Tensor, float, float]]:
+    """Found and right of the passes, for a few heads; what the last keys of a causal text receive, its last queries give."""
+    key, causal = key[:, :1], shape.is_causal
+    givers = last if causal else slice(0, shape.q_len)
+    received = weights_reference(query[:, :, givers], key[:, :, givers], logsumexp[:, :, givers], is_causal=causal).sum(-2)
+    rows = weights_reference(query[:, :, last], key, logsumexp[:, :, last], is_causal=causal)
+    features = FEATURES.to(query.device)[torch.arange(shape.q_len, device=query.device) % len(FEATURES)]
+    distance = (torch.arange(shape.q_len, device=query.device) - torch.arange(shape.q_len, device=query.device)[last, None]).abs()
+    reach = torch.stack(((rows * (distance <= 128)).sum(-1), (rows * distance * (distance <= 128)).sum(-1)), -1)
+    return {
+        "received_from_logsumexp": (
+            kernels.received_from_logsumexp(query, key, logsumexp, is_causal=causal)[0], received[..., -64:], 2e-3, 1e-4,
+        ),
+        "mass_from_logsumexp": (
+            kernels.mass_from_logsumexp(query, key, logsumexp, features, is_causal=causal), rows @ features.double(), 2e-3, 1e-4,
+        ),
+        "reach_from_logsumexp": (kernels.reach_from_logsumexp(query, key, logsumexp, reach=128, is_causal=causal), reach, 2e-3, 1e-3),
+    }  # fmt: skip
+
+
 def providers(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor) -> dict[str, tuple[Callable[[], object], int, int]]:
     """What is timed: name -> (call, bytes it must move, operations it must do)."""
     causal, gqa = shape.is_causal, shape.num_heads != shape.num_kv_heads
@@ -98,15 +120,23 @@ def providers(shape: Shape, query: Tensor, key: Tensor, logsumexp: Tensor) -> di
     order = kernels.TokenOrder.of(ids)
     diagonal = kernels.diagonal_from_logsumexp(query, key, logsumexp)
     rows, ops = 4 * diagonal.numel(), shape.operations
+    features = FEATURES.to(query.device)[torch.arange(shape.q_len, device=query.device) % len(FEATURES)]
+    given = (query, key, logsumexp)
     return {
         "diagonal_from_logsumexp": (lambda: kernels.diagonal_from_logsumexp(query, key, logsumexp), shape.bytes, 0),
         "summary_from_logsumexp": (lambda: kernels.summary_from_logsumexp(query, key, logsumexp), shape.bytes + rows, 0),
         "diagonal_from_qk": (lambda: kernels.diagonal_from_qk(query, key, is_causal=causal), shape.bytes, ops),
         "summary_from_qk": (lambda: kernels.summary_from_qk(query, key, is_causal=causal), shape.bytes + 4 * rows, ops),
+        "received_from_logsumexp": (lambda: kernels.received_from_logsumexp(*given, is_causal=causal), shape.bytes + 2 * rows, ops),
+        "mass_from_logsumexp": (
+            lambda: kernels.mass_from_logsumexp(*given, features, is_causal=causal), shape.bytes + 16 * rows,
+            ops + 16 * ops // shape.head_dim,
+        ),
+        "reach_from_logsumexp": (lambda: kernels.reach_from_logsumexp(*given, reach=128, is_causal=causal), shape.bytes + 2 * rows, ops),
         "merge_by_token": (lambda: kernels.merge_by_token(state, order, diagonal), rows, 0),
         "token_order": (lambda: kernels.TokenOrder.of(ids), 40 * ids.numel(), 0),
         "flash_forward": (lambda: flash_forward(query, key, causal, gqa), shape.bytes, 2 * ops),
-    }
+    }  # fmt: skip
 
 
 def flash_forward(query: Tensor, key: Tensor, is_causal: bool, gqa: bool) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attviz
+from benchmarks.kernels import timing
 from benchmarks.kernels.timing import default_device, time_pairs
 
 Row = dict[str, object]
@@ -36,6 +37,7 @@ class ModelCase:
     dtype: torch.dtype
     training: bool = False
     dense: bool = False  # small enough for eager attention to be tried
+    width: int = 4096  # of a Llama's hidden states
 
     def build(self, num_layers: int, implementation: str = "sdpa") -> nn.Module:
         import transformers
@@ -45,7 +47,8 @@ class ModelCase:
             config: object = transformers.BertConfig(**shape, attn_implementation=implementation)
             made = transformers.BertModel
         else:
-            shape |= {"hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_key_value_heads": 8}
+            shape |= {"hidden_size": self.width, "intermediate_size": self.width * 7 // 2, "num_attention_heads": self.width // 128}
+            shape["num_key_value_heads"] = self.width // 512
             config = transformers.LlamaConfig(**shape, use_cache=False, attn_implementation=implementation)
             made = transformers.LlamaModel
         torch.manual_seed(0)
@@ -183,15 +186,15 @@ def _eager_row(case: ModelCase, layers: int) -> Row:
 def peak_bytes(run: Callable[[], object]) -> int:
     """Largest allocation of the device during one call; 0 without a GPU."""
     clean()
-    if not torch.cuda.is_available():
+    if not timing.gpu.is_available():
         run()
         return 0
-    torch.cuda.reset_peak_memory_stats()
+    timing.gpu.reset_peak_memory_stats()
     run()
-    return torch.cuda.max_memory_allocated()
+    return int(timing.gpu.max_memory_allocated())
 
 
 def clean() -> None:
     """Give back what is not in use."""
     gc.collect()
-    torch.cuda.empty_cache()
+    timing.gpu.empty_cache()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from attviz.kernels.triton import logsumexp, qk, tokens, weights
+from attviz.kernels.triton import logsumexp, mass, qk, received, tokens, weights
 from benchmarks.environment import environment
 from benchmarks.kernels.compile import Report, launches_of
 from benchmarks.kernels.devices import DEVICES, Device
@@ -80,6 +80,7 @@ class Layer:
         return query.normal_().transpose(1, 2), key.normal_().transpose(1, 2), lse.fill_(9.0)
 
 
+SEGMENTS = 16  # features of the mass
 LLAMA = {"num_heads": 32, "num_kv_heads": 8, "head_dim": 128, "hidden": 4096, "feed_forward": 3 * 4096 * 14336, "is_causal": True}
 LAYERS = (
     Layer("Llama-3-8B 1 x 4096", 1, 4096, 4096, **LLAMA),  # type: ignore[arg-type]
@@ -119,6 +120,17 @@ def kernels(layer: Layer) -> Iterator[Kernel]:
         rules = (0.1, None, True, -1, 0 if layer.is_causal else -1, 0.0, *(None,) * 6, layer.q_len, False)
         return lambda: qk.launch(query, key, *rules)
 
+    passed = (0.1, offset, True, -1, 0 if layer.is_causal else -1, 0.0, *(None,) * 5, layer.q_len)
+
+    def of_keys(device: str) -> Callable[[], object]:
+        query, key, lse = layer.tensors(device)
+        return lambda: received.launch(query, key, lse, None, *passed)
+
+    def of_features(device: str) -> Callable[[], object]:
+        query, key, lse = layer.tensors(device)
+        features = torch.zeros(1, layer.kv_len, SEGMENTS, device=device)
+        return lambda: mass.launch(query, key, lse, features, -1, *passed)
+
     def from_weights(device: str) -> Callable[[], object]:
         matrix = torch.empty(layer.batch, layer.num_heads, layer.q_len, layer.kv_len, dtype=torch.bfloat16, device=device)
         return lambda: weights.launch(matrix, offset, False)
@@ -141,6 +153,12 @@ def kernels(layer: Layer) -> Iterator[Kernel]:
     )
     keys = layer.batch * layer.kv_len * layer.num_kv_heads * width
     yield Kernel("diagonal_from_qk", from_qk, queries + keys + 4 * layer.rows, 2 * layer.pairs * layer.head_dim, True)
+    summed, products = 8 * layer.batch * layer.num_heads * layer.kv_len, 2 * layer.pairs * layer.head_dim
+    yield Kernel("received_from_logsumexp", of_keys, queries + keys + 4 * layer.rows + summed, products, True)
+    yield Kernel(
+        f"mass_from_logsumexp, {SEGMENTS} segments", of_features, queries + keys + 4 * layer.rows * (1 + SEGMENTS),
+        products + 2 * layer.pairs * SEGMENTS, True,
+    )  # fmt: skip
     if layer.kv_len <= 4096:
         yield Kernel("diagonal_from_weights", from_weights, 36 * layer.rows, 0.0)  # a strided element costs a sector of 32 bytes
     state = 2 * min(layer.batch * layer.q_len, 32000) * (24 * layer.num_heads + 8)

@@ -7,11 +7,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 ROTATION_BYTES = 256 << 20  # more than any second-level cache: no repetition finds its inputs there
 CYCLES_PER_SECOND = 2_000_000_000  # of a GPU's clock, about: only to keep the device busy for a while
+gpu: Any = torch.cuda  # a stand-in for it in a rehearsal
+PATIENCE = 1.0  # of the seconds asked for; a rehearsal has none
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,14 @@ def time_calls(runs: Sequence[Callable[[], object]], seconds: float = 0.4, at_le
     """Time calls that do the same to different inputs, in turn, for about ``seconds``; on a GPU the device's time alone."""
     for run in runs[: max(3, at_least // 4)]:
         run()
-    return Timing(*_percentiles(_on_gpu(runs, seconds, at_least) if torch.cuda.is_available() else _on_cpu(runs, seconds, at_least)))
+    return Timing(*_percentiles(_on_gpu(runs, seconds, at_least) if gpu.is_available() else _on_cpu(runs, seconds, at_least)))
 
 
 def time_pairs(first: Callable[[], object], second: Callable[[], object], seconds: float, at_least: int = 5) -> tuple[Timing, Timing]:
     """Time two ways in alternation, so that a change of clock or heat meets both alike; what the host does in between counts."""
     one, two = [], []
     first(), second()
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while len(one) < at_least or time.monotonic() < end:
         one.append(_clocked(first))
         two.append(_clocked(second))
@@ -48,7 +51,7 @@ def time_pairs(first: Callable[[], object], second: Callable[[], object], second
 
 def _clocked(run: Callable[[], object]) -> float:
     """Milliseconds by the clock, from an idle device to an idle device."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait = gpu.synchronize if gpu.is_available() else lambda: None
     wait()
     begin = time.perf_counter()
     run()
@@ -66,7 +69,7 @@ def _on_gpu(runs: Sequence[Callable[[], object]], seconds: float, at_least: int)
     head_start_s = min(0.05, 1.5 * host_s * length + 1e-4)
     turn = itertools.cycle(runs)
     samples: list[float] = []
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while len(samples) < at_least or (time.monotonic() < end and len(samples) < 2000):
         samples.append(_between_events(list(itertools.islice(turn, length)), head_start_s)[0] / length)
     return samples
@@ -74,16 +77,16 @@ def _on_gpu(runs: Sequence[Callable[[], object]], seconds: float, at_least: int)
 
 def _between_events(runs: Sequence[Callable[[], object]], head_start_s: float) -> tuple[float, float]:
     """Milliseconds of the device for all the runs, and seconds of the host; the device idles on purpose for the host's head start."""
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start, stop = gpu.Event(enable_timing=True), gpu.Event(enable_timing=True)
     begin = time.perf_counter()
     if head_start_s:
-        torch.cuda._sleep(int(head_start_s * CYCLES_PER_SECOND))
+        gpu._sleep(int(head_start_s * CYCLES_PER_SECOND))
     start.record()
     for run in runs:
         run()
     stop.record()
     host_s = time.perf_counter() - begin
-    torch.cuda.synchronize()
+    gpu.synchronize()
     return start.elapsed_time(stop), host_s
 
 
@@ -105,7 +108,7 @@ def _percentiles(samples: list[float]) -> tuple[float, float, float]:
 
 def copy_bandwidth() -> float:
     """Bytes a second that a plain copy moves, read and write counted; the floor of a kernel bound by bytes."""
-    numel = (1 << 28) if torch.cuda.is_available() else (1 << 24)
+    numel = (1 << 28) if default_device() == "cuda" else (1 << 24)
     source = torch.ones(numel, dtype=torch.float32, device=default_device())
     target = torch.empty_like(source)
     return 2 * source.numel() * 4 / (time_calls([lambda: target.copy_(source)]).p50_ms / 1e3)
@@ -113,7 +116,7 @@ def copy_bandwidth() -> float:
 
 def matrix_rate(dtype: torch.dtype) -> float:
     """Operations a second of a large square product; the floor of a kernel bound by the matrix units."""
-    size = 8192 if torch.cuda.is_available() else 512
+    size = 8192 if default_device() == "cuda" else 512
     a = torch.randn(size, size, device=default_device()).to(dtype)
     return 2 * size**3 / (time_calls([lambda: a @ a]).p50_ms / 1e3)
 

@@ -1,6 +1,7 @@
 """The GPU benchmark rehearsed without a GPU: it must run unattended, and one fault must not cost the other numbers."""
 
 import csv
+import types
 
 import pytest
 import torch
@@ -98,9 +99,8 @@ def test_short_kernels_are_timed_many_at_a_time_behind_a_busy_device(monkeypatch
             begin, end = [place for place, what in enumerate(log) if what == "mark"][-2:]
             return 0.1 * log[begin:end].count("run")
 
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: log.append("sleep"))
+    device = types.SimpleNamespace(Event=Event, synchronize=lambda: None, _sleep=lambda cycles: log.append("sleep"))
+    monkeypatch.setattr(timing, "gpu", device)
     samples = timing._on_gpu([lambda: log.append("run")], seconds=0.0, at_least=3)
     assert samples == pytest.approx([0.1] * 3)
     assert log == ["mark", "run", "mark", *(["sleep", "mark", *["run"] * 10, "mark"] * 3)]
@@ -157,3 +157,23 @@ def test_a_wrong_reading_is_named_and_not_timed(monkeypatch):
     (row,) = reading_rows.measure(case, 0.0, float("inf"), ("last row",))
     assert row["note"].startswith("wrong, so not timed")
     assert "ratio" not in row
+
+
+def test_every_row_of_a_run_on_a_gpu_is_walked_through(monkeypatch, capsys):
+    """``--rehearse``: a typo in a row that only a GPU would reach fails here."""
+    parts = {}
+    monkeypatch.setattr(gpu, "write_csv", lambda path, rows, columns, about: parts.setdefault(path.stem.rsplit("-", 1)[1], (rows, columns)))
+    assert gpu.main(["--rehearse"]) == 0
+    assert set(parts) == {"kernels", "readings", "peers", "models"}
+    for rows, columns in parts.values():
+        assert rows
+        assert all(set(row) <= set(columns) for row in rows)
+    kernels = {(row["kernel"], row["shape"]) for row in parts["kernels"][0] if row["note" if "note" in row else "kernel"] is not None}
+    assert {shape for _, shape in kernels} == {shape.name for shape in kernel_rows.GPU_SHAPES}
+    assert {name for name, _ in kernels} >= {"received_from_logsumexp", "mass_from_logsumexp", "reach_from_logsumexp", "flash_forward"}
+    assert not [row for row in parts["kernels"][0] + parts["readings"][0] if row.get("note")]
+    assert {row["model"] for row in parts["readings"][0]} == {case.name for case in reading_rows.GPU_CASES}
+    assert {row["model"] for row in parts["models"][0]} == {case.name for case in model_rows.CASES}
+    flash = [row for row in parts["models"][0] if row["backend"] == "flash" and "training" not in row["model"]]
+    assert all(row["bit_identical"] and not row["note"] for row in flash)
+    assert [row["note"] for row in parts["peers"][0]] == [""] * 3

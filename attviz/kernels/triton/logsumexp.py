@@ -262,7 +262,8 @@ def launch_summary(
     if outputs[0].numel() == 0:
         return outputs
     num_kv_heads = key.shape[1]
-    crowded = query.dtype is torch.float32 and architecture(query.device.index) == "sm_120"
+    arch, single = architecture(query.device.index), query.dtype is torch.float32
+    crowded = (single and arch == "sm_120") or (not single and arch == "sm_100" and head_pad(head_dim) in (64, 128))
     warps = 8 if crowded else 4  # four would spill there
     strides = (*query.stride(), *key.stride(), *logsumexp.stride(), *bias_strides(bias), *row_strides(row_mask))
     masks = (as_bytes(bias), as_bytes(row_mask), sinks)
