@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from attviz.hooks.scope.stack import calling_object
+from attviz.integrations.guarded_step import GuardedStep
 from attviz.integrations.monitor import AttentionMonitor, Per
 from attviz.integrations.sinks import FunctionSink, Heads, Sink, TensorBoardSink, WandbSink, check_heads, emit, tensorboard_folder
 
 if TYPE_CHECKING:
     from attviz.metrics.attention_health import AttentionHealth
     from attviz.protocols import Listener
+
+_NEAR = 12  # callers between an event and the trainer: the handler, and subclasses that call super()
 
 
 class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers is not followed by mypy
@@ -22,8 +27,8 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
     that with ``logging_steps=50`` every loss has its row. Each captured step is logged immediately, for any ``logging_steps``: to the
     trackers in ``report_to`` (TensorBoard: next to the trainer's own event file; Weights & Biases: the open run), to ``log``, and to
     ``trainer.state.log_history``. With several processes, the first one logs the statistics of all.
-    The trainer does not announce interruptions: if ``train()`` ends with an exception in the middle of a captured step,
-    ``callback.monitor.abandon()`` takes everything off the model; the next ``train()`` does so by itself.
+    The capture is open while the trainer's ``training_step`` runs, and only then: if ``train()`` ends with an exception or Ctrl-C, the
+    model is as before, wherever it happened.
     ``Trainer(torch_compile=True)`` and ``model.compile()`` are captured too: see ``run_compiled`` of :class:`AttentionMonitor`.
 
     Args:
@@ -58,10 +63,11 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
         self.heads, self.log = heads, log
         self._sinks: list[Sink] = []
         self._writer: Any = None
+        self._guarded: GuardedStep | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the trackers; those of the trainer were set up just before."""
-        self.monitor.abandon()
+        self._abandon()
         self._sinks = [FunctionSink(self.log)] if self.log is not None and state.is_world_process_zero else []
         if not state.is_world_process_zero:
             return
@@ -79,11 +85,23 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Begin to capture, if it is this step's turn."""
+        step = state.global_step + 1
+        if step % self.monitor.every:
+            self.monitor.begin(model, step)  # forgets what the last captured step showed
+            return
         # The trainer hands over the model without its wrappers; torch_compile= wraps it.
-        self.monitor.begin(model, state.global_step + 1, compiled=bool(getattr(args, "torch_compile", False)))
+        begin = partial(self.monitor.begin, model, step, compiled=bool(getattr(args, "torch_compile", False)))
+        trainer = calling_object(("training_step", "callback_handler"), _NEAR)
+        if trainer is None:  # a loop of one's own that calls the events
+            begin()
+        else:
+            self._guarded = GuardedStep(trainer, self.monitor, begin)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Read the step, act on alarms, and log."""
+        guarded, self._guarded = self._guarded, None
+        if guarded is not None:
+            guarded.remove()
         self.monitor.end()
         values, step = self.monitor.values, state.global_step
         if values and state.is_world_process_zero:
@@ -92,7 +110,13 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leave the model as it was, and close what was opened."""
-        self.monitor.abandon()
+        self._abandon()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _abandon(self) -> None:
+        guarded, self._guarded = self._guarded, None
+        if guarded is not None:
+            guarded.release()
+        self.monitor.abandon()

@@ -1,6 +1,7 @@
 """LightningAttentionCallback in a real Lightning Trainer, with TensorBoard and a CSV logger."""
 
 import csv
+import signal
 import warnings
 
 import pytest
@@ -119,3 +120,31 @@ def test_without_lightning_the_message_is_the_command_that_installs_it(monkeypat
     monkeypatch.delitem(sys.modules, "attviz.integrations.lightning_callback", raising=False)
     with pytest.raises(MissingExtraError, match="pip install lightning"):
         importlib.import_module("attviz.integrations.lightning_callback")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_an_interrupted_run_leaves_nothing_on_the_model(fit, tiny_model, where, error):
+    """Ctrl-C and a fault in the middle of a captured step; Lightning makes a SystemExit of the first."""
+    from attviz.hooks.tap import hub
+    from attviz.integrations import LightningAttentionCallback
+
+    inner, pressed = tiny_model.model.layers[1].mlp, []
+
+    def press(*_):
+        if not pressed:
+            pressed.append(where)
+            raise error
+
+    mine = inner.down_proj.register_forward_hook(press) if where == "forward" else inner.down_proj.weight.register_hook(press)
+    callback = LightningAttentionCallback(every=1, per="model")
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises((error, SystemExit)):
+        fit(callback)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves its own
+    mine.remove()
+    assert pressed == [where]
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    assert not any(getattr(module, kind) for module in tiny_model.modules() for kind in kinds)
+    assert hub.listeners == ()
+    assert not callback.monitor.active

@@ -10,12 +10,12 @@ from attviz.integrations import AttentionCallback
 from attviz.metrics import AttentionHealth, HeadStatistics
 
 
-def fit(model, data, callback, folder, report_to, **options):
+def fit(model, data, callback, folder, report_to, kind=None, **options):
     from transformers import Trainer, TrainingArguments
 
     usual = {"max_steps": 6, "per_device_train_batch_size": 2, "logging_steps": 2, "save_strategy": "no", "disable_tqdm": True}
     arguments = TrainingArguments(output_dir=str(folder), report_to=report_to, use_cpu=True, **(usual | options))
-    trainer = Trainer(model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=[callback])
+    trainer = (kind or Trainer)(model=model, args=arguments, train_dataset=data, eval_dataset=data[:4], callbacks=[callback])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*pin_memory.*")
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -120,21 +120,102 @@ def test_wrong_kinds_of_head_plots_are_refused():
     assert torch.is_grad_enabled()
 
 
-def test_after_an_interrupted_run_the_model_can_be_cleaned_and_the_next_run_cleans_it(tiny_model, tiny_data, tmp_path):
-    callback, forward = AttentionCallback(every=1, per="model"), tiny_model.forward
+class Interrupting:
+    """Presses Ctrl-C the first time that one of these is called: the forward, the backward pass, the optimizer, the next batch."""
 
-    def interrupted(*args, **kwargs):
-        raise KeyboardInterrupt
+    def __init__(self, model, where):
+        self.model, self.where, self.pressed = model, where, False
 
-    def hooks():
-        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in tiny_model.modules())
+    def press(self, *_):
+        if not self.pressed:
+            self.pressed = True
+            raise KeyboardInterrupt
 
-    tiny_model.forward = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        fit(tiny_model, tiny_data, callback, tmp_path, "none", max_steps=1)
-    tiny_model.forward = forward
-    callback.monitor.abandon()
-    assert hooks() == 0
-    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "none", max_steps=1)
-    assert hooks() == 0
-    assert len([entry for entry in trainer.state.log_history if "attviz/diagonal" in entry]) == 1
+    def __enter__(self):
+        import transformers
+
+        self.patch = pytest.MonkeyPatch()
+        inner = self.model.model.layers[1].mlp
+        if self.where == "forward":
+            forward = type(inner).forward
+            self.patch.setattr(type(inner), "forward", lambda this, x: (self.press() if this is inner else None, forward(this, x))[1])
+        elif self.where == "backward":
+            parameter = inner.down_proj.weight
+            self.handle = parameter.register_hook(lambda grad: self.press())
+        elif self.where == "optimizer":
+            step = torch.optim.AdamW.step
+            self.patch.setattr(torch.optim.AdamW, "step", lambda *args, **kwargs: (self.press(), step(*args, **kwargs))[1])
+        else:
+            batches = transformers.Trainer.get_batch_samples
+            self.patch.setattr(transformers.Trainer, "get_batch_samples", lambda *a, **k: (self.press(), batches(*a, **k))[1])
+        return self
+
+    def __exit__(self, *_):
+        self.patch.undo()
+        if self.where == "backward":
+            self.handle.remove()
+
+
+def left_on(model):
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_forward_hooks_always_called")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "optimizer", "batch"])
+def test_an_interrupted_run_leaves_nothing_on_the_model(tiny_model, tiny_data, tmp_path, where):
+    from attviz.hooks.tap import hub
+
+    callback = AttentionCallback(every=1, per="model")
+    options = {"max_steps": 2, "gradient_accumulation_steps": 2, "optim": "adamw_torch"}
+    with Interrupting(tiny_model, where) as key:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tiny_model, tiny_data, callback, tmp_path, "none", **options)
+        assert key.pressed
+        assert left_on(tiny_model) == 0
+        assert not hub.listeners
+    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "none", **options)  # and the next run is captured
+    assert left_on(tiny_model) == 0
+    assert "training_step" not in vars(trainer)
+    assert [entry["step"] for entry in trainer.state.log_history if "attviz/diagonal" in entry] == [1, 2]
+
+
+def test_a_trainer_that_has_a_training_step_of_its_own_keeps_it(tiny_model, tiny_data, tmp_path):
+    from transformers import Trainer
+
+    called = []
+
+    class Mine(Trainer):
+        def training_step(self, *args, **kwargs):
+            called.append(self.state.global_step)
+            return super().training_step(*args, **kwargs)
+
+    callback = AttentionCallback(every=2, per="model")
+    trainer = fit(tiny_model, tiny_data, callback, tmp_path, "none", max_steps=4, kind=Mine)
+    assert called == [0, 1, 2, 3]
+    assert [entry["step"] for entry in trainer.state.log_history if "attviz/diagonal" in entry] == [2, 4]
+
+
+def test_a_trainer_that_never_calls_its_training_step_is_told(tiny_model, tiny_data, tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import CallbackHandler
+
+    from attviz.errors import CaptureWarning
+
+    class Loop:
+        """A loop of somebody's own, with a method that it does not use."""
+
+        def __init__(self, callback):
+            self.callback_handler = CallbackHandler([callback], tiny_model, None, None, None)
+
+        def training_step(self):
+            raise AssertionError
+
+        def run(self):
+            arguments, state, control = TrainingArguments(output_dir=str(tmp_path), use_cpu=True), TrainerState(), TrainerControl()
+            self.callback_handler.on_step_begin(arguments, state, control)
+            tiny_model(**{name: value[None] for name, value in tiny_data[0].items()})
+            state.global_step += 1
+            self.callback_handler.on_step_end(arguments, state, control)
+
+    with pytest.warns(CaptureWarning, match="Loop never called its own training_step in this step, so nothing was captured"):
+        Loop(AttentionCallback(every=1)).run()

@@ -64,6 +64,20 @@ def variable_of_caller(name: str, depth: int) -> Any:
     return None
 
 
+def calling_object(attributes: tuple[str, ...], depth: int) -> Any:
+    """``self`` of the nearest of the last ``depth`` callers, beyond the one that asks, that has these attributes; None if none has."""
+    frame: FrameType | None = sys._getframe(2)
+    for _ in range(depth):
+        if frame is None:
+            break
+        if "self" in frame.f_code.co_varnames:
+            found = frame.f_locals.get("self")
+            if all(hasattr(found, attribute) for attribute in attributes):
+                return found
+        frame = frame.f_back
+    return None
+
+
 def call_site() -> int:
     """Where in the generated code an operator was called: every frame and line up to the module that runs it."""
     places: list[tuple[int, int]] = []
