@@ -35,6 +35,7 @@ class Tokens:
         document_ids: If texts are packed into one row, the number of each query's text.
         special_ids: Ids of the special tokens, as the configuration of the model names them.
         past: Keys before those of this call's own queries.
+        length: Tokens of a row as the model was given it; the operator may be given fewer, without padding that all texts share.
     """
 
     ids: Int[Tensor, "batch q_len"] | None = None
@@ -44,6 +45,7 @@ class Tokens:
     document_ids: Int[Tensor, "batch q_len"] | None = None
     special_ids: tuple[int, ...] = ()
     past: int | Tensor = 0
+    length: int | None = None
 
     @cached_property
     def previous(self) -> Int[Tensor, "batch kv_len"] | None:

@@ -71,7 +71,7 @@ def check_family(family: str, *, flex: bool = False, half: bool = False) -> list
             model, inputs = prepare(family)
         except Unbuilt as error:
             return [Outcome(family, "", "unbuilt", note=str(error))]
-        also = ["flex_attention"] if flex and _runs_flex(model, inputs) else []
+        also = ["flex_attention"] if flex and runs_flex(model, inputs) else []
         found = [check_path(family, path, model, inputs) for path in (*paths(model), *also)]
         if half:
             inputs = cast(inputs, torch.bfloat16)
@@ -165,7 +165,7 @@ def paths(model: nn.Module) -> list[str]:
     return ["sdpa", "eager"]
 
 
-def _runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
+def runs_flex(model: nn.Module, inputs: dict[str, Any]) -> bool:
     """Whether transformers itself runs the model with flex_attention here, and right: doge's own flex function loses the mask."""
     model = copy.deepcopy(model)
     outputs = []

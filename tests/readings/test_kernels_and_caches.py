@@ -209,3 +209,28 @@ def _cache_name(model: torch.nn.Module) -> str:
     import inspect
 
     return next(name for name in ("past_key_values", "cache") if name in inspect.signature(model.forward).parameters)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage:UserWarning")
+def test_the_fast_path_of_torch_nn_gives_each_text_what_it_gives_it_alone():
+    """A nested batch is as long as its longest text: the operator never sees the padding that all texts share."""
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, x, lengths = torch.nn.TransformerEncoder(layer, 2).eval(), torch.randn(2, 7, 16), (6, 4)
+    padding = torch.arange(7) >= torch.tensor(lengths)[:, None]
+    read = [r.Offset(-1), r.Rows(-1), r.RowEntropy(), r.Received(), r.Keys(first=1), r.TopKeys(2)]
+    with torch.no_grad(), attviz.capture(model, read=read) as cap:
+        model(x, src_key_padding_mask=padding)
+    assert {record.operator for record in cap.records} == {"aten::_native_multi_head_attention"}
+    for text, length in enumerate(lengths):
+        with torch.no_grad(), attviz.capture(model, read=read) as alone:
+            model(x[text : text + 1, :length])
+        for name in ("offset(-1)", "row_entropy", "keys(first=1)", "top_keys(2).weights", "rows(-1)", "received"):
+            found, want = cap.reading(name)[:, text : text + 1], alone.reading(name)
+            if name in ("rows(-1)", "received"):
+                assert found[..., length:].nan_to_num(0.0).eq(0).all()
+                found = found[..., :length]
+            else:
+                assert found.shape[3] == 7
+                assert found[:, :, :, length:].isnan().all()
+                found = found[:, :, :, :length]
+            torch.testing.assert_close(found, want, rtol=0, atol=1e-6, equal_nan=True, msg=lambda why, name=name: f"{name}: {why}")

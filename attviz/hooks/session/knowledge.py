@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from attviz.calls import AttentionCall
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.padding import Hidden, shown_queries
 from attviz.hooks.session.step import Step
 from attviz.readings import Tokens
 
@@ -19,8 +22,17 @@ class TokenKnowledge:
         self._history: Tensor | None = None  # ids of the sequence so far, the running step's included
         self._last: TokenContext | None = None
 
-    def of(self, call: AttentionCall, context: TokenContext | None, step: Step, documents: Tensor | None, *, cross: bool = False) -> Tokens:
-        """Tokens of one call; made once for all layers of one shape."""
+    def of(
+        self,
+        call: AttentionCall,
+        context: TokenContext | None,
+        step: Step,
+        documents: Tensor | None,
+        hidden: Hidden | bool | None = None,
+        *,
+        cross: bool = False,
+    ) -> Tokens:
+        """Tokens of one call; made once for all layers of one shape, but for what the mask of a call's own operator hides."""
         batch, _, q_len, kv_len = call.shape
         offset = call.kv_offset
         key = (id(context), id(documents), batch, q_len, kv_len, offset if isinstance(offset, int) else id(offset), cross)
@@ -29,10 +41,15 @@ class TokenKnowledge:
             tokens = step.tokens[key] = Tokens(document_ids=documents, special_ids=self._special_ids, past=offset)
             if context is not None:
                 self._read(tokens, context, batch, q_len, kv_len, cross)
-        return tokens
+        real = shown_queries(tokens.real, hidden, batch, q_len)
+        if real is tokens.real:
+            return tokens
+        return replace(tokens, real=real, real_keys=real if q_len == kv_len else tokens.real_keys)
 
     def _read(self, tokens: Tokens, context: TokenContext, batch: int, q_len: int, kv_len: int, cross: bool) -> None:
-        tokens.ids, tokens.real = context.ids_of(batch, q_len), context.mask_of(batch, q_len)
+        tokens.ids, real = context.ids_of(batch, q_len), context.mask_of(batch, q_len)
+        if real is not None:  # a nested batch is as long as its longest text; the mask goes on
+            tokens.real, tokens.length = real[:, :q_len], real.shape[1]
         if cross:
             return
         tokens.real_keys = _real_keys(context, batch, q_len, kv_len, tokens.real)

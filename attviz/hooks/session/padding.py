@@ -65,7 +65,13 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
 
 
 def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
-    """True where the query is a real token, ``[batch, q_len]``; None where nothing says that one is not.
+    """True where the query is a real token, ``[batch, q_len]``; None where nothing says that one is not. Waits for the device."""
+    real = shown_queries(given, hidden, batch, q_len)
+    return None if given is None and real is not None and bool(real.all()) else real
+
+
+def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
+    """True where the query is a real token, ``[batch, q_len]``; None where nothing could say that one is not.
 
     A query whose own key is hidden is padding, unless that is so for every token (attention that looks away from itself). Models that open
     rows of padding to all keys hide those keys from the real queries: there the mask that the model was given says which they are. A given
@@ -78,14 +84,14 @@ def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int,
     if isinstance(hidden, bool):  # no mask: that of other tokens, where the attention is causal (True); else the model's, which it ignores
         return None if hidden or _is_causal(given) else given
     own = hidden.read(hidden.own, batch, q_len)
-    if bool(own.all()):
-        return given
+    everywhere = own.all()  # stays on the device: readings ask while the model runs
     if given is None:
-        return None if not bool(own.any()) else own.logical_not()
+        return own.logical_not() | everywhere
     given = given.to(own.device)
     if hidden.last is None:
-        return given & own.logical_not()
-    return torch.where(own, False, given | hidden.read(hidden.last, batch, q_len).logical_not())
+        return given & (own.logical_not() | everywhere)
+    seen = given | hidden.read(hidden.last, batch, q_len).logical_not()
+    return torch.where(everywhere, given, seen & own.logical_not())
 
 
 def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:

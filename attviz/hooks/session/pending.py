@@ -23,8 +23,8 @@ class PendingRecord:
     """One self-attention. Never holds a view of an activation."""
 
     __slots__ = (
-        *("_context", "_deferred", "_hidden", "_record"),
-        *("documents", "evidence", "index", "layer", "operator", "readings", "reasons", "step"),
+        *("_context", "_deferred", "_record"),
+        *("documents", "evidence", "hidden", "index", "layer", "operator", "readings", "reasons", "step"),
     )
 
     def __init__(
@@ -40,7 +40,7 @@ class PendingRecord:
         documents: Tensor | None = None,
     ) -> None:
         self.layer, self.index, self.step, self.operator, self.evidence = layer, index, step, operator, evidence
-        self._context, self._deferred, self._hidden, self.documents = context, deferred, hidden, documents
+        self._context, self._deferred, self.hidden, self.documents = context, deferred, hidden, documents
         self._record: DiagonalRecord | None = None
         self.readings: dict[str, Tensor] = {}
         self.reasons: dict[str, str] = {}
@@ -71,7 +71,7 @@ class PendingRecord:
             ids = mask = None
             if self._context is not None:
                 ids, mask = self._context.ids_of(batch, q_len), self._context.mask_of(batch, q_len)
-            hidden = self._hidden
+            hidden = self.hidden
             if hidden is None and isinstance(self._deferred, Share) and (copies := self._deferred.added) is not None:
                 hidden = Hidden(*copies)
             mask = real_queries(mask, hidden, batch, q_len)
@@ -86,7 +86,7 @@ class PendingRecord:
             self._record = DiagonalRecord(
                 self.layer, self.index, self.step, diagonal, ids, mask, self.operator, documents, *read, self.evidence
             )
-            self.documents = self._context = self._deferred = self._hidden = None  # type: ignore[assignment]
+            self.documents = self._context = self._deferred = self.hidden = None  # type: ignore[assignment]
         return self._record
 
 
@@ -134,5 +134,8 @@ def _padded_out(found: Tensor, tokens: Tokens) -> Tensor:
     real = tokens.real
     if real is None or found.ndim < 3 or found.shape[2] != real.shape[1]:
         return found
+    nothing = torch.nan if found.is_floating_point() else -1
     real = real.to(found.device)[:, None]
-    return torch.where(real.reshape(*real.shape, *(1,) * (found.ndim - 3)), found, torch.nan if found.is_floating_point() else -1)
+    found = torch.where(real.reshape(*real.shape, *(1,) * (found.ndim - 3)), found, nothing)
+    missing = 0 if tokens.length is None else tokens.length - found.shape[2]
+    return torch.nn.functional.pad(found, (*(0, 0) * (found.ndim - 3), 0, missing), value=nothing) if missing > 0 else found

@@ -75,7 +75,7 @@ class Recorder:
             step.past, step.beams = context.past, context.beams
         self.calls += 1
         if self.readings and (due := self._due(step)):
-            read_all(call, self._knowledge.of(call, context, step, pending.documents), due, pending)
+            read_all(call, self._knowledge.of(call, context, step, pending.documents, pending.hidden), due, pending)
         if layer is not None:
             self._feed(pending)
 
