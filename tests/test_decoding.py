@@ -109,6 +109,20 @@ def test_generation_equals_a_full_forward(config, way, padded):
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("way", ["greedy", "static"])
+@pytest.mark.parametrize("config", ["grouped", "mixed"])
+def test_what_a_forward_without_a_cache_showed_does_not_decide_for_one_with_it(config, way, implementation):
+    """Evidence is gathered once per model: of a plain forward every key is a query's own, of a static buffer most are not."""
+    model = build(CONFIGS[config], implementation)
+    ids, mask = prompt(padded=True)
+    with torch.no_grad(), attviz.capture(model):
+        model(ids, attention_mask=mask, use_cache=False)
+    with attviz.capture(model, keep="all") as cap:
+        out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, **WAYS[way])
+    torch.testing.assert_close(cap.sequence_diagonal(), full_forward(model, out, mask), rtol=0, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
 def test_beam_search_needs_its_beams_and_then_joins(implementation):
     model = build(CONFIGS["grouped"], implementation)
     ids, mask = prompt(padded=True)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import CaptureError
-from attviz.hooks.scope import stack
+from attviz.hooks.scope import caches, stack
 from attviz.hooks.scope.names import OTHER_INPUTS, PADDING, REAL_TOKENS, TOKEN_IDS
 
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
@@ -33,6 +33,7 @@ class TokenContext:
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
         given_ids: The ids as they were given, to know them again in a tower.
         given_mask: The mask as it was given.
+        registered: Whether the user made the kind of this cache known (:func:`attviz.register_cache`), and so says that it is one.
         positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they restart with each of several packed texts.
     """
 
@@ -47,6 +48,7 @@ class TokenContext:
     positions: Tensor | None = None
     given_ids: Tensor | None = None
     given_mask: Tensor | None = None
+    registered: bool = False
 
     def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
         """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
@@ -129,7 +131,7 @@ class ContextReader:
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get("inputs_embeds"), Tensor)
         foreign = any(isinstance(given.get(name), Tensor) for name in OTHER_INPUTS)
-        past, static, cached = _past(given)
+        past, static, cached, registered = caches.cached(given)
         padding = _padding(given)
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)
         given_ids, given_mask = ids, mask
@@ -141,23 +143,23 @@ class ContextReader:
         if outer is None:
             self.told = True
             beams = cached and _in_beam_search()
-            return TokenContext(ids, mask, past, cached, marks_padding, static, length, beams, positions, given_ids, given_mask)
+            return TokenContext(ids, mask, past, cached, marks_padding, static, length, beams, positions, given_ids, given_mask, registered)
         if positions is None and not foreign:
             positions = outer.positions
         own_cache = cached and not outer.cached
         if not cached:
-            past, static, cached = outer.past, outer.static, outer.cached
+            past, static, cached, registered = outer.past, outer.static, outer.cached, outer.registered
         if ids is None and embedded:
             ids = outer.ids
             if mask is None and given.get("encoder_hidden_states") is None:  # a tower that is given ready-made masks
                 mask, marks_padding = outer.mask, outer.mask_marks_padding
         elif ids is None and not foreign and padding is None:
             self.told = bool(self.told) or own_cache or positions is not outer.positions
-            rest = (static, outer.length, outer.beams, positions, outer.given_ids, outer.given_mask)
+            rest = (static, outer.length, outer.beams, positions, outer.given_ids, outer.given_mask, registered)
             return TokenContext(outer.ids, outer.mask, past, cached, outer.mask_marks_padding, *rest)
         told = embedded or foreign or ids is not outer.ids or mask is not outer.mask or positions is not outer.positions
         self.told = bool(self.told) or own_cache or told
-        rest = (static, length, outer.beams, positions, given_ids, given_mask)
+        rest = (static, length, outer.beams, positions, given_ids, given_mask, registered)
         return TokenContext(ids, mask, past, cached, marks_padding, *rest)
 
     def _ids(self, args: tuple[Any, ...], kwargs: dict[str, Any], given: dict[str, Any]) -> Tensor | None:
@@ -233,51 +235,9 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
             return value
         if isinstance(value, dict):  # one ready-made mask for each kind of layer
             value = value.get("full_attention", next(iter(value.values()), None))
-        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 1 and _past(given)[1]:
+        if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 1 and caches.cached(given).static:
             return value
     return None
-
-
-def _past(given: dict[str, Any]) -> tuple[int | Tensor, bool, bool]:
-    """Tokens cached before this call, whether the cache is static, and whether there is one.
-
-    A cache is known by what it is, whatever its parameter is called: releases of transformers have renamed it three times.
-    """
-    for value in given.values():
-        length = _cached_length(value)
-        if length is None:
-            continue
-        layers = getattr(getattr(value, "self_attention_cache", value), "layers", ())
-        static = any(hasattr(layer, "max_cache_len") for layer in layers)
-        if isinstance(length, Tensor):  # a static cache counts on its device, and in place
-            return (int(length) if length.device.type == "cpu" else length.clone()), True, True
-        return int(length), static, True
-    return 0, False, bool(given.get("use_cache"))
-
-
-def _cached_length(value: Any) -> int | Tensor | None:
-    """Tokens in a cache; None where this is no cache, or one without keys (a state-space model's)."""
-    if value is None or isinstance(value, (Tensor, str, int)):
-        return None
-    if isinstance(value, (tuple, list)):
-        return _length_of_pairs(value)
-    if not callable(getattr(value, "get_seq_length", None)):
-        return None
-    try:
-        length: int | Tensor = value.get_seq_length()
-    except ValueError:
-        return None
-    return length
-
-
-def _length_of_pairs(value: tuple[Any, ...] | list[Any]) -> int | None:
-    """Tokens in a hand-written cache: ``(key, value)``, or one such pair for each layer."""
-    pair = value[0] if value and isinstance(value[0], (tuple, list)) else value
-    if len(pair) < 2 or not all(isinstance(tensor, Tensor) for tensor in pair[:2]):
-        return None
-    key, other = pair[0], pair[1]
-    alike = key.ndim == other.ndim == 4 and key.shape[:3] == other.shape[:3] and key.is_floating_point()
-    return int(key.shape[-2]) if alike else None
 
 
 def _in_beam_search() -> bool:

@@ -100,7 +100,7 @@ class Judge:
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
             return Verdict(None, True, untold=_two_readings(answer))
-        if untold and self._doubtful(call, owner, situation, answer):
+        if untold and self._doubtful(call, owner, situation, answer, context):
             return Verdict(None, True, untold=_two_readings(answer))
         verdict = self._by_shape(call, owner, module, context)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
@@ -132,9 +132,13 @@ class Judge:
             self._cross[owner] = is_cross_attention(owner, module)
         return self._cross[owner] or names_another(module, situation)
 
-    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, answer: Answer | None) -> bool:
+    def _doubtful(
+        self, call: AttentionCall, owner: str | None, situation: Situation, answer: Answer | None, context: TokenContext | None
+    ) -> bool:
         """Whether an unsettled call of unknown code may be something else than what its shape says."""
         if owner in self._named:
+            return False
+        if context is not None and context.registered and not situation:
             return False
         if isinstance(call, FusedCall):
             return bool(situation) or call.query.shape[-2] != call.key.shape[-2] or (answer is not None and answer.apart)
@@ -282,5 +286,6 @@ def _has_sinks(module: nn.Module | None) -> bool:
 def _unequal(q_len: int, kv_len: int) -> str:
     return (
         f"q_len={q_len} but kv_len={kv_len} and no KV cache was recognised, so attviz cannot tell which key belongs to each query "
-        "(cross-attention?); if it is self-attention over a cache, name the module in layers="
+        "(cross-attention?); if it is self-attention over a cache, make the cache known with attviz.register_cache, or name the module in "
+        "layers="
     )

@@ -10,6 +10,7 @@ from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.follow.answer import Answer, Layout, arranged
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.padding import last_visible
 
 _PLAIN = Layout((((False, None),), ((True, None),)), 2, 3)
 
@@ -19,7 +20,7 @@ def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext 
     if isinstance(call, SoftmaxCall):
         return _from_weights(call, answer, context, followed)
     q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
-    offset = _offset(answer, q_len, kv_len, context, followed)
+    offset = _offset(answer, q_len, kv_len, context, followed, call.bias)
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if answer.layout is None and call.query.ndim == 4:
@@ -27,12 +28,16 @@ def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext 
     return _from_query(call, answer.layout, offset)
 
 
-def _offset(answer: Answer, q_len: int, kv_len: int, context: TokenContext | None, followed: bool) -> int | Tensor | None:
+def _offset(
+    answer: Answer, q_len: int, kv_len: int, context: TokenContext | None, followed: bool, scores: Tensor | None = None
+) -> int | Tensor | None:
     if answer.buffer and followed:
         return answer.before
     if answer.buffer or (context is not None and context.static):  # what was followed may have run without that cache
         return None if context is None else context.slot(q_len, kv_len)
     offset = kv_len - q_len - answer.behind
+    if offset > 0 and not answer.behind and not followed and not (context is not None and context.cached):
+        return last_visible(scores, q_len, kv_len) - q_len + 1  # a cache that nobody knows: its unused slots are hidden
     return offset if offset >= 0 else None
 
 
@@ -50,7 +55,7 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
     if max(layout.rows, layout.keys) >= weights.ndim or len(layout.axes) != weights.ndim - 2:
         return f"its softmax has {weights.ndim} axes, in another order than when it was followed"
     q_len, kv_len = weights.shape[layout.rows], weights.shape[layout.keys]
-    offset = _offset(answer, q_len, kv_len, context, followed)
+    offset = _offset(answer, q_len, kv_len, context, followed, call.logits if layout.rows == 2 and layout.keys == 3 else None)
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if layout.plain and layout.rows == 2 and layout.keys == 3:

@@ -1,0 +1,145 @@
+"""How many tokens a cache holds: caches of transformers and tuples of tensors, and an open table for those of others.
+
+A cache is known by what it is, whatever its parameter is called: releases of transformers have renamed that three times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from attviz.errors import ArgumentError
+
+
+@dataclass(frozen=True, slots=True)
+class CacheKind:
+    """A kind of key-value cache that a model of yours is given.
+
+    Attributes:
+        matches: Whether the entry speaks for an argument of a forward, by the name of its parameter and its value.
+        length: Tokens in the cache *before* this forward: a whole number, or a tensor of one where only the device knows it. None for a
+            cache that holds no keys.
+        is_static: Whether it hands out buffers of fixed length, with unused slots behind the last key (the mask hides them). Such keys
+            are looked up at ``length``; in a growing cache, or one that keeps the last keys only, the queries come last.
+        name: Under which it stands in the table; that of the function ``length`` if left out.
+    """
+
+    matches: Callable[[str, Any], bool]
+    length: Callable[[Any], "int | Tensor | None"]
+    is_static: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", f"{self.length.__module__}.{self.length.__qualname__}")
+
+
+class Cached(NamedTuple):
+    """What a forward is told by its cache.
+
+    Attributes:
+        past: Tokens it held before.
+        static: Whether it hands out buffers of fixed length.
+        present: Whether there is one.
+        registered: Whether an entry of the table says so.
+    """
+
+    past: int | Tensor
+    static: bool
+    present: bool
+    registered: bool = False
+
+
+_table: list[CacheKind] = []
+
+
+def register_cache(kind: CacheKind, *, replace: bool = False) -> CacheKind:
+    """Make a kind of cache known, so that decode steps over it have their own keys; the latest entry that matches speaks.
+
+    Not needed for the caches of transformers, objects with ``get_seq_length()``, and ``(key, value)`` tuples.
+
+    Args:
+        kind: The entry.
+        replace: Take the place of an entry of the same name, which is refused otherwise.
+
+    Returns:
+        The same entry.
+
+    Raises:
+        ArgumentError: If the name is taken.
+
+    Example:
+        >>> class Ring:
+        ...     used = 3
+        >>> kind = register_cache(CacheKind(lambda name, value: isinstance(value, Ring), lambda cache: cache.used, name="ring"))
+        >>> cached({"memory": Ring()})
+        Cached(past=3, static=False, present=True, registered=True)
+        >>> unregister_cache(kind)
+    """
+    taken = [place for place, other in enumerate(_table) if other.name == kind.name]
+    if taken and not replace:
+        raise ArgumentError(
+            f"register_cache: cache {kind.name!r} is in the table already. Pass replace=True to take its place, or give yours a name=."
+        )
+    for place in reversed(taken):
+        del _table[place]
+    _table.append(kind)
+    return kind
+
+
+def unregister_cache(kind: CacheKind) -> None:
+    """Take an entry out of the table again."""
+    if kind in _table:
+        _table.remove(kind)
+
+
+def cached(given: Mapping[str, Any]) -> Cached:
+    """What the arguments of a forward, by their names, say of a cache."""
+    for kind in reversed(_table):
+        for name, value in given.items():
+            if value is not None and kind.matches(name, value) and (held := kind.length(value)) is not None:
+                return Cached(_settled(held), kind.is_static, True, registered=True)
+    for value in given.values():
+        length = _cached_length(value)
+        if length is None:
+            continue
+        layers = getattr(getattr(value, "self_attention_cache", value), "layers", ())
+        if isinstance(length, Tensor):  # a static cache counts on its device, and in place
+            return Cached(_settled(length), True, True)
+        return Cached(int(length), any(hasattr(layer, "max_cache_len") for layer in layers), True)
+    return Cached(0, False, bool(given.get("use_cache")))
+
+
+def _settled(length: int | Tensor) -> int | Tensor:
+    """As it is now; a tensor stays on its device."""
+    if isinstance(length, Tensor):
+        return int(length) if length.device.type == "cpu" else length.clone()
+    return int(length)
+
+
+def _cached_length(value: Any) -> int | Tensor | None:
+    """Tokens in a cache; None where this is no cache, or one without keys (a state-space model's)."""
+    if value is None or isinstance(value, (Tensor, str, int)):
+        return None
+    if isinstance(value, (tuple, list)):
+        return _length_of_pairs(value)
+    if not callable(getattr(value, "get_seq_length", None)):
+        return None
+    try:
+        length: int | Tensor = value.get_seq_length()
+    except ValueError:
+        return None
+    return length
+
+
+def _length_of_pairs(value: tuple[Any, ...] | list[Any]) -> int | None:
+    """Tokens in a hand-written cache: ``(key, value)``, or one such pair for each layer."""
+    pair = value[0] if value and isinstance(value[0], (tuple, list)) else value
+    if len(pair) < 2 or not all(isinstance(tensor, Tensor) for tensor in pair[:2]):
+        return None
+    key, other = pair[0], pair[1]
+    alike = key.ndim == other.ndim == 4 and key.shape[:3] == other.shape[:3] and key.is_floating_point()
+    return int(key.shape[-2]) if alike else None
