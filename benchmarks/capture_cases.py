@@ -108,7 +108,9 @@ def nnsight(model: nn.Module, inputs: dict[str, Tensor]) -> Run:
     return run
 
 
-def transformer_lens(model: nn.Module, inputs: dict[str, Tensor]) -> Run:
+def transformer_lens(
+    model: nn.Module, inputs: dict[str, Tensor], read: Callable[[Tensor], Tensor] = lambda pattern: pattern.diagonal(0, -2, -1).clone()
+) -> Run:
     """A hook on each attention pattern. Its adapters know whole language models, so it also pays for a head of 1000 tokens."""
     import transformers
     from tokenizers import Tokenizer
@@ -128,7 +130,7 @@ def transformer_lens(model: nn.Module, inputs: dict[str, Tensor]) -> Run:
 
     def run() -> Tensor:
         found: list[Tensor] = []
-        hooks = [(name, lambda pattern, hook: found.append(pattern.diagonal(dim1=-2, dim2=-1).clone())) for name in patterns]
+        hooks = [(name, lambda pattern, hook: found.append(read(pattern))) for name in patterns]
         bridge.run_with_hooks(inputs["input_ids"], return_type=None, fwd_hooks=hooks)
         return torch.stack(found)
 

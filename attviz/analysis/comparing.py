@@ -12,6 +12,7 @@ from attviz.analysis.comparison import Comparison
 from attviz.analysis.run import analyze
 from attviz.errors import ArgumentError
 from attviz.plots._source import ordinary
+from attviz.readings import Reading
 from attviz.records import Analysis, Document
 
 Compared = nn.Module | Analysis | str | Callable[[], nn.Module]
@@ -24,6 +25,7 @@ def compare(
     tokenizer: Any = None,
     *,
     names: Sequence[str] | None = None,
+    reading: Reading | None = None,
     steps: Sequence[float] | None = None,
     resamples: int = 2000,
     level: float = 0.95,
@@ -41,6 +43,8 @@ def compare(
         b: The other model.
         texts: The texts; omit them for two analyses.
         tokenizer: The tokenizer of all models; names and folders have their own.
+        reading: Compare this reading of each token, such as ``Offset(-1)`` or ``RowEntropy()``, instead of the diagonal. Tokens where it
+            is NaN (the first token has no previous one) do not count.
         names: Names of the models; by default their own.
         steps: Positions of the models of a series on the axis, such as training steps; counted from 0 by default.
         resamples: Bootstrap samples.
@@ -64,15 +68,18 @@ def compare(
     if names is not None and len(names) != len(compared):
         raise ArgumentError(f"compare: names has {len(names)} entries for {len(compared)} models.")
     read = list(texts)
+    if reading is not None:
+        options = options | {"reading": reading}
     analyses = tuple(_analysis(one, read, tokenizer, options) for one in compared)
     for other in analyses[1:]:
         _check(analyses[0], other)
     called = tuple(names) if names is not None else _names(analyses)
-    return _compared(analyses, called, tuple(steps or range(len(analyses))), resamples, level, seed)
+    return _compared(analyses, called, tuple(steps or range(len(analyses))), reading, resamples, level, seed)
 
 
 def _analysis(one: Any, texts: list[str], tokenizer: Any, options: dict[str, Any]) -> Analysis:
     if isinstance(one, Analysis):
+        _check_reading(one, options.get("reading"))
         return one
     if not texts:
         raise ArgumentError("compare: texts= is empty, and models need something to read.")
@@ -89,6 +96,16 @@ def _analysis(one: Any, texts: list[str], tokenizer: Any, options: dict[str, Any
         raise ArgumentError("compare: tokenizer= is missing. Give the one that all models share.")
     chosen: dict[str, Any] = {"precision": "float32", "progress": False} | options
     return analyze(one, tokenizer, texts, **chosen)
+
+
+def _check_reading(one: Analysis, reading: Reading | None) -> None:
+    """An analysis holds the diagonal, or the reading it was made with."""
+    held, wanted = one.settings.get("reading"), None if reading is None else reading.name
+    if held != wanted:
+        raise ArgumentError(
+            f"compare: this analysis holds {held or 'the diagonal'}, not {wanted or 'the diagonal'}. Make it with "
+            f"attviz.analyze(model, tokenizer, texts{'' if wanted is None else ', reading=...'})."
+        )
 
 
 def _check(first: Analysis, other: Analysis) -> None:
@@ -117,12 +134,19 @@ def _names(analyses: Sequence[Analysis]) -> tuple[str, ...]:
 
 
 def _compared(
-    analyses: tuple[Analysis, ...], names: tuple[str, ...], steps: tuple[float, ...], resamples: int, level: float, seed: int
+    analyses: tuple[Analysis, ...],
+    names: tuple[str, ...],
+    steps: tuple[float, ...],
+    reading: Reading | None,
+    resamples: int,
+    level: float,
+    seed: int,
 ) -> Comparison:
     sums, changes, counts = _text_sums(analyses)
     total = counts.sum()
     if not total:
-        raise ArgumentError("compare: every token of the texts is special, so there is nothing to compare.")
+        what = "" if reading is None else f", or has no {reading.name!r}"
+        raise ArgumentError(f"compare: every token of the texts is special{what}, so there is nothing to compare.")
     draws = bootstrap_means(np.concatenate([sums, sums[-1:] - sums[:1]]), counts, resamples, seed)
     with np.errstate(invalid="ignore"):
         low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
@@ -141,6 +165,7 @@ def _compared(
         analyses=analyses,
         num_tokens=int(total),
         level=level,
+        reading=reading,
     )
 
 
@@ -152,6 +177,8 @@ def _text_sums(analyses: Sequence[Analysis]) -> tuple[np.ndarray, np.ndarray, np
     for place in range(len(analyses[0].documents)):
         documents: list[Document] = [analysis.documents[place] for analysis in analyses]
         kept = ordinary(documents[0])
+        for document in documents:  # a reading has no number where there is no such key
+            kept = kept & ~np.isnan(document.diagonal).any((0, 1))
         values = [document.diagonal[:, :, kept].astype(np.float64) for document in documents]
         sums.append([value.sum(2) for value in values])
         changes.append(np.abs(values[-1] - values[0]).sum(2))

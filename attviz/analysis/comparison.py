@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from attviz.readings import Reading
 from attviz.records import Analysis
 from attviz.selecting import Documents, choose_documents
 
@@ -71,6 +72,7 @@ class Comparison:
         analyses: The texts as each model saw them; the same tokens in the same order.
         num_tokens: Tokens that counted.
         level: Confidence level of the intervals, such as 0.95.
+        reading: What was compared; None for the diagonal.
     """
 
     names: tuple[str, ...]
@@ -86,11 +88,13 @@ class Comparison:
     analyses: tuple[Analysis, ...]
     num_tokens: int
     level: float
+    reading: Reading | None = None
 
     def __repr__(self) -> str:
         sure = int(self.certain.sum())
+        what = "" if self.reading is None else f" of {self.reading.name}"
         return (
-            f"<Comparison {' -> '.join(self.names)}: {len(self.analyses[0].documents)} texts, {self.num_tokens} tokens, "
+            f"<Comparison{what} {' -> '.join(self.names)}: {len(self.analyses[0].documents)} texts, {self.num_tokens} tokens, "
             f"{sure} of {self.certain.size} heads changed for certain>"
         )
 
@@ -126,10 +130,14 @@ class Comparison:
     def figure(self) -> Figure:
         """Two models: a map of the differences and the heads that changed most. A series: each layer's mean along the steps."""
         from attviz.plots import head_changes, head_curves
+        from attviz.plots._canvas import PROBABILITY_ON_BAR
 
+        what = "attention to own position" if self.reading is None else f"{self.reading.name} ({self.reading.unit})"
         if len(self.names) > 2:
-            return head_curves(self.mean, steps=self.steps, low=self.mean_low, high=self.mean_high, layers=self.layers).figure  # type: ignore[return-value]
-        return head_changes(self.difference, low=self.low, high=self.high, names=self.names)[0].figure  # type: ignore[no-any-return]
+            label = f"mean {PROBABILITY_ON_BAR if self.reading is None else what}"
+            axis = head_curves(self.mean, steps=self.steps, low=self.mean_low, high=self.mean_high, layers=self.layers, label=label)
+            return axis.figure  # type: ignore[return-value]
+        return head_changes(self.difference, low=self.low, high=self.high, names=self.names, label=what)[0].figure  # type: ignore[no-any-return]
 
     def token_difference(self, document: int) -> Float[np.ndarray, "num_layers num_heads num_tokens"]:
         """Last model minus first, for every token of one text; ``analyses[0].documents[document].tokens`` names them."""
@@ -142,6 +150,9 @@ class Comparison:
 
         Args:
             documents: Which texts; None shows the twenty whose diagonals changed most.
+
+        Raises:
+            ArgumentError: If a document does not exist, or a reading was compared: the page shows diagonals.
         """
         from attviz.viewer import view
 
@@ -153,5 +164,6 @@ class Comparison:
         return view(replace(self, analyses=analyses), title=" -> ".join(self.names))
 
     def _most_changed(self, count: int) -> list[int]:
-        sizes = [float(np.abs(self.token_difference(place)).mean()) for place in range(len(self.analyses[0].documents))]
+        changes = [np.append(np.abs(self.token_difference(place)), 0.0) for place in range(len(self.analyses[0].documents))]
+        sizes = [float(np.nanmean(change)) for change in changes]
         return sorted(np.argsort([-size for size in sizes], kind="stable")[:count].tolist())

@@ -28,6 +28,7 @@ from attviz.hooks.session.recorder import as_metrics
 from attviz.io import ArchiveDocuments, load
 from attviz.io.partial import PartialArchive, is_result_of
 from attviz.io.shards import check_shard, shard_path
+from attviz.readings import Reading
 from attviz.records import Analysis, Document
 from attviz.selecting import Layers, listed
 
@@ -53,6 +54,7 @@ def analyze(
     delimiter: str | None = None,
     layers: Layers = None,
     metrics: Any = None,
+    reading: Reading | None = None,
     precision: str = "float16",
     archive: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
@@ -82,6 +84,7 @@ def analyze(
         layers: Layers to keep, as in :func:`attviz.capture`: one or several names, patterns or indices.
         metrics: One or more streaming metrics to feed. Their states are saved with an archive, so that a resumed run returns the same
             statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
+        reading: For texts, store this instead of the diagonal: one number per token, layer and head, such as ``Offset(-1)``.
         precision: ``"float16"`` or ``"float32"``, for the stored diagonals.
         archive: Where to store the result; None stores nothing beyond the analysis. The work of a stopped run is in ``archive.part``.
         overwrite: Whether an existing file may be replaced, at the end.
@@ -101,17 +104,16 @@ def analyze(
     """
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
-    archive = _output(archive, overwrite, shard)
+    archive = _output(archive, overwrite, shard, reading)
     metrics = as_metrics(metrics)
     known = class_names(model, label_names)
     counts = TextCounts()
     sources = counts.counted(sources_of(texts, labels, names, known))
-    layers = listed(layers)
-    settings = _settings(model, batch_size, precision, layers, metrics, known)
+    settings = _settings(model, batch_size, precision, layers := listed(layers), metrics, known, reading)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
     cutting = None if is_processor(tokenizer) else _cutting(model, tokenizer, max_length, long, overlap, delimiter)
-    options = {"batch_size": batch_size, "layers": layers, "metrics": metrics or None}
+    options = {"batch_size": batch_size, "layers": layers, "metrics": metrics or None, "reading": reading}
     work = _work(model, tokenizer, sources, cutting, counts, shard or (0, 1), **options)  # type: ignore[arg-type]
     settings |= {} if cutting is None else {name: repr(value) for name, value in asdict(cutting).items()}
     settings |= {} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}
@@ -132,16 +134,24 @@ def _work(
     batch_size: int,
     layers: Sequence[str | int] | None,
     metrics: Any,
+    reading: Reading | None,
 ) -> Callable[[PartialArchive, tqdm[Any]], None]:
     """What remains to be done once there is an archive to do it into: over texts, or, without ``cutting``, over images or sounds."""
+    if cutting is None and reading is not None:
+        raise ArgumentError("analyze: reading= is for texts; of images and sounds only the diagonal is kept. Use attviz.capture(read=...).")
     if cutting is None:
         return partial(run_signals, model, tokenizer, sources, batch_size=batch_size, share=share, layers=layers, metrics=metrics)
     windows = encoded_windows(sources, tokenizer, cutting, size=batch_size * WINDOW, share=share, cut=counts.cut)
-    return partial(TextRunner(model, tokenizer, layers=layers, metrics=metrics).run, windows, batch_size=batch_size)
+    return partial(TextRunner(model, tokenizer, layers=layers, metrics=metrics, reading=reading).run, windows, batch_size=batch_size)
 
 
-def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | None) -> Path | None:
+def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | None, reading: Reading | None) -> Path | None:
     """The file to write, looked at before any work is done."""
+    if reading is not None and reading.unit != "probability" and archive is not None:
+        raise ArgumentError(
+            f"analyze: an archive holds probabilities, and {reading.name!r} is in {reading.unit}. Leave archive= out, or read the numbers "
+            "with metrics=."
+        )
     if archive is None:
         if shard is not None:
             raise ArgumentError("shard= needs archive=, next to which the shards are written.")
@@ -165,9 +175,12 @@ def _settings(
     layers: Sequence[str | int] | None,
     metrics: Sequence[Any],
     known: Sequence[str] | None,
+    reading: Reading | None,
 ) -> dict[str, str]:
     """What the run was asked for, as text."""
+    named = {} if reading is None else {"reading": reading.name}
     return {
+        **named,
         "model": _model_name(model),
         "precision": precision,
         "batch_size": str(batch_size),

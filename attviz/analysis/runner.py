@@ -23,6 +23,7 @@ from attviz.errors import ArgumentError
 from attviz.hooks.session.recorder import as_metrics
 from attviz.io.partial import PartialArchive
 from attviz.io.stopped import Entry, text_hash
+from attviz.readings import Reading
 from attviz.records import Document
 
 if TYPE_CHECKING:
@@ -32,11 +33,14 @@ if TYPE_CHECKING:
 class TextRunner:
     """One pass of a text model."""
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, layers: Sequence[str | int] | None, metrics: Any) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, *, layers: Sequence[str | int] | None, metrics: Any, reading: Reading | None = None
+    ) -> None:
         self.model = reading_part(model)
         self.tokenizer = tokenizer
         self.metrics = as_metrics(metrics)
-        self.capture = capture(self.model, layers=layers, metrics=self.metrics or None)
+        self.reading = reading
+        self.capture = capture(self.model, layers=layers, metrics=self.metrics or None, read=reading)
         self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
         self.vocabulary = _vocabulary_size(self.model)
 
@@ -71,8 +75,21 @@ class TextRunner:
     def _batch(self, cap: Any, batch: list[Encoded], partial: PartialArchive) -> None:
         _check_ids(batch, self.vocabulary, self.tokenizer)
         output = self.model(**padded(batch, self.tokenizer, self.device))
-        documents = _documents(batch, cap.diagonal, outcomes(output, self.model, len(batch)))
+        documents = _documents(batch, self._values(cap), outcomes(output, self.model, len(batch)))
         partial.append([(one.number, document) for one, document in zip(batch, documents, strict=True)], cap.layers)
+
+    def _values(self, cap: Any) -> Tensor:
+        """One number for each layer, text, head and token."""
+        diagonal: Tensor = cap.diagonal
+        if self.reading is None:
+            return diagonal
+        found: Tensor = cap.reading(self.reading.name)
+        if found.shape != diagonal.shape or self.reading.per != "query":
+            raise ArgumentError(
+                f"{self.reading.name!r} gives {list(found.shape)}, not one number for each token [num_layers, batch, num_heads, q_len]. "
+                "Take a reading such as Offset(-1), Keys(first=1) or RowEntropy()."
+            )
+        return found
 
 
 def run_signals(

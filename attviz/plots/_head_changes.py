@@ -25,6 +25,7 @@ def head_changes(
     high: Float[np.ndarray, "num_layers num_heads"],
     names: Sequence[str] = ("a", "b"),
     k: int = _SHOWN,
+    label: str = "attention to own position",
     axes: Sequence[Axes] | None = None,
     **imshow_kwargs: Any,
 ) -> np.ndarray:
@@ -39,6 +40,7 @@ def head_changes(
         high: Upper ends.
         names: Of the first and the last model.
         k: At most this many heads in the right part.
+        label: What the numbers are the mean of.
         axes: Two, to draw on.
         **imshow_kwargs: For the map (``Axes.imshow``).
 
@@ -68,16 +70,16 @@ def head_changes(
         axes = plt.subplots(1, 2, figsize=(float(np.clip(5 + 0.42 * num_heads, 7, 15)), height), layout="constrained")[1]
     pair = np.asarray(axes, dtype=object)
     certain = (ends[0] > 0) | (ends[1] < 0)
-    _map(pair[0], values, certain, names, imshow_kwargs)
+    _map(pair[0], values, certain, names, label, imshow_kwargs)
     _largest(pair[1], values, ends, certain, count, names)
     return pair
 
 
-def _map(ax: Axes, values: np.ndarray, certain: np.ndarray, names: Sequence[str], options: dict[str, Any]) -> None:
+def _map(ax: Axes, values: np.ndarray, certain: np.ndarray, names: Sequence[str], label: str, options: dict[str, Any]) -> None:
     reach = float(np.nanmax(np.abs(values), initial=0.0)) or 1.0
     style: dict[str, Any] = {"vmin": -reach, "vmax": reach, "cmap": "RdBu_r", "aspect": "auto"} | options
     image = ax.imshow(values, **style)
-    ax.figure.colorbar(image, ax=ax, label=f"change of the mean attention\nto own position, {names[-1]} - {names[0]}")
+    ax.figure.colorbar(image, ax=ax, label=f"change of the mean {label},\n{names[-1]} - {names[0]}")
     layer, head = np.nonzero(~certain)
     ax.scatter(head, layer, marker="x", s=14, color=GREY, linewidths=0.8)
     ax.set(xlabel="head", ylabel="layer")

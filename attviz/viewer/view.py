@@ -115,6 +115,11 @@ def _payload(
         return _attviz_payload(source, options)
     changes = None
     if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
+        if getattr(source, "reading", None) is not None:
+            raise ArgumentError(
+                f"view: the page speaks of the attention to the own position, and this compares {source.reading.name!r}. "
+                "Use .figure or .table."
+            )
         changes, source = Changes(source.low, source.high, source.level), dict(zip(source.names, source.analyses, strict=True))
     if isinstance(source, Mapping):
         check_sides(source)

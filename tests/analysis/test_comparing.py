@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import attviz
+from attviz import readings as r
 from attviz.analysis.comparing import bootstrap_means
 from attviz.errors import ArgumentError
 
@@ -141,6 +142,59 @@ def test_what_cannot_be_compared_is_told(classifier, tokenizer, found):
         attviz.compare(classifier, classifier, TEXTS, tokenizer, names=["a"])
     with pytest.raises(TypeError, match="batchsize"):
         attviz.compare(classifier, classifier, TEXTS, tokenizer, batchsize=2)
+
+
+@pytest.mark.parametrize("make", [lambda: r.Offset(-1), r.RowEntropy])
+def test_any_reading_of_a_token_is_compared(classifier, other, tokenizer, make):
+    reading = make()
+    found = attviz.compare(classifier, other, TEXTS, tokenizer, names=("before", "after"), reading=reading)
+    sums, count = np.zeros((2, 2, 4)), 0
+    for text in TEXTS:
+        inputs = tokenizer(text, return_tensors="pt")
+        for place, model in enumerate((classifier, other)):
+            with torch.no_grad():
+                weights = torch.stack(_eager(model)(**inputs, output_attentions=True).attentions)[:, 0].double()
+            previous, entropy = weights.diagonal(-1, -2, -1)[..., :-1], torch.special.entr(weights).sum(-1)[..., 1:-1]
+            sums[place] += (previous if isinstance(reading, r.Offset) else entropy).sum(-1).numpy()  # without [CLS] and [SEP]
+        count += inputs["input_ids"].shape[1] - 2
+    assert found.num_tokens == count
+    np.testing.assert_allclose(found.mean, sums / count, rtol=1e-4, atol=1e-6)
+    assert found.ranked(1)[0][1:3] == (1, 2)
+    assert repr(found).startswith(f"<Comparison of {reading.name} before -> after: 5 texts")
+    label = found.figure.axes[-1].get_ylabel()
+    assert f"change of the mean {reading.name} ({reading.unit})" in label
+    assert len(found.table) == 8
+    with pytest.raises(ArgumentError, match=r"the page speaks of the attention to the own position, and this compares .* Use \.figure"):
+        found.view([0])
+    plt.close("all")
+
+
+def _eager(model):
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")
+    return eager
+
+
+def test_a_series_of_checkpoints_of_another_reading_are_curves(classifier, other, tokenizer):
+    series = attviz.compare([classifier, classifier, other], texts=TEXTS, tokenizer=tokenizer, reading=r.Keys(first=1, name="sink"))
+    assert series.figure.axes[0].get_ylabel() == "mean sink (probability)"
+    np.testing.assert_array_equal(series.mean[0], series.mean[1])
+    assert np.abs(series.mean[2, 1] - series.mean[1, 1]).max() > 0
+    plt.close("all")
+
+
+def test_readings_that_do_not_fit_a_comparison_are_told(classifier, tokenizer, found, tmp_path):
+    with pytest.raises(ArgumentError, match=r"'rows\(-1\)' gives .* not one number for each token"):
+        attviz.compare(classifier, classifier, TEXTS, tokenizer, reading=r.Rows(-1))
+    with pytest.raises(ArgumentError, match=r"this analysis holds the diagonal, not offset\(-1\). Make it with .*reading=\.\.\."):
+        attviz.compare(found.analyses[0], found.analyses[1], reading=r.Offset(-1))
+    previous = attviz.analyze(classifier, tokenizer, TEXTS, reading=r.Offset(-1), progress=False)
+    assert previous.settings["reading"] == "offset(-1)"
+    assert np.isnan(previous.documents[0].diagonal[..., 0]).all()
+    with pytest.raises(ArgumentError, match=r"this analysis holds offset\(-1\), not the diagonal"):
+        attviz.compare(previous, previous)
+    with pytest.raises(ArgumentError, match="an archive holds probabilities, and 'row_entropy' is in nats"):
+        attviz.analyze(classifier, tokenizer, TEXTS, reading=r.RowEntropy(), archive=tmp_path / "a.attviz")
 
 
 @settings(max_examples=25, deadline=None)

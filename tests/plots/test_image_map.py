@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
-from attviz.errors import ShapeError
+import attviz
+from attviz.errors import ArgumentError, ShapeError
 from attviz.plots import image_map
 
 
@@ -21,3 +23,32 @@ def test_the_image_lies_below_on_the_same_grid():
 def test_too_few_values_are_named():
     with pytest.raises(ShapeError, match=r"at least 2 x 3 patches in one row, got shape \[5\]"):
         image_map(np.zeros(5), grid=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """A real capture of a real vision model: one image, 6 patches behind a [CLS]."""
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    model = ViTModel(ViTConfig(image_size=(8, 12), patch_size=4, **sizes), add_pooling_layer=False).eval()
+    with torch.no_grad(), attviz.capture(model) as cap:
+        model(torch.randn(1, 3, 8, 12))
+    return cap
+
+
+def test_a_capture_is_drawn_as_it_is(seen):
+    diagonal = seen.diagonal[:, 0, :, 1:].numpy()
+    drawn = image_map(seen, grid=(2, 3)).images[0].get_array()
+    np.testing.assert_allclose(drawn, diagonal.mean((0, 1)).reshape(2, 3), rtol=1e-6)
+    drawn = image_map(seen.documents[0], grid=(2, 3), layer=1, head=0).images[0].get_array()
+    np.testing.assert_allclose(drawn, diagonal[1, 0].reshape(2, 3), rtol=1e-6)
+
+
+def test_what_a_capture_does_not_say_is_asked_for(seen):
+    with pytest.raises(ArgumentError, match=r"give grid=\(rows, columns\) of the patches"):
+        image_map(seen)
+    with pytest.raises(ArgumentError, match="layer 2 does not exist: there are 2"):
+        image_map(seen, grid=(2, 3), layer=2)
+    with pytest.raises(ArgumentError, match="head= choose from a Capture"):
+        image_map(np.zeros(6), grid=(2, 3), head=0)
