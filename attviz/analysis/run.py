@@ -104,12 +104,11 @@ def analyze(
     """
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
-    archive = _output(archive, overwrite, shard, reading)
-    metrics = as_metrics(metrics)
+    archive, metrics, layers = _output(archive, overwrite, shard, reading), as_metrics(metrics), listed(layers)
     known = class_names(model, label_names)
     counts = TextCounts()
     sources = counts.counted(sources_of(texts, labels, names, known))
-    settings = _settings(model, batch_size, precision, layers := listed(layers), metrics, known, reading)
+    settings = _settings(model, batch_size, precision, layers, metrics, known, reading)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
     cutting = None if is_processor(tokenizer) else _cutting(model, tokenizer, max_length, long, overlap, delimiter)

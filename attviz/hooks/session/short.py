@@ -171,6 +171,8 @@ class ShortWays:
         offset: int | Tensor | None
         if way.behind is not None and (context is None or not context.static):
             offset = kv_len - q_len - way.behind
+            if offset > 0 and not way.behind and bias is not None and (context is None or not context.cached):
+                return False  # a cache that nobody knows: its mask says which slots are in use
         elif kv_len == q_len and not way.slots:
             offset = 0
         elif context is None or not context.cached or kv_len < q_len:
