@@ -52,6 +52,16 @@ def runs_in(function: str, depth: int) -> bool:
     return False
 
 
+def called_from(file: str) -> bool:
+    """Whether a function of a Python module of this name stands between the running module and the caller."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code not in _CODES:
+        if frame.f_globals.get("__name__") == file:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def variable_of_caller(name: str, depth: int) -> Any:
     """Value of a local variable in the nearest of the last ``depth`` callers, beyond the one that asks, that has it; None if none has."""
     frame: FrameType | None = sys._getframe(2)

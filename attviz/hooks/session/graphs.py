@@ -2,7 +2,8 @@
 
 A replayed graph runs no Python, so nothing passes the tap. While one is recorded, whatever a capture keeps would lie in the graph's own
 memory, where PyTorch refuses it inside the user's forward, or where the next replay overwrites it. So a capture of a model that was
-compiled to replay graphs is refused when it is entered, and attention that is recorded into a graph by hand is left alone and reported.
+compiled to replay graphs is refused when it is entered, and attention that is recorded into a graph by hand, or by a model that is compiled
+when the context is open already, is left alone and reported: the forward of the user runs as it would without us.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 
 from attviz.errors import CaptureError
 from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.stack import called_from
 
 RECORDED = (
     "it ran while a CUDA graph was recorded, and a replayed graph runs no Python, so nothing of it can be seen; run the captured forwards "
-    "outside of torch.cuda.graph"
+    "outside of torch.cuda.graph, and compile them with mode='default' or 'max-autotune-no-cudagraphs'"
 )
+_TREES = "torch._inductor.cudagraph_trees"  # imported when a first model is compiled to replay graphs
 
 
 def refuse_replays(model: nn.Module, layout: Layout) -> None:
@@ -43,9 +46,15 @@ def refuse_replays(model: nn.Module, layout: Layout) -> None:
 
 
 def being_recorded(args: tuple[Any, ...]) -> bool:
-    """Whether an operator runs into a CUDA graph instead of on the device."""
+    """Whether an operator runs into a CUDA graph, or in the warm-up before one: what is kept then lies in the memory of the graph."""
     first = args[0] if args else None
-    return isinstance(first, Tensor) and first.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not isinstance(first, Tensor) or not _is_cuda(first):
+        return False
+    return torch.cuda.is_current_stream_capturing() or (_TREES in sys.modules and called_from(_TREES))
+
+
+def _is_cuda(tensor: Tensor) -> bool:
+    return tensor.is_cuda
 
 
 def _replays(region: nn.Module) -> bool:

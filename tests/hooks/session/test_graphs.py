@@ -1,5 +1,8 @@
 """CUDA graphs rehearsed without a GPU: refused by name on entering, and left alone while one is recorded."""
 
+import sys
+import types
+
 import pytest
 import torch
 
@@ -75,6 +78,27 @@ def test_attention_that_is_recorded_into_a_graph_is_left_alone_and_reported(monk
         captured = model(x)
     assert torch.equal(captured, plain)
     assert not cap._session._recorder.steps or not cap.records
+
+
+def test_a_model_compiled_to_replay_inside_the_context_is_left_alone_and_reported(monkeypatch):
+    """Its first call is a warm-up in the memory of the graph to come: inductor would reject what we kept, inside the user's forward."""
+    trees = types.ModuleType(graphs._TREES)
+    exec("def run(function, *args, **kwargs):\n    return function(*args, **kwargs)", vars(trees))  # as inductor calls compiled code
+    attend = torch.nn.functional.scaled_dot_product_attention
+    model, x = Encoder().eval(), torch.randn(2, 7, 32)
+    monkeypatch.setattr(graphs, "_is_cuda", lambda tensor: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setitem(sys.modules, graphs._TREES, trees)
+    with torch.no_grad():
+        with attviz.capture(model) as cap:  # another model's graphs do not concern this one
+            plain = model(x)
+        assert len(cap.records) == len(model.blocks)
+        with pytest.raises(CaptureError, match=r"while a CUDA graph was recorded(.|\n)*max-autotune-no-cudagraphs"), attviz.capture(model):
+            monkeypatch.setattr(
+                torch.nn.functional, "scaled_dot_product_attention", lambda *args, **kwargs: trees.run(attend, *args, **kwargs)
+            )
+            captured = model(x)
+    assert torch.equal(captured, plain)
 
 
 def test_nothing_is_asked_of_a_tensor_that_is_not_on_a_gpu():

@@ -66,6 +66,17 @@ def test_cuda_entry_reads_what_the_meta_kernel_returns(name, rest, kwargs):
     assert (call.bias is bias) is ("bias" in rest)
 
 
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_the_entry_of_mps_reads_the_weights_that_the_meta_kernel_returns(is_causal):
+    operator = BY_NAME["aten::_scaled_dot_product_attention_math_for_mps"]
+    args = (*attention_inputs(), None, 0.0, is_causal)
+    result = overload(operator.name)(*args)
+    call = operator.read(args, {}, result)
+    assert call.weights is result[1]
+    assert call.shape == (2, 4, 40, 40)
+    assert operator.keys == ("MPS",)
+
+
 @pytest.mark.parametrize("name", ["aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_cudnn_attention"])
 def test_logsumexp_is_asked_for(name):
     prepare = BY_NAME[name].prepare
