@@ -1,5 +1,6 @@
 """Comparing two documents or models, a token in all documents, the card of a head: the script for several documents."""
 
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -43,6 +44,14 @@ def test_two_models_head_by_head(show, analysis, tuned):
     sheet.until("document.querySelector('.card-changes .value').textContent.startsWith('-')")
     assert sheet.hash()["set"] == ["1"]
     assert sheet.hash()["against"] == ["0.0"]
+
+
+def test_paper_names_the_heads_that_changed(show, analysis, tuned, tmp_path):
+    sheet = show(view({"base": analysis, "tuned": tuned}), address="tab=compare")
+    sheet.until("document.querySelectorAll('.card-changes li').length === 12")
+    (tmp_path / "page.pdf").write_bytes(sheet.pdf(format="A4", print_background=True))
+    words = subprocess.run(["pdftotext", tmp_path / "page.pdf", "-"], check=True, capture_output=True, text=True).stdout
+    assert {f"L{layer}·H{head}" for layer in range(3) for head in range(4)} <= set(words.split())
 
 
 def test_heads_whose_change_may_be_chance_are_grey(show, analysis, tuned):

@@ -103,6 +103,21 @@ def test_paper_shows_every_figure_of_the_screen(show, page, theme, tmp_path):
     assert sheet.locator(".figure.series").bounding_box() == shapes[".figure.series"]  # the screen is as before
 
 
+@pytest.mark.parametrize("tokens", [12, 300])
+def test_no_figure_leaves_its_card_on_paper(show, tokens):
+    values = np.random.default_rng(0).beta(0.5, 8, (12, 12, tokens)).astype(np.float32)
+    sheet = show(view(Document("x " * tokens, ("x",) * tokens, values)))
+    sheet.emulate_media(media="print")
+    sheet.set_viewport_size({"width": 700, "height": 1000})
+    outside = sheet.evaluate(
+        """() => [...document.querySelectorAll(".card .figure canvas:not(.over)")].filter(canvas => {
+            const [one, card] = [canvas, canvas.closest(".card")].map(element => element.getBoundingClientRect());
+            return one.height > 0 && (one.bottom > card.bottom + 1 || one.right > card.right + 1);
+        }).map(canvas => canvas.parentElement.className)"""
+    )
+    assert outside == []
+
+
 def test_paper_gets_the_whole_text(show):
     tokens = tuple(f"w{i}" for i in range(600))
     sheet = show(view(Document(" ".join(tokens), tokens, np.full((1, 1, 600), 0.5, np.float32))))

@@ -1,5 +1,6 @@
 """The text alone: a small page that tints, tells and switches, and carries nothing else."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,15 @@ def test_axe_finds_nothing_in_the_text_alone(show, analysis, theme):
     run = "() => axe.run(document, { resultTypes: ['violations'] }).then(r => r.violations.map(v => `${v.id}: ${v.nodes[0].html}`))"
     assert sheet.evaluate(run) == []
     assert sheet.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_paper_gets_all_of_the_text_alone(show, tmp_path):
+    words = tuple(f"word{i}" for i in range(80))
+    values = np.full((1, 2, 80), 0.4, np.float32)
+    sheet = show(view(Document(" ".join(words), words, values), show="text"), width=1200, height=340)
+    (tmp_path / "text.pdf").write_bytes(sheet.pdf(format="A5", print_background=True))
+    told = subprocess.run(["pdftotext", tmp_path / "text.pdf", "-"], check=True, capture_output=True, text=True).stdout
+    assert set(words) <= set(told.split())
 
 
 def test_the_text_alone_says_what_it_cannot_show(analysis):

@@ -36,7 +36,7 @@ export class Slim {
     const choice = select("Document", names, String(store.state.document), (value) => store.set({ document: Number(value), token: null, hoverToken: null }));
     const documents = h("label", { class: "inline" }, "text ", choice);
     documents.hidden = names.length < 2;
-    const line = h("p", { class: "inline wrap slim-line" }, documents, h("span", { class: "inline" }, "special tokens ", this.#special.element), h("h1", { class: "note" }, `attviz \u00b7 ${visible(collection.title)}`));
+    const line = h("p", { class: "inline wrap slim-line" }, documents, h("span", { class: "inline" }, "special tokens ", this.#special.element), h("h1", { class: "note" }, collection.title === "attviz" ? "attviz" : `attviz \u00b7 ${visible(collection.title)}`));
     host.replaceChildren(h("main", { class: "slim" }, this.#text.element, this.#readout, line, this.#live));
     store.subscribe((changed) => (changed.has("document") ? this.#load() : this.#update(changed, ![...changed].every((key) => LIGHT_KEYS.has(key)))));
     const again = (): void => {
@@ -100,7 +100,7 @@ export class Slim {
     const token = activeToken(store.state);
     const tint = scene?.tint();
     const lift = scene && token !== null ? (scene.plain("mean")[token] as number) * scene.visibleKeys(token) : NaN;
-    const what = tint && token !== null ? `\u201c${scene?.pieces[token]?.text ?? ""}\u201d gives itself ${number(tint.values[token])} of its attention (${scene?.nameOf(tint.key) ?? ""}); on average ${number(lift)} times as much as even attention would` : "The darker a token, the more of its attention it gives itself. Point at one.";
+    const what = tint && token !== null ? `\u201c${scene?.pieces[token]?.text ?? ""}\u201d gives itself ${number(tint.values[token])} of its attention (${scene?.nameOf(tint.key) ?? ""}); on average ${number(lift)} times as much as even attention would` : "The stronger the tint, the more of its attention a token gives itself. Point at one.";
     tell(this.#readout, scene?.without && token !== null && scene.set.special[token] ? "A special token: left out until the switch takes it in." : what);
   }
 }
