@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
 from attviz.hooks.scope.tokens import TokenSource, takes_ids
 from attviz.hooks.session.asked import asked_readings, stacked_reading
+from attviz.hooks.session.heads import HeadShares
 from attviz.hooks.session.recorder import Recorder, as_metrics, shapes_by_layer
 from attviz.hooks.session.sequences import join_steps, split_documents
 from attviz.hooks.session.session import Session
@@ -39,6 +40,7 @@ def capture(
     token_ids: TokenSource | None = None,
     read: Reading | Iterable[Reading] | None = None,
     cross: bool = False,
+    gather: bool = False,
 ) -> Capture:
     """Record the self-attention diagonal of every layer and head while ``model`` runs, without building the attention matrix.
 
@@ -59,6 +61,8 @@ def capture(
             ``record.readings`` and :meth:`Capture.reading`.
         cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must include a reading that does not
             need one.
+        gather: Join the heads that tensor parallelism leaves to each rank, at the end of every forward, which all ranks must run. Without
+            it a record holds the heads of its rank and says which (``record.heads``).
 
     Returns:
         The :class:`Capture`, which can be entered once.
@@ -77,9 +81,8 @@ def capture(
         tensor([[[[0.2500, 0.2500, 0.2500, 0.2500],
                   [0.2500, 0.2500, 0.2500, 0.2500]]]])
     """
-    return Capture(
-        model, metrics=metrics, keep=keep, layers=layers, every=every, strict=strict, token_ids=token_ids, read=read, cross=cross
-    )
+    options = {"layers": layers, "every": every, "strict": strict, "token_ids": token_ids, "read": read, "cross": cross, "gather": gather}
+    return Capture(model, metrics=metrics, keep=keep, **options)  # type: ignore[arg-type]
 
 
 class Capture(Tables):
@@ -97,6 +100,7 @@ class Capture(Tables):
         token_ids: TokenSource | None = None,
         read: Reading | Iterable[Reading] | None = None,
         cross: bool = False,
+        gather: bool = False,
     ) -> None:
         _check(model, keep, every)
         fed = as_metrics(metrics)
@@ -109,6 +113,10 @@ class Capture(Tables):
         if keep == "none" and not fed:
             raise ArgumentError("capture: keep='none' without metrics= records nothing. Pass metrics, or keep='last'.")
         self._recorder = Recorder(fed, keep, asked, cross, special_ids(model))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            self._recorder.heads = HeadShares(model, gather=gather)
+        elif gather:
+            raise ArgumentError("capture: gather=True joins the ranks of torch.distributed, which is not initialised.")
         self._model = model
         self._session = Session(model, self._recorder, layers=layers, every=every, strict=strict, token_ids=token_ids)
         self._observer = self._session.observer

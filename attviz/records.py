@@ -32,6 +32,8 @@ class DiagonalRecord:
         readings: What else was read, by name of the reading (:mod:`attviz.readings`).
         reasons: Why a reading is missing, by its name.
         evidence: How attviz knows that query ``i`` and key ``i`` are token ``i``.
+        heads: (first, total) where tensor parallelism leaves only some heads to this process: the first of them, and how many the layer
+            has on all ranks; None where all are here.
     """
 
     layer: str | None
@@ -45,6 +47,7 @@ class DiagonalRecord:
     readings: Mapping[str, Tensor] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     evidence: str = ""
+    heads: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,21 +15,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from attviz import io
 from attviz.files import replacing
+from attviz.io.shard_names import PIECES
 from attviz.io.stream import StreamedTensor, write_safetensors
 
 TOKENS, LAYERS, HEADS = 4, 2, 2
+WINDOW_TEXTS = 1024
 _CHUNK = 1 << 16  # documents that are made at a time
 
 
-def write_shard(path: Path, numbers: np.ndarray, settings: dict[str, str]) -> None:
-    """An archive of documents with these numbers; details are of one length, so that columns can be made at once."""
+def write_shard(path: Path, numbers: np.ndarray, windows: Sequence[int], documents: int) -> None:
+    """A shard of documents with these numbers; details are of one length, so that columns can be made at once."""
     count, tokens = len(numbers), len(numbers) * TOKENS
     details = [_details(int(number)) for number in numbers[:1]]
     length = len(details[0])
@@ -41,8 +43,13 @@ def write_shard(path: Path, numbers: np.ndarray, settings: dict[str, str]) -> No
     def values(part: np.ndarray) -> bytes:
         return np.repeat((part % 1000 / 1000).astype("<f2"), TOKENS * LAYERS * HEADS).tobytes()
 
+    starts = np.array(windows, "<i8") * WINDOW_TEXTS
+    share, data = {"window_texts": WINDOW_TEXTS}, {"texts": documents}
+    settings = {"precision": "float16", "shard": "0", "share": json.dumps(share), "data": json.dumps(data)}
     tensors = [
-        StreamedTensor("numbers", "I64", (count,), iter([numbers.astype("<i8").tobytes()])),
+        StreamedTensor("window_start", "I64", (len(windows),), iter([np.searchsorted(numbers, starts).astype("<i8").tobytes()])),
+        StreamedTensor("windows", "I64", (len(windows),), iter([np.array(windows, "<i8").tobytes()])),
+        StreamedTensor("numbers", "I64", (count,), iter([(numbers * PIECES).astype("<i8").tobytes()])),
         StreamedTensor("token_start", "I64", (count + 1,), iter([(np.arange(count + 1, dtype="<i8") * TOKENS).tobytes()])),
         StreamedTensor("detail_start", "I64", (count + 1,), iter([(np.arange(count + 1, dtype="<i8") * length).tobytes()])),
         StreamedTensor("token_ids", "I64", (tokens,), chunks(lambda part: np.repeat(part, TOKENS).astype("<i8").tobytes())),
@@ -77,9 +84,10 @@ def measure(folder: Path, documents: int, shards: int, *, merge: bool = True) ->
     """Write the shards; open, read, merge."""
     path = folder / "run.attviz"
     for index in range(shards):
-        numbers = np.arange(index, documents, shards, dtype=np.int64)
-        write_shard(io.shard_path(path, index, shards), numbers, {"precision": "float16", "shard": f"{index}/{shards}"})
-    one = io.shard_path(path, 0, shards)
+        windows = np.arange(index, -(-documents // WINDOW_TEXTS), shards, dtype=np.int64)
+        numbers = (windows[:, None] * WINDOW_TEXTS + np.arange(WINDOW_TEXTS)).ravel()
+        write_shard(io.shard_path(path, f"{index:05d}"), numbers[numbers < documents], windows.tolist(), documents)
+    one = io.shard_path(path, "00000")
     result: dict[str, float] = {"documents": documents, "shards": shards, "bytes": sum(entry.stat().st_size for entry in folder.iterdir())}
     result["bytes_a_token"] = result["bytes"] / documents / TOKENS
     before = _peak()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import ArgumentError
+from attviz.io.shard_names import PIECES
 
 LONG_CHOICES = ("truncate", "split")
 WINDOW = 64  # batches that are sorted together, by length
-PIECES = 1 << 24  # numbers of a text: its place times this, plus that of the piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,8 @@ def encoded_windows(
     cutting: Cutting,
     *,
     size: int,
-    share: tuple[int, int] = (0, 1),
+    take: Callable[[int, Sequence[Source]], bool] = lambda *_: True,
+    done: Callable[[int], None] = lambda _: None,
     cut: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Encoded]]:
     """Every input of the data set, in order, by windows: what is sorted together, and what one of several processes takes.
@@ -101,27 +103,39 @@ def encoded_windows(
         sources: The texts.
         tokenizer: Cuts them into tokens.
         cutting: What to do with long ones.
-        size: Texts of a window, and its most inputs.
-        share: (index, count): windows ``index``, ``index + count``, ... only; the other texts are not even cut into tokens.
+        size: Texts of a window, and most inputs that are sorted together.
+        take: Asked with the number of a window and its texts; those of a window that is not taken are not even cut into tokens.
+        done: Told the number of a window when the next one is asked for.
         cut: Called with the tokens that a truncated text loses.
 
     Raises:
         ArgumentError: If a text is no string, or must be split by a tokenizer that cannot.
     """
-    window: list[Encoded] = []
-    for place, source in enumerate(sources):
-        if place // size % share[1] == share[0]:
+    for window, lazy in enumerate(lazy_windows(sources, size)):
+        texts = list(lazy)
+        if not take(window, texts):
+            continue
+        waiting: list[Encoded] = []
+        for place, source in enumerate(texts, start=window * size):
             pieces = (one for piece in _divided(source, cutting.delimiter) for one in _tokenized(piece, tokenizer, cutting, cut))
             for number, encoded in enumerate(pieces, start=place * PIECES):
-                window.append(Encoded(number, *encoded))
-                if len(window) == size:
-                    yield window
-                    window = []
-        if window and place % size == size - 1:
-            yield window
-            window = []
-    if window:
+                waiting.append(Encoded(number, *encoded))
+                if len(waiting) == size:
+                    yield waiting
+                    waiting = []
+        if waiting:
+            yield waiting
+        done(window)
+
+
+def lazy_windows(sources: Iterable[Source], size: int) -> Iterator[Iterator[Source]]:
+    """The data set in windows of so many texts, none of which is held; what is left of one is passed over."""
+    waiting = iter(sources)
+    for first in waiting:
+        window = chain([first], islice(waiting, size - 1))
         yield window
+        for _ in window:
+            pass
 
 
 def _divided(source: Source, delimiter: str | None) -> list[Source]:

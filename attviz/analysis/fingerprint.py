@@ -6,13 +6,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from attviz.analysis.placement import all_weights, input_device
 from attviz.errors import ArgumentError
 
 _PIECE = 1 << 24  # values of a weight that are on the CPU at once
@@ -35,7 +35,7 @@ def run_settings(model: nn.Module, tokenizer: Any) -> dict[str, str]:
         "config": _config_json(config),
         "attention": str(getattr(config, "_attn_implementation", None)),
         "tokenizer": _tokenizer_digest(tokenizer),
-        "device": next((parameter.device.type for parameter in model.parameters()), "cpu"),
+        "device": input_device(model).type,
         "versions": json.dumps(_versions()),
     }
 
@@ -52,8 +52,8 @@ def data_settings(**given: Any) -> dict[str, str]:
 def weights_digest(model: nn.Module) -> str:
     """SHA-256 over name, type, shape and every byte of all parameters and buffers, a piece at a time."""
     seen = hashlib.sha256()
-    for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        for inner, plain in _plain_tensors(name, tensor.detach()):
+    for name, tensor in all_weights(model):
+        for inner, plain in _plain_tensors(name, tensor):
             seen.update(f"{inner} {plain.dtype} {list(plain.shape)}\n".encode())
             _take(seen, inner, plain)
     return seen.hexdigest()[:32]

@@ -44,7 +44,9 @@ def verify(path: Path, sha256: str) -> None:
         raise FormatError(f"{path}: SHA-256 is {seen.hexdigest()}, expected {sha256}. The file is damaged or changed: reinstall it.")
 
 
-def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False) -> tuple[Any, Any]:
+def load_model(
+    name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, device_map: Any = None
+) -> tuple[Any, Any]:
     """Load a model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
@@ -52,6 +54,7 @@ def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bo
         classify: Load the classification head; None does so if the checkpoint has one.
         trust_remote_code: Run Python code that comes with the model; never run without this.
         allow_pickle: Also load weights in PyTorch's pickle format (``.bin``), which can run code.
+        device_map: As in ``from_pretrained``; ``"auto"`` spreads the model over what is there, which needs accelerate.
 
     Returns:
         (model, tokenizer).
@@ -65,6 +68,7 @@ def load_model(name: str, *, classify: bool | None = None, trust_remote_code: bo
     source, local = _source(name)
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     weights: dict[str, Any] = {"output_loading_info": True, "use_safetensors": None if allow_pickle else True}
+    weights |= {} if device_map is None else {"device_map": device_map}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         heads = getattr(config, "architectures", None) or []

@@ -22,7 +22,7 @@ _FORMAT_OF = {
     ".arrow": "arrow",
     ".feather": "arrow",
 }
-_TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
+TEXT_COLUMNS = ("text", "text_a", "sentence", "content", "document")
 _LABEL_COLUMNS = ("label", "labels", "class")
 
 
@@ -81,7 +81,7 @@ def read_texts(
     path = Path(source)
     if path.is_dir():
         return _folder(path, encoding, text_column, label_column)
-    return _one_file(path, format or _FORMAT_OF.get(path.suffix.lower(), "text"), encoding, text_column, label_column)
+    return _one_file(path, format or format_of(path), encoding, text_column, label_column)
 
 
 def _one_file(path: str | Path, format: str, encoding: str | None, text: str | None, label: str | None) -> TextTable:
@@ -132,8 +132,8 @@ def _dataset(source: Any, text: str | None, label: str | None, where: str) -> Te
 
 def _streamed(table: Rows, text: str | None, label: str | None, where: str, source: Any) -> TextTable:
     """Texts, labels and names of a stream, drawn one by one and never all held."""
-    text = _column(text, _TEXT_COLUMNS, table.columns, "text", where)
-    label = _column(label, _LABEL_COLUMNS, table.columns, "label", where, needed=label is not None)
+    text = column_of(text, TEXT_COLUMNS, table.columns, "text", where)
+    label = column_of(label, _LABEL_COLUMNS, table.columns, "label", where, needed=label is not None)
     one, other, third = tee(table.rows, 3)
 
     def texts() -> Iterator[str]:
@@ -154,8 +154,8 @@ def _text(row: Mapping[str, Any], column: str, number: int, where: str) -> str:
 
 def _table(table: Rows, text: str | None, label: str | None, where: str, names: Sequence[str] | None = None) -> TextTable:
     columns = table.columns
-    text = _column(text, _TEXT_COLUMNS, columns, "text", where)
-    label = _column(label, _LABEL_COLUMNS, columns, "label", where, needed=label is not None)
+    text = column_of(text, TEXT_COLUMNS, columns, "text", where)
+    label = column_of(label, _LABEL_COLUMNS, columns, "label", where, needed=label is not None)
     texts: list[str] = []
     raw: list[Any] = []
     for number, row in enumerate(table.rows):
@@ -167,7 +167,17 @@ def _table(table: Rows, text: str | None, label: str | None, where: str, names: 
     return TextTable(texts, labels, tuple(names) if names else found, [str(number) for number in range(len(texts))], table.oddities)
 
 
-def _column(asked: str | None, usual: Sequence[str], columns: Sequence[str], what: str, where: str, *, needed: bool = True) -> Any:
+def format_of(path: Path) -> str:
+    """The format that the ending of a file's name says."""
+    return _FORMAT_OF.get(path.suffix.lower(), "text")
+
+
+def column_of(asked: str | None, usual: Sequence[str], columns: Sequence[str], what: str, where: str, *, needed: bool = True) -> Any:
+    """The column asked for, or the first of the usual names that is there; None where there is none and none is needed.
+
+    Raises:
+        FormatError: If it is missing (those found are named), or there twice.
+    """
     candidates = [asked] if asked is not None else usual
     for name in candidates:
         if columns.count(name) > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from attviz.analysis.classes import class_names
-from attviz.analysis.encoding import WINDOW, Cutting, Source, encoded_windows, length_limit
+from attviz.analysis.encoding import WINDOW, Cutting, Source, length_limit
 from attviz.analysis.fingerprint import data_settings, run_settings
 from attviz.analysis.runner import TextRunner, run_signals
+from attviz.analysis.share import ClaimedWindows
 from attviz.analysis.signals import is_processor
 from attviz.analysis.sources import sources_of
 from attviz.analysis.temporary import TemporaryFolder
@@ -26,8 +27,9 @@ from attviz.errors import ArgumentError
 from attviz.files import check_output
 from attviz.hooks.session.recorder import as_metrics
 from attviz.io import ArchiveDocuments, load
-from attviz.io.partial import PartialArchive, is_result_of
-from attviz.io.shards import check_shard, shard_path
+from attviz.io.partial import PartialArchive
+from attviz.io.shards import check_shard
+from attviz.io.share import GrowingShard
 from attviz.readings import Reading
 from attviz.records import Analysis, Document
 from attviz.selecting import Layers, listed
@@ -35,6 +37,7 @@ from attviz.selecting import Layers, listed
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+Work = Callable[..., None]  # of (partial, bar), and windows= where several processes share them
 _IN_MEMORY_BYTES = 256 * 1024**2
 _UNLIMITED = 10**9  # tokens, where neither the model nor its tokenizer says
 
@@ -58,7 +61,7 @@ def analyze(
     precision: str = "float16",
     archive: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    shard: tuple[int, int] | None = None,
+    shard: tuple[int, int] | str | None = None,
     progress: bool = True,
 ) -> Analysis:
     """Run texts through a model and keep, for every token, the attention of every layer and head to the token's own position.
@@ -85,16 +88,16 @@ def analyze(
         metrics: One or more streaming metrics to feed. Their states are saved with an archive, so that a resumed run returns the same
             statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         reading: For texts, store this instead of the diagonal: one number per token, layer and head, such as ``Offset(-1)``.
-        precision: ``"float16"`` or ``"float32"``, for the stored diagonals.
+        precision: How the diagonals are stored: ``"float32"``, ``"float16"``, ``"u16"`` or ``"u8"``, as in :func:`attviz.io.save`.
         archive: Where to store the result; None stores nothing beyond the analysis. The work of a stopped run is in ``archive.part``.
         overwrite: Whether an existing file may be replaced, at the end.
-        shard: (index, count), for one of several processes: every count-th window of texts, into a shard of the archive
-            (:mod:`attviz.io.shards`); ``attviz.io.merge(archive)`` then gives what one process would have written.
+        shard: For one of several processes: ``"any"`` takes windows of texts that nobody has taken, (index, count) every count-th one,
+            into a shard of the archive (:mod:`attviz.io.shards`); :func:`attviz.io.merge` joins them when all texts are done.
         progress: Show a bar on stderr.
 
     Returns:
-        The analysis: layers, documents in the order of the texts, class names, model name. ``settings["data"]`` counts, as JSON, the
-        texts, the empty, repeated and truncated ones, and the tokens lost by truncation.
+        The analysis: layers, documents in the order of the texts, class names, model name; with ``shard`` of this process's shard.
+        ``settings["data"]`` counts, as JSON, the texts, the empty, repeated and truncated ones, and the tokens lost.
 
     Raises:
         ArgumentError: If an argument, a text or a label is invalid, or the tokenizer does not belong to the model; if the archive exists
@@ -105,20 +108,22 @@ def analyze(
     if batch_size < 1:
         raise ArgumentError(f"batch_size must be at least 1, got {batch_size}.")
     archive, metrics, layers = _output(archive, overwrite, shard, reading), as_metrics(metrics), listed(layers)
-    known = class_names(model, label_names)
-    counts = TextCounts()
+    known, counts = class_names(model, label_names), TextCounts()
     sources = counts.counted(sources_of(texts, labels, names, known))
-    settings = _settings(model, batch_size, precision, layers, metrics, known, reading)
+    settings = settings_of(model, batch_size, precision, layers, metrics, known, reading)
     if archive is not None:  # nothing else can be taken up again
         settings |= run_settings(model, tokenizer) | data_settings(texts=texts, labels=labels, names=names)
-    cutting = None if is_processor(tokenizer) else _cutting(model, tokenizer, max_length, long, overlap, delimiter)
-    options = {"batch_size": batch_size, "layers": layers, "metrics": metrics or None, "reading": reading}
-    work = _work(model, tokenizer, sources, cutting, counts, shard or (0, 1), **options)  # type: ignore[arg-type]
+    cutting = None if is_processor(tokenizer) else cutting_of(model, tokenizer, max_length, long, overlap, delimiter)
+    options = {"batch_size": batch_size, "layers": layers, "metrics": metrics or None}
+    work = _work(model, tokenizer, sources, cutting, counts, options, reading)
     settings |= {} if cutting is None else {name: repr(value) for name, value in asdict(cutting).items()}
-    settings |= {} if shard is None else {"shard": f"{shard[0]}/{shard[1]}"}
     total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
-    analysis = _kept(work, archive, settings, known, overwrite, lambda: _bar(total, progress), counts)
-    _tell(counts, progress)
+    bar = partial(progress_bar, total, progress)
+    if shard is None:
+        analysis = _kept(work, archive, settings, known, overwrite, bar, counts)
+    else:
+        analysis = _shared(work, archive, settings, shard, metrics, bar, counts, batch_size * WINDOW)
+    tell(counts, progress)
     return analysis
 
 
@@ -128,23 +133,21 @@ def _work(
     sources: Iterable[Source],
     cutting: Cutting | None,
     counts: TextCounts,
-    share: tuple[int, int],
-    *,
-    batch_size: int,
-    layers: Sequence[str | int] | None,
-    metrics: Any,
+    options: Mapping[str, Any],
     reading: Reading | None,
-) -> Callable[[PartialArchive, tqdm[Any]], None]:
+) -> Work:
     """What remains to be done once there is an archive to do it into: over texts, or, without ``cutting``, over images or sounds."""
     if cutting is None and reading is not None:
         raise ArgumentError("analyze: reading= is for texts; of images and sounds only the diagonal is kept. Use attviz.capture(read=...).")
     if cutting is None:
-        return partial(run_signals, model, tokenizer, sources, batch_size=batch_size, share=share, layers=layers, metrics=metrics)
-    windows = encoded_windows(sources, tokenizer, cutting, size=batch_size * WINDOW, share=share, cut=counts.cut)
-    return partial(TextRunner(model, tokenizer, layers=layers, metrics=metrics, reading=reading).run, windows, batch_size=batch_size)
+        return partial(run_signals, model, tokenizer, sources, **options)
+    runner = TextRunner(model, tokenizer, layers=options["layers"], metrics=options["metrics"], reading=reading)
+    return partial(runner.run, sources, cutting=cutting, batch_size=options["batch_size"], cut=counts.cut)
 
 
-def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | None, reading: Reading | None) -> Path | None:
+def _output(
+    archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | str | None, reading: Reading | None
+) -> Path | None:
     """The file to write, looked at before any work is done."""
     if reading is not None and reading.unit != "probability" and archive is not None:
         raise ArgumentError(
@@ -155,19 +158,23 @@ def _output(archive: str | os.PathLike[str] | None, overwrite: bool, shard: tupl
         if shard is not None:
             raise ArgumentError("shard= needs archive=, next to which the shards are written.")
         return None
-    if shard is not None:
+    if isinstance(shard, tuple):
         check_shard(*shard)
-        return shard_path(archive, *shard)
+    elif shard not in (None, "any"):
+        raise ArgumentError(f'shard must be (index, count), or "any" for whatever no other process has; got {shard!r}.')
+    if shard is not None:
+        return check_output(archive)  # it is written by the merge; shards have names of their own
     return check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
 
 
-def _tell(counts: TextCounts, progress: bool) -> None:
+def tell(counts: TextCounts, progress: bool) -> None:
+    """What is odd in the texts, on stderr."""
     if progress:
         for sentence in counts.sentences():
             print(f"attviz: {sentence}", file=sys.stderr)
 
 
-def _settings(
+def settings_of(
     model: nn.Module,
     batch_size: int,
     precision: str,
@@ -177,6 +184,8 @@ def _settings(
     reading: Reading | None,
 ) -> dict[str, str]:
     """What the run was asked for, as text."""
+    if reading is not None and reading.unit != "probability" and precision in ("u8", "u16"):
+        raise ArgumentError(f"precision={precision!r} holds probabilities, and {reading.name!r} is in {reading.unit}. Use 'float32'.")
     named = {} if reading is None else {"reading": reading.name}
     return {
         **named,
@@ -184,12 +193,13 @@ def _settings(
         "precision": precision,
         "batch_size": str(batch_size),
         "layers": repr(None if layers is None else list(layers)),
-        "metrics": repr([type(metric).__name__ for metric in metrics]),
+        "metrics": repr([_identity(metric) for metric in metrics]),
         "label_names": json.dumps(None if known is None else list(known)),
     }
 
 
-def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
+def cutting_of(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
+    """What to do with long texts, checked against what the model can take."""
     limit = length_limit(model, tokenizer)
     if max_length is not None and limit is not None and max_length > limit:
         raise ArgumentError(f"max_length={max_length} is more than the model accepts ({limit} tokens). Use long='split' for longer texts.")
@@ -197,7 +207,7 @@ def _cutting(model: nn.Module, tokenizer: Any, max_length: int | None, long: str
 
 
 def _kept(
-    work: Callable[[PartialArchive, tqdm[Any]], None],
+    work: Work,
     archive: Path | None,
     settings: dict[str, str],
     known: Sequence[str] | None,
@@ -209,13 +219,32 @@ def _kept(
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryFolder()) if archive is None else None
         path = archive or temporary.path / "run.attviz"  # type: ignore[union-attr]  # one of the two is there
-        if "shard" in settings and not overwrite and is_result_of(path, settings):
-            return load(path)  # this share is done: the others may be started again without it
         growing = stack.enter_context(PartialArchive(path, settings, resumable=temporary is None, overwrite=overwrite))
         work(growing, stack.enter_context(bar()))
         told = settings | {"data": json.dumps(counts.as_dict())}
         growing.finish(layers=growing.layers, label_names=known, model_name=settings["model"], settings=told)
         return load(path) if temporary is None else _result(path, temporary)
+
+
+def _shared(
+    work: Work,
+    archive: Path | None,
+    settings: dict[str, str],
+    share: tuple[int, int] | str,
+    metrics: Sequence[Any],
+    bar: Callable[[], tqdm[Any]],
+    counts: TextCounts,
+    window_texts: int,
+) -> Analysis:
+    """Do what nobody has done of the share into a shard of the archive."""
+    assert archive is not None  # _output saw to it
+    own = share if isinstance(share, tuple) else None
+    label = None if own is None else f"{own[0]:05d}-of-{own[1]:05d}"
+    with GrowingShard(archive, settings, label, window_texts) as growing, bar() as shown:
+        windows = ClaimedWindows(growing, metrics, counts, own)
+        work(growing.partial, shown, windows=windows)
+        path = windows.finish()
+    return Analysis((), (), None, settings["model"], settings | {"data": json.dumps(counts.as_dict())}) if path is None else load(path)
 
 
 def _result(path: Path, temporary: TemporaryFolder) -> Analysis:
@@ -226,10 +255,17 @@ def _result(path: Path, temporary: TemporaryFolder) -> Analysis:
     return Analysis(analysis.layers, documents, analysis.label_names, analysis.model_name, analysis.settings)
 
 
-def _bar(total: int | None, progress: bool) -> tqdm[Any]:
+def progress_bar(total: int | None, progress: bool) -> tqdm[Any]:
+    """A bar on stderr."""
     from tqdm import tqdm
 
     return tqdm(total=total, unit="text", desc="attviz", disable=not progress, dynamic_ncols=True)
+
+
+def _identity(metric: Any) -> str:
+    """Its class, with the options that change its numbers where it tells them."""
+    tell_identity = getattr(metric, "_identity", None)
+    return str(tell_identity()) if callable(tell_identity) else type(metric).__name__
 
 
 def _model_name(model: nn.Module) -> str:

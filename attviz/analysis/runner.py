@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -12,16 +12,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attviz._capture import capture
+from attviz._capture import Keep, capture
 from attviz.analysis.classes import Outcome, outcomes
-from attviz.analysis.encoding import PIECES, WINDOW, Encoded, Source, batches, padded
+from attviz.analysis.encoding import WINDOW, Cutting, Encoded, Source, batches, encoded_windows, lazy_windows, padded
 from attviz.analysis.fingerprint import signal_hash
 from attviz.analysis.metric_states import MetricStates
+from attviz.analysis.placement import input_device
 from attviz.analysis.resume import StoppedRun
+from attviz.analysis.share import AllWindows, Windows
 from attviz.analysis.signals import signal_documents
 from attviz.errors import ArgumentError
 from attviz.hooks.session.recorder import as_metrics
 from attviz.io.partial import PartialArchive
+from attviz.io.shard_names import PIECES
 from attviz.io.stopped import Entry, text_hash
 from attviz.readings import Reading
 from attviz.records import Document
@@ -34,47 +37,71 @@ class TextRunner:
     """One pass of a text model."""
 
     def __init__(
-        self, model: nn.Module, tokenizer: Any, *, layers: Sequence[str | int] | None, metrics: Any, reading: Reading | None = None
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        layers: Sequence[str | int] | None,
+        metrics: Any,
+        reading: Reading | None = None,
+        documents: bool = True,
     ) -> None:
+        """Prepare the pass; without ``documents`` only the metrics see what the model does."""
         self.model = reading_part(model)
         self.tokenizer = tokenizer
         self.metrics = as_metrics(metrics)
-        self.reading = reading
-        self.capture = capture(self.model, layers=layers, metrics=self.metrics or None, read=reading)
-        self.device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        self.reading, self.documents = reading, documents
+        keep: Keep = "last" if documents else "none"
+        self.capture = capture(self.model, layers=layers, metrics=self.metrics or None, read=reading, keep=keep)
+        self.device = input_device(model)
         self.vocabulary = _vocabulary_size(self.model)
 
-    def run(self, windows: Iterable[list[Encoded]], partial: PartialArchive, bar: tqdm[Any], *, batch_size: int) -> None:
-        """Feed every batch that is left to do and append its documents; batches are the same whether a run was stopped or not."""
-        states = MetricStates(self.metrics, partial)
-        states.restore()
-        stopped, empty = StoppedRun(partial), list[Encoded]()
+    def run(
+        self,
+        sources: Iterable[Source],
+        partial: PartialArchive,
+        bar: tqdm[Any],
+        *,
+        cutting: Cutting,
+        batch_size: int,
+        cut: Callable[[int], None],
+        windows: Windows | None = None,
+    ) -> None:
+        """Feed every batch that is left to do and append its documents; batches are the same whether a run was stopped or not.
+
+        Args:
+            sources: The texts.
+            partial: Where documents go.
+            bar: Moves by the inputs that are done.
+            cutting: What to do with long texts.
+            batch_size: Texts that run together.
+            cut: Called with the tokens that a truncated text loses.
+            windows: Asked before each window of texts, where several processes share them; states of metrics are then its own affair.
+        """
+        states = MetricStates(self.metrics, partial) if windows is None else None
+        if states is not None:
+            states.restore()
+        stopped, empty = StoppedRun(partial), _Empty(partial, windows or AllWindows(), keep=self.documents)
         pad = getattr(self.tokenizer, "pad_token_id", None) is not None
-        waiting = _left(batches(_with_tokens(windows, empty), batch_size, pad=pad), stopped, bar)
+        options: dict[str, Any] = {"size": batch_size * WINDOW, "take": empty.windows.take, "done": empty.window_done, "cut": cut}
+        encoded = encoded_windows(sources, self.tokenizer, cutting, **options)
+        waiting = _left(batches(empty.without(encoded), batch_size, pad=pad), stopped, bar)
         first = next(waiting, None)  # where nothing is left to do there is no forward, and a capture without one is an error
         if first is not None:
             with eval_mode(self.model), self.capture as cap, torch.no_grad():
                 for batch in chain([first], waiting):
                     self._batch(cap, batch, partial)
-                    states.batch_done()
+                    if states is not None:
+                        states.batch_done()
                     bar.update(len(batch))
-        if empty and not stopped.has_done(*_entries(empty)):
-            self._append_empty(empty, partial)
-        bar.update(len(empty))
+        bar.update(empty.append_all(stopped))
         stopped.finish()
-
-    def _append_empty(self, empty: Sequence[Encoded], partial: PartialArchive) -> None:
-        """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match."""
-        if not partial.layers and not partial.is_shard:
-            raise ArgumentError(f"all {len(empty)} texts have no tokens: there is nothing to analyse.")
-        nothing = np.zeros((len(partial.layers), partial.num_heads, 0), dtype=np.float32)
-        sources = [one.source for one in empty]
-        documents = [Document(source.text, (), nothing, name=source.name, label=source.label) for source in sources]
-        partial.append([(one.number, document) for one, document in zip(empty, documents, strict=True)], partial.layers)
 
     def _batch(self, cap: Any, batch: list[Encoded], partial: PartialArchive) -> None:
         _check_ids(batch, self.vocabulary, self.tokenizer)
         output = self.model(**padded(batch, self.tokenizer, self.device))
+        if not self.documents:
+            return
         documents = _documents(batch, self._values(cap), outcomes(output, self.model, len(batch)))
         partial.append([(one.number, document) for one, document in zip(batch, documents, strict=True)], cap.layers)
 
@@ -92,6 +119,52 @@ class TextRunner:
         return found
 
 
+class _Empty:
+    """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match.
+
+    A run of one process appends them at its end. One of several appends those of a window before it says that the window is done, or
+    as soon as a text with tokens has told layers and heads.
+    """
+
+    def __init__(self, partial: PartialArchive, windows: Windows, *, keep: bool) -> None:
+        self.windows, self._partial, self._keep = windows, partial, keep
+        self._waiting: list[Encoded] = []
+        self._undone: list[int] = []
+        self._count = 0
+
+    def without(self, windows: Iterable[list[Encoded]]) -> Iterator[list[Encoded]]:
+        """The inputs that have tokens."""
+        for window in windows:
+            self._waiting += (one for one in window if not one.tokens and self._keep)
+            yield [one for one in window if one.tokens]
+
+    def window_done(self, window: int) -> None:
+        """All batches of a window are appended."""
+        self._undone.append(window)
+        if self._partial.is_shard and (self._partial.layers or not self._waiting):
+            self._append()
+
+    def append_all(self, stopped: StoppedRun) -> int:
+        """Nothing more will come; how many texts were without tokens."""
+        if self._waiting and stopped.has_done(*_entries(self._waiting)):
+            self._count, self._waiting = len(self._waiting), []
+        if self._waiting and not self._partial.layers and not self._partial.is_shard:
+            raise ArgumentError(f"all {len(self._waiting)} texts are without tokens: there is nothing to analyse.")
+        self._append()
+        return self._count
+
+    def _append(self) -> None:
+        if self._waiting:
+            nothing = np.zeros((len(self._partial.layers), self._partial.num_heads, 0), dtype=np.float32)
+            sources = [one.source for one in self._waiting]
+            documents = [Document(source.text, (), nothing, name=source.name, label=source.label) for source in sources]
+            numbered = [(one.number, document) for one, document in zip(self._waiting, documents, strict=True)]
+            self._partial.append(numbered, self._partial.layers)
+        self._count, self._waiting = self._count + len(self._waiting), []
+        while self._undone:  # the last one first: what was cut is of it, those that waited for it had nothing but empty texts
+            self.windows.done(self._undone.pop())
+
+
 def run_signals(
     model: nn.Module,
     processor: Any,
@@ -100,34 +173,43 @@ def run_signals(
     bar: tqdm[Any],
     *,
     batch_size: int,
-    share: tuple[int, int] = (0, 1),
+    windows: Windows | None = None,
     **options: Any,
 ) -> None:
-    """One pass of a vision or audio model over its share of the windows; ``options`` go to :func:`attviz.capture`."""
-    states = MetricStates(as_metrics(options.get("metrics")), partial)
-    states.restore()
-    stopped, waiting = StoppedRun(partial), list[tuple[int, Source, str]]()
+    """One pass of a vision or audio model, window by window; ``options`` go to :func:`attviz.capture`."""
+    states = MetricStates(as_metrics(options.get("metrics")), partial) if windows is None else None
+    if states is not None:
+        states.restore()
+    share, part, stopped, size = windows or AllWindows(), reading_part(model), StoppedRun(partial), batch_size * WINDOW
+    left: list[tuple[int, Source, str]] = []
 
-    def signals() -> Iterator[Any]:
-        for place, source in enumerate(sources):
-            if place // (batch_size * WINDOW) % share[1] != share[0]:
-                continue
-            number, content = place * PIECES, signal_hash(source.text)
-            if stopped.has_done([Entry(number, -1, -1, content, text_hash(source.name), source.label)], [source.name]):
+    def signals(ours: Iterable[Source], start: int) -> Iterator[Any]:
+        for place, source in enumerate(ours, start=start):
+            entry = (place * PIECES, source, signal_hash(source.text))
+            if stopped.has_done([_signal_entry(*entry)], [source.name]):
                 bar.update(1)
             else:
-                waiting.append((number, source, content))
+                left.append(entry)
                 yield source.text
 
-    part = reading_part(model)
     with eval_mode(part):
-        for layers, documents in signal_documents(part, processor, signals(), batch_size=batch_size, **options):
-            batch, waiting[:] = waiting[: len(documents)], waiting[len(documents) :]
-            named = [(n, replace(doc, name=source.name, label=source.label)) for (n, source, _), doc in zip(batch, documents, strict=True)]
-            partial.append(named, layers, [content for _, _, content in batch])
-            states.batch_done()
-            bar.update(len(documents))
+        for window, ours in enumerate(lazy_windows(sources, size)):
+            if not share.take(window, ()):  # an image is large: a window of them is never in memory
+                continue
+            for layers, documents in signal_documents(part, processor, signals(ours, window * size), batch_size=batch_size, **options):
+                batch, left[:] = left[: len(documents)], left[len(documents) :]
+                pairs = zip(batch, documents, strict=True)
+                named = [(n, replace(doc, name=source.name, label=source.label)) for (n, source, _), doc in pairs]
+                partial.append(named, layers, [content for _, _, content in batch])
+                if states is not None:
+                    states.batch_done()
+                bar.update(len(documents))
+            share.done(window)
     stopped.finish()
+
+
+def _signal_entry(number: int, source: Source, content: str) -> Entry:
+    return Entry(number, -1, -1, content, text_hash(source.name), source.label)
 
 
 @contextmanager
@@ -166,12 +248,6 @@ def _entries(batch: Sequence[Encoded]) -> tuple[list[Entry], list[str]]:
         Entry(one.number, len(one.tokens), -1, text_hash(one.source.text), text_hash(one.source.name), one.source.label) for one in batch
     ]
     return entries, [one.source.name for one in batch]
-
-
-def _with_tokens(windows: Iterable[list[Encoded]], empty: list[Encoded]) -> Iterator[list[Encoded]]:
-    for window in windows:
-        empty += (one for one in window if not one.tokens)
-        yield [one for one in window if one.tokens]
 
 
 def _documents(batch: Sequence[Encoded], diagonal: Tensor, seen: Sequence[Outcome]) -> list[Document]:

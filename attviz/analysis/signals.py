@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attviz._capture import capture
 from attviz.analysis.classes import Outcome, outcomes
+from attviz.analysis.placement import input_device
 from attviz.errors import ArgumentError
 from attviz.records import Document
 
@@ -44,7 +45,7 @@ def signal_documents(
     Raises:
         ArgumentError: If the processor gives an input that the model's tokens cannot be matched with.
     """
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = input_device(model)
     waiting = iter(signals)
     first = list(islice(waiting, 1))
     if not first:

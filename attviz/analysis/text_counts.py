@@ -20,6 +20,7 @@ class TextCounts:
         repeated: That had come before.
         truncated: Longer than the model takes, and cut.
         lost_tokens: What was cut off, in tokens.
+        most_remembered: Texts that are remembered to see which come again; of more, those that repeat a later one are not counted.
     """
 
     texts: int = 0
@@ -27,6 +28,7 @@ class TextCounts:
     repeated: int = 0
     truncated: int = 0
     lost_tokens: int = 0
+    most_remembered: int = _MOST_REMEMBERED
     _seen: set[int] = field(default_factory=set)
 
     def counted(self, sources: Iterable[Source]) -> Iterator[Source]:
@@ -37,7 +39,7 @@ class TextCounts:
                 self.empty += not source.text.strip()
                 key = hash(source.text)
                 self.repeated += key in self._seen
-                if len(self._seen) < _MOST_REMEMBERED:
+                if len(self._seen) < self.most_remembered:
                     self._seen.add(key)
             yield source
 
@@ -53,12 +55,16 @@ class TextCounts:
     def sentences(self, max_length: int | None = None) -> list[str]:
         """What a user should know, one sentence each; nothing where nothing is odd."""
         at = "" if max_length is None else f" at {max_length} tokens"
+        least = "at least " if len(self._seen) >= self.most_remembered else ""
         told = [
             (
                 self.truncated,
                 f"{self.truncated} of {self.texts} texts were cut{at} ({self.lost_tokens} tokens lost): --long split keeps all",
             ),
             (self.empty, f"{self.empty} of {self.texts} texts are empty"),
-            (self.repeated, f"{self.repeated} of {self.texts} texts repeat one before"),
+            (
+                self.repeated,
+                f"{least}{self.repeated} of {self.texts} texts repeat one before",
+            ),
         ]
         return [sentence for count, sentence in told if count]

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,17 +56,40 @@ def read_text(path: str | Path, encoding: str | None) -> str:
         check_input(path, "a data set")
         raw = Path(path).read_bytes()
     where = "standard input" if str(path) == STDIN else str(path)
+    check_magic(raw, where)
+    with decoding(where, encoding, lambda error: f"byte {error.start}"):
+        return raw.decode(encoding or "utf-8-sig")
+
+
+def check_magic(raw: bytes, where: str) -> None:
+    """Refuse what is no text by the bytes with which it begins.
+
+    Raises:
+        FormatError: Saying what it is.
+    """
     for magic, what in _MAGIC.items():
         if raw.startswith(magic):
             raise FormatError(f"{where}: is {what}.")
+
+
+@contextmanager
+def decoding(where: str, encoding: str | None, place: Callable[[UnicodeDecodeError], str]) -> Iterator[None]:
+    """Text is decoded inside; what cannot be is our error.
+
+    Raises:
+        FormatError: If the text is not in this encoding.
+        ArgumentError: If there is no such encoding.
+    """
     try:
-        return raw.decode(encoding or "utf-8-sig")
+        yield
     except LookupError as error:
+        if isinstance(error, (KeyError, IndexError)):
+            raise
         raise ArgumentError(f"encoding {encoding!r} is unknown to Python; use one such as utf-8, cp1252, utf-16 or shift_jis.") from error
     except UnicodeDecodeError as error:
         name = "UTF-8" if encoding is None else encoding
         cure = "Specify its encoding (encoding=, --encoding cp1252), or convert it, for example with iconv."
-        raise FormatError(f"{where}: not {name} (byte {error.start}: {error.reason}). {cure}") from error
+        raise FormatError(f"{where}: not {name} ({place(error)}: {error.reason}). {cure}") from error
 
 
 def delimited(text: str, delimiter: str, where: str) -> Rows:
@@ -75,8 +98,8 @@ def delimited(text: str, delimiter: str, where: str) -> Rows:
     Raises:
         FormatError: If a quote is never closed, which would make one text of everything behind it, or the csv module refuses a line.
     """
-    with _long_fields():
-        lines = _Lines(text)
+    with long_fields():
+        lines = CsvLines(io.StringIO(text, newline=""))
         reader = csv.reader(lines, delimiter=delimiter)
         columns: list[str] | None = None
         rows: list[dict[str, Any]] = []
@@ -86,22 +109,20 @@ def delimited(text: str, delimiter: str, where: str) -> Rows:
                 if columns is None:
                     columns = fields
                 elif fields:
-                    odd["rows with more fields than columns"] += len(fields) > len(columns)
-                    odd["rows with fewer fields than columns"] += len(fields) < len(columns)
+                    lines.count(fields, columns, odd)
                     rows.append(dict(zip(columns, fields, strict=False)))
                 lines.record_ends()
         except csv.Error as error:
             raise FormatError(f"{where}: line {reader.line_num}: {error}.") from error
-        if lines.unclosed(delimiter):
-            raise FormatError(f"{where}: line {lines.started}: a quote is opened but never closed. Close it, or double it inside a text.")
+        lines.check_closed(delimiter, where)
     return Rows(rows, columns or [], {name: count for name, count in odd.items() if count})
 
 
-class _Lines:
+class CsvLines:
     """The lines of a CSV file, with those of the last record kept: the csv module says nothing of a quote that is open at the end."""
 
-    def __init__(self, text: str) -> None:
-        self._lines = enumerate(io.StringIO(text, newline=""), start=1)
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = enumerate(lines, start=1)
         self._record: list[str] = []
         self._last: list[str] = []
         self.started = 0
@@ -117,8 +138,21 @@ class _Lines:
         """The lines so far made a row."""
         self._last, self._record = self._record, []
 
-    def unclosed(self, delimiter: str) -> bool:
-        """Whether the last record ends inside a quote."""
+    def count(self, fields: list[str], columns: list[str], odd: Counter[str]) -> None:
+        """Count a row that is longer or shorter than the first."""
+        if len(fields) != len(columns):
+            odd[f"rows with {'more' if len(fields) > len(columns) else 'fewer'} fields than columns"] += 1
+
+    def check_closed(self, delimiter: str, where: str) -> None:
+        """Refuse a last record that ends inside a quote.
+
+        Raises:
+            FormatError: Naming the line where it begins.
+        """
+        if self._unclosed(delimiter):
+            raise FormatError(f"{where}: line {self.started}: a quote is opened but never closed. Close it, or double it inside a text.")
+
+    def _unclosed(self, delimiter: str) -> bool:
         try:
             for _ in csv.reader(self._last, delimiter=delimiter, strict=True):
                 pass
@@ -128,7 +162,7 @@ class _Lines:
 
 
 @contextmanager
-def _long_fields() -> Iterator[None]:
+def long_fields() -> Iterator[None]:
     """The csv module refuses fields of more than 128 kB, and a document is soon longer."""
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
@@ -147,16 +181,25 @@ def json_lines(text: str, where: str) -> Rows:
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{where}: line {number} is not JSON: {error}.") from error
-        if isinstance(row, str):
-            row = {"text": row}
-        if not isinstance(row, dict):
-            raise FormatError(f"{where}: line {number} must be an object or a string, got {type(row).__name__}.")
-        rows.append(row)
+        rows.append(parsed_json(line, number, where))
     return Rows(rows, list(dict.fromkeys(name for row in rows for name in row)))
+
+
+def parsed_json(line: str, number: int, where: str) -> dict[str, Any]:
+    """One line of JSON lines.
+
+    Raises:
+        FormatError: If it is neither an object nor a string.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: line {number} is not JSON: {error}.") from error
+    if isinstance(row, str):
+        row = {"text": row}
+    if not isinstance(row, dict):
+        raise FormatError(f"{where}: line {number} must be an object or a string, got {type(row).__name__}.")
+    return row
 
 
 def plain_lines(text: str) -> Rows:

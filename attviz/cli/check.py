@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_archive(path: Path, as_json: bool) -> int:
     from attviz import io
+    from attviz.io.storage import STORAGES
 
     report = io.verify(path)
     if as_json:
@@ -50,6 +51,7 @@ def _check_archive(path: Path, as_json: bool) -> int:
         print(
             f"{path}: {report.num_documents} documents, {report.num_tokens} tokens, {report.num_layers} layers of {report.num_heads} heads"
         )
+        print(f"  stored as {report.precision}: error {STORAGES[report.precision].error}")
         for fault in report.faults:
             print(f"  {fault}")
         print(

@@ -27,6 +27,7 @@ def estimate(
         Numbers by name; those that are extrapolated from the sample begin with ``about_``.
     """
     from attviz.analysis import analyze
+    from attviz.io.storage import storage_of
 
     sample = [texts[place * len(texts) // _SAMPLE] for place in range(_SAMPLE)] if len(texts) > _SAMPLE else list(texts)
     kept = {name: value for name, value in options.items() if name not in {"archive", "overwrite", "labels", "metrics"}}
@@ -39,7 +40,7 @@ def estimate(
     tokens = sum(len(document.tokens) for document in analysis.documents)
     layers, heads = (analysis.documents[0].diagonal.shape[:2]) if analysis.documents else (0, 0)
     share = len(texts) / max(1, len(some))
-    item = 2 if options["precision"] == "float16" else 4
+    item = storage_of(options["precision"]).dtype.itemsize
     return {
         "texts": len(texts),
         "empty": sum(not text.strip() for text in texts),

@@ -1,4 +1,6 @@
-"""Join the shards that several processes wrote into one archive. The shards stay where they are.
+"""Join the shards that several processes wrote: into one archive, or, of a run of --statistics, into the states of its metrics.
+
+The shards stay where they are, unless --remove says otherwise.
 
 Shards come from `torchrun` (which merges them at the end) or from the jobs of an array:
 
@@ -18,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz merge``."""
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="such as run.attviz, with its shards next to it")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing archive")
+    parser.add_argument("--remove", action="store_true", help="remove the shards once the archive is whole")
 
 
 def run(args: argparse.Namespace) -> int:
     """Merge; the path goes to stdout."""
+    from attviz.analysis.statistics import is_statistics, join_statistics
     from attviz.io import merge
 
-    print(merge(args.archive, overwrite=args.overwrite))
+    join = join_statistics if is_statistics(args.archive) else merge
+    join(args.archive, overwrite=args.overwrite, remove=args.remove)
+    print(args.archive)
     return 0

@@ -1,4 +1,4 @@
-"""Which share of a run this process takes: typed (``--shard 3/8``), or told by ``torchrun``, whose rank 0 merges at the end."""
+"""Which share of a run this process takes: typed (``--shard 3/8``), or, under ``torchrun``, whatever is left; rank 0 merges at the end."""
 
 from __future__ import annotations
 
@@ -8,22 +8,31 @@ from datetime import timedelta
 from attviz.errors import ArgumentError
 
 
-def share_of(typed: str | None) -> tuple[int, int] | None:
-    """(index, count) of ``"3/8"``, or of ``RANK`` and ``WORLD_SIZE``; None for a run of one process.
+def share_of(typed: str | None) -> tuple[int, int] | str | None:
+    """(index, count) of ``"3/8"``; ``"any"`` where that is typed or ``torchrun`` started us; None for a run of one process.
 
     Raises:
-        ArgumentError: If it is not like ``3/8``.
+        ArgumentError: If it is neither.
 
     Example:
         >>> share_of("3/8")
         (3, 8)
     """
     if typed is None:
-        return (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])) if under_torchrun() else None
+        return "any" if under_torchrun() else None
+    if typed == "any":
+        return typed
     index, slash, count = typed.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
-        raise ArgumentError(f"--shard must be like 3/8 (the fourth of eight shards, counted from 0), got {typed!r}.")
+        raise ArgumentError(
+            f"--shard must be any (whatever no other process has), or like 3/8 (the fourth of eight shards, counted from 0), got {typed!r}."
+        )
     return int(index), int(count)
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all: it is alone, or rank 0."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def under_torchrun() -> bool:

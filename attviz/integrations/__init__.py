@@ -1,6 +1,6 @@
-"""attviz inside training: a monitor for any loop, and callbacks for the transformers Trainer and for Lightning.
+"""attviz inside other frameworks: a monitor for any loop, callbacks for the transformers Trainer and for Lightning, stages for Ray Data.
 
-The frameworks are imported when their callback is first used.
+The frameworks are imported when their callback is first used; the stages are in :mod:`attviz.integrations.ray`.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from attviz.io.archive import ArchiveDocuments, load, save
 from attviz.io.attviz_documents import analysis_of, attviz_documents
 from attviz.io.attviz_json import parse_attviz, read_attviz_json, write_attviz_json
 from attviz.io.latex import escape_latex, to_latex
-from attviz.io.shards import merge, open_shards, shard_path
+from attviz.io.merge import merge
+from attviz.io.shard_names import shard_path
+from attviz.io.shards import open_shards
 from attviz.io.table import to_csv, to_pandas, to_parquet
 from attviz.io.verify import ArchiveReport, verify
 

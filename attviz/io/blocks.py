@@ -23,7 +23,13 @@ from attviz.errors import FormatError
 from attviz.files import check_input, open_regular
 from attviz.io.stream import BLOCK
 
-_DTYPES: dict[str, np.dtype[Any]] = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "U16": np.dtype("<u2"),
+    "U8": np.dtype("u1"),
+}
 _LONGEST_HEADER = 16 << 20
 _KEPT = 32  # blocks in memory: 2 MiB
 _seeking = threading.Lock()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from attviz.io.storage import Storage
 from attviz.io.stream import StreamedTensor
 
 _BYTES = np.dtype("u1")
@@ -16,7 +17,7 @@ _INT64 = np.dtype("<i8")
 
 
 def joined(
-    folder: Path, spans: np.ndarray, shape: tuple[int, int], precision: np.dtype[Any], *, keep_numbers: bool = False
+    folder: Path, spans: np.ndarray, shape: tuple[int, int], storage: Storage, *, keep_numbers: bool = False
 ) -> list[StreamedTensor]:
     """The tensors of an archive, read from the parts one document at a time.
 
@@ -24,7 +25,7 @@ def joined(
         folder: Where the ``.bin`` files are.
         spans: [num_documents, 3]: number in the data set, tokens, bytes of details, in the order of the files.
         shape: (num_layers, num_heads).
-        precision: Of the diagonals.
+        storage: Of the diagonals.
         keep_numbers: Add the numbers in the data set: shards are put together by them.
     """
     order = np.argsort(spans[:, 0], kind="stable")
@@ -38,7 +39,7 @@ def joined(
         _in_memory("detail_start", _cumulated(details[order])),
         StreamedTensor("token_ids", "I64", (total,), rows(folder / "token_ids.bin", row=(_INT64, ()))),
         StreamedTensor("offsets", "I64", (total, 2), rows(folder / "offsets.bin", row=(_INT64, (2,)))),
-        StreamedTensor("diagonal", f"F{8 * precision.itemsize}", (total, *shape), rows(folder / "diagonal.bin", row=(precision, shape))),
+        StreamedTensor("diagonal", storage.kind, (total, *shape), rows(folder / "diagonal.bin", row=(storage.dtype, shape))),
         StreamedTensor("special", "U8", (total,), rows(folder / "special.bin", row=(_BYTES, ()))),
         StreamedTensor(
             "details", "U8", (int(details.sum()),), _ordered(folder / "details.bin", order=order, lengths=details, row=(_BYTES, ()))

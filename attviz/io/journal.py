@@ -57,7 +57,7 @@ class Journal:
         """What was noted, in order."""
         with open(self.folder / "journal", "rb") as file:
             while file.tell() < self._used["journal"]:
-                line = _parsed(file.readline(_LONGEST_LINE))
+                line = parsed_line(file.readline(_LONGEST_LINE))
                 if line is None:
                     raise FormatError(f"{self.folder}/journal: changed while in use. Remove the folder to start over.")
                 yield line
@@ -106,7 +106,7 @@ class Journal:
         used, count = dict.fromkeys(self._files, 0), 0
         with open(self.folder / "journal", "rb") as file:
             while file.tell() < self._used["journal"]:
-                line = _parsed(file.readline(_LONGEST_LINE)) or {}
+                line = parsed_line(file.readline(_LONGEST_LINE)) or {}
                 if "sizes" in line:
                     if count == num_batches:
                         break
@@ -123,8 +123,7 @@ class Journal:
             os.close(self._files.popitem()[1])
 
     def _note(self, line: Mapping[str, Any]) -> None:
-        content = json.dumps(line).encode("ascii")
-        content = b"%08x " % zlib.crc32(content) + content + b"\n"
+        content = written_line(line)
         _write(self._files["journal"], content, self._used["journal"])
         self._used["journal"] += len(content)
 
@@ -140,7 +139,7 @@ class Journal:
         """Walk the journal as far as its lines and their data are whole, counting."""
         with open(self.folder / "journal", "rb") as file:
             while True:
-                line = _parsed(file.readline(_LONGEST_LINE))
+                line = parsed_line(file.readline(_LONGEST_LINE))
                 if line is None or ("sizes" in line and not self._whole(line)):
                     return
                 if "sizes" in line:
@@ -165,7 +164,13 @@ def _are_sizes(values: Any) -> bool:
     return isinstance(values, Sequence) and len(values) == len(COLUMNS) and all(type(value) is int and value >= 0 for value in values)
 
 
-def _parsed(raw: bytes) -> dict[str, Any] | None:
+def written_line(line: Mapping[str, Any]) -> bytes:
+    """A line with its checksum."""
+    content = json.dumps(line).encode("ascii")
+    return b"%08x " % zlib.crc32(content) + content + b"\n"
+
+
+def parsed_line(raw: bytes) -> dict[str, Any] | None:
     """The line, or None where it is torn or is not ours."""
     if not raw.endswith(b"\n") or raw[8:9] != b" ":
         return None

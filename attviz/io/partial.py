@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from attviz.errors import ArgumentError, FormatError
+from attviz.errors import FormatError
 from attviz.files import Lock, check_output, discard_folder, new_folder, replacing, sweep, sync_folder
 from attviz.io.details import encode_details
 from attviz.io.join import joined
 from attviz.io.journal import COLUMNS, FILES, Journal
 from attviz.io.stopped import Entry, check_same_run, check_sizes, encode_run, entries_of, shape_of
-from attviz.io.stream import write_safetensors
+from attviz.io.storage import storage_of
+from attviz.io.stream import StreamedTensor, write_safetensors
 from attviz.records import Document
 
 VERSION = "2"
-_PRECISIONS: dict[str, np.dtype[Any]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
 
 
 class PartialArchive:
@@ -44,17 +44,16 @@ class PartialArchive:
             overwrite: Whether a finished archive of another run may be replaced.
 
         Raises:
-            ArgumentError: If the precision is neither float16 nor float32.
+            ArgumentError: If there is no such precision.
         """
-        precision = settings.get("precision", "float16")
-        if precision not in _PRECISIONS:
-            raise ArgumentError(f"precision must be 'float16' or 'float32', got {precision!r}.")
+        self._storage = storage_of(settings.get("precision", "float16"))
         self.path = Path(path)
         self.folder = self.path.with_name(self.path.name + ".part")
         self.settings = dict(settings)
-        self._dtype, self._resumable, self._overwrite = _PRECISIONS[precision], resumable, overwrite
+        self._resumable, self._overwrite = resumable, overwrite
         self._lock = Lock(self.path)
         self._journal: Journal | None = None
+        self._num_windows = 0
         self._spans = array("q")  # number, tokens, bytes of details, of one document after the other
         self._layers: tuple[str, ...] | None = None
         self._num_heads = 0
@@ -70,6 +69,11 @@ class PartialArchive:
         return self._open.num_batches
 
     @property
+    def num_windows(self) -> int:
+        """Windows of texts that were noted as done."""
+        return self._num_windows
+
+    @property
     def num_documents(self) -> int:
         """Documents that are on the disk."""
         return len(self._spans) // 3
@@ -83,6 +87,11 @@ class PartialArchive:
     def num_heads(self) -> int:
         """Heads of a layer; 0 before the first document."""
         return self._num_heads
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Places in the data set of the documents, in the order in which they came."""
+        return np.array(self._spans, dtype=np.int64)[::3]
 
     def batches(self) -> Iterator[list[Entry]]:
         """The documents of each batch that is on the disk, in the order in which they came."""
@@ -103,6 +112,7 @@ class PartialArchive:
         """Keep a remark about everything appended so far; it is on the disk when this returns."""
         self._check_held()
         self._open.note({"note": dict(content)})
+        self._num_windows += len(content.get("windows", ()))
 
     def cut_after(self, num_batches: int) -> None:
         """Forget all batches but the first so many: they will be done again."""
@@ -157,9 +167,22 @@ class PartialArchive:
         self._count(line, entries)
 
     def finish(
-        self, *, layers: Sequence[str], label_names: Sequence[str] | None, model_name: str, settings: Mapping[str, str] | None = None
+        self,
+        *,
+        layers: Sequence[str],
+        label_names: Sequence[str] | None,
+        model_name: str,
+        settings: Mapping[str, str] | None = None,
+        extra: Sequence[StreamedTensor] = (),
     ) -> None:
         """Join the parts, in the order of the data set, into the archive; then remove the folder.
+
+        Args:
+            layers: Of the documents, where there is none that says it.
+            label_names: One per class.
+            model_name: Of the model.
+            settings: What to write of the run; None writes what was asked for.
+            extra: Bytes to keep beside the documents.
 
         Raises:
             OSError: If the archive cannot be written; the parts are kept.
@@ -176,10 +199,10 @@ class PartialArchive:
         }
         spans = np.array(self._spans, dtype=np.int64).reshape(-1, 3)
         shape = (len(self._layers or layers), self._num_heads)
-        tensors = joined(self.folder, spans, shape, self._dtype, keep_numbers=self.is_shard)
+        tensors = joined(self.folder, spans, shape, self._storage, keep_numbers=self.is_shard)
         note = "the parts are kept: run the same command again" if self._resumable else ""
         with replacing(self.path, overwrite=self._overwrite, note=note) as file:
-            write_safetensors(file, tensors, metadata)
+            write_safetensors(file, sorted([*tensors, *extra], key=lambda one: -one.item_bytes), metadata)
         self._open.close()
         self._journal = None
         discard_folder(self.folder, self.path, FILES)
@@ -201,7 +224,7 @@ class PartialArchive:
         try:
             if journal is not None:
                 journal.close()
-                if held and (not self._resumable or journal.num_batches == 0):
+                if held and (not self._resumable or not (journal.num_batches or self._num_windows)):
                     discard_folder(self.folder, self.path, FILES)
         finally:
             self._lock.release()
@@ -230,12 +253,13 @@ class PartialArchive:
         sync_folder(self.path.parent)
 
     def _read_journal(self) -> None:
-        self._spans, self._layers, self._num_heads = array("q"), None, 0
+        self._spans, self._layers, self._num_heads, self._num_windows = array("q"), None, 0, 0
         for line in self._open.lines():
+            self._num_windows += len(line.get("note", {}).get("windows", ()))
             if "sizes" in line:
                 entries = entries_of(line, self.folder)
                 self._count(line, entries)
-                check_sizes(line["sizes"], entries, (len(self.layers), self._num_heads, self._dtype.itemsize), self.folder)
+                check_sizes(line["sizes"], entries, (len(self.layers), self._num_heads, self._storage.dtype.itemsize), self.folder)
 
     def _count(self, line: Mapping[str, Any], entries: Sequence[Entry]) -> None:
         if "layers" in line:
@@ -256,7 +280,7 @@ class PartialArchive:
     def _encoded(self, document: Document) -> dict[str, bytes]:
         count = len(document.tokens)
         columns = {
-            "diagonal": (document.diagonal.transpose(2, 0, 1), self._dtype),
+            "diagonal": (self._storage.encode(document.diagonal.transpose(2, 0, 1)), self._storage.dtype),
             "token_ids": (np.full(count, -1) if document.token_ids is None else document.token_ids, np.dtype("<i8")),
             "offsets": (np.full((count, 2), -1) if document.offsets is None else document.offsets, np.dtype("<i8")),
             "special": (np.full(count, 2) if document.special is None else document.special, np.dtype("u1")),

@@ -1,7 +1,8 @@
-"""One analysis made by several processes: each writes a shard, a finished archive of its own; together they open, or are merged, as one.
+"""One analysis made by several processes: each writes shards, finished archives of their own; together they open as one.
 
-A shard is ``NAME.shard-00003-of-00008``. That it is there says that it is complete: an archive appears when it is whole. Beside what every
-archive holds it has ``numbers``, the place of each document in the data set.
+A shard is ``NAME.shard-00003``. It holds what every archive holds, and ``numbers``, the place of each document in the data set;
+``windows`` and ``window_start``, the windows of texts that it covers and where each begins; ``metric-0`` and so on, the saved states of
+metrics. The shards are all there when their windows cover the data set, whoever did them.
 """
 
 from __future__ import annotations
@@ -9,49 +10,36 @@ from __future__ import annotations
 import heapq
 import json
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 
 from attviz.errors import ArgumentError, FormatError
-from attviz.files import check_output
 from attviz.io.archive import ArchiveDocuments
-from attviz.io.partial import PartialArchive
+from attviz.io.lazy import LazyDocuments
+from attviz.io.shard_names import found_shards
 from attviz.records import Analysis, Document
 
-_SHARD = re.compile(r"\.shard-([0-9]{5})-of-([0-9]{5})")
-_BATCH, _CHUNK = 64, 8192
-
-
-def shard_path(path: str | os.PathLike[str], index: int, count: int) -> Path:
-    """Path of a shard of an archive.
-
-    Example:
-        >>> shard_path("run.attviz", 3, 8).name
-        'run.attviz.shard-00003-of-00008'
-    """
-    return Path(path).with_name(f"{Path(path).name}.shard-{index:05d}-of-{count:05d}")
+_CHUNK, _SHOWN = 8192, 6
 
 
 def has_shards(path: str | os.PathLike[str]) -> bool:
-    """Whether shards of this archive exist, complete or not."""
-    return bool(_found(Path(path)))
+    """Whether shards of this archive are there, complete or not."""
+    return any(found_shards(Path(path)))
 
 
 def open_shards(path: str | os.PathLike[str]) -> Analysis:
     """The shards of an archive as one analysis, in the order of the data set. Documents are read on demand.
 
     Raises:
-        FormatError: If shards are missing (the message names them), or they are not from one run.
+        FormatError: If texts are missing (the message names them), or the shards are not from one run.
         FileNotFoundError: If there is none.
     """
-    documents = ShardedDocuments(_complete(Path(path)))
+    documents = ShardedDocuments(complete_shards(Path(path)))
     first = documents.shards[0].metadata
     names = first["label_names"]
     return Analysis(
@@ -63,58 +51,25 @@ def open_shards(path: str | os.PathLike[str]) -> Analysis:
     )
 
 
-def merge(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
-    """Join the shards of an archive into one file, in memory that grows by three numbers per document only.
-
-    The result is byte for byte the archive that one process would have written. The shards are kept.
-
-    Raises:
-        FormatError: If a shard is missing, or they are not from one run.
-        ArgumentError: If the archive exists and ``overwrite`` is False.
-        OSError: If it cannot be written.
-    """
-    check_output(path, overwrite=overwrite)
-    analysis = open_shards(path)
-    documents = analysis.documents
-    assert isinstance(documents, ShardedDocuments)
-    with PartialArchive(path, {"precision": documents.precision}, resumable=False, overwrite=overwrite) as growing:
-        waiting = enumerate(documents)
-        while batch := list(islice(waiting, _BATCH)):
-            growing.append(batch, analysis.layers)
-        growing.finish(
-            layers=analysis.layers, label_names=analysis.label_names, model_name=analysis.model_name, settings=dict(analysis.settings)
-        )
-    return Path(path)
-
-
-class ShardedDocuments(Sequence[Document]):
+class ShardedDocuments(LazyDocuments):
     """The documents of all shards in the order of the data set."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self.shards = [ArchiveDocuments(path) for path in paths]
-        self.settings = _joined_settings(self.shards)
+    def __init__(self, shards: Sequence[ArchiveDocuments]) -> None:
+        self.shards = shards
+        self.settings = joined_settings(self.shards)
+        if not holds_documents(shards[0]):
+            raise FormatError(f"{shards[0].path}: of a run of --statistics, which keeps no documents. `attviz merge` joins its metrics.")
         full = next((shard for shard in self.shards if shard.layers), self.shards[0])
         self.layers, self._num_heads = full.layers, full.file.tensors["diagonal"].shape[2]
-        self.precision = "float16" if full.file.tensors["diagonal"].kind == "F16" else "float32"
+        self.precision = full.precision
         for shard in self.shards:
             _check_numbers(shard)
 
     def __len__(self) -> int:
         return sum(len(shard) for shard in self.shards)
 
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self._read(number) for number in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"document {index} of {len(self)}")
-        return self._read(range(len(self))[index])
-
     def __iter__(self) -> Iterator[Document]:
-        """All in order, without the table that reading them at random takes."""
+        """All in order, each checked to come once."""
         before = -1
         for number, shard, place in heapq.merge(*(_numbered(one, index) for index, one in enumerate(self.shards))):
             if number <= before:
@@ -123,19 +78,27 @@ class ShardedDocuments(Sequence[Document]):
             yield self._document(shard, place)
 
     @cached_property
-    def _order(self) -> tuple[np.ndarray, np.ndarray]:
-        """Shard and place of every document; made when the first is read at random."""
-        numbers = np.concatenate([shard.file.rows("numbers", 0, len(shard)) for shard in self.shards])
-        ends = np.cumsum([len(shard) for shard in self.shards])
-        order = np.argsort(numbers, kind="stable")
-        if (np.diff(numbers[order]) == 0).any():
-            raise FormatError(f"{self.shards[0].path} and the like contain a document twice, so they are not from one run. Recreate them.")
-        shard = np.searchsorted(ends, order, side="right")
-        return shard, order - np.concatenate([[0], ends])[shard]
+    def _windows(self) -> np.ndarray:
+        """[windows, 3]: shard, first document in it, and first document of all, in the order of the data set."""
+        rows: list[np.ndarray] = []
+        for place, shard in enumerate(self.shards):
+            windows = np.array(windows_of(shard), dtype=np.int64)
+            starts = _rows(shard, "window_start", len(windows))
+            ends = np.append(starts[1:], len(shard))
+            if len(windows) and (starts[0] != 0 or (starts > ends).any()):
+                raise FormatError(f"{shard.path}: window_start must rise from 0 to its {len(shard)} documents. Make the shard again.")
+            rows.append(np.stack([windows, np.full_like(windows, place), starts, ends - starts], axis=1))
+        table = np.concatenate(rows)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        return np.stack([table[:, 1], table[:, 2], np.cumsum(table[:, 3]) - table[:, 3]], axis=1)
+
+    def _where(self) -> str:
+        return f"{self.shards[0].path} and its like"
 
     def _read(self, number: int) -> Document:
-        shard, place = self._order
-        return self._document(int(shard[number]), int(place[number]))
+        window = int(np.searchsorted(self._windows[:, 2], number, side="right")) - 1
+        shard, start, first = self._windows[window].tolist()
+        return self._document(shard, start + number - first)
 
     def _document(self, shard: int, place: int) -> Document:
         document = self.shards[shard][place]
@@ -145,31 +108,74 @@ class ShardedDocuments(Sequence[Document]):
         return replace(document, diagonal=np.zeros((*shape, 0), dtype=document.diagonal.dtype))  # of a shard with empty texts alone
 
 
-def _found(path: Path) -> dict[int, dict[int, Path]]:
-    """Shards by how many there should be, and by index."""
-    found: dict[int, dict[int, Path]] = {}
-    if not path.parent.is_dir():
-        return found
-    for entry in path.parent.iterdir():
-        if entry.name.startswith(path.name) and (match := _SHARD.fullmatch(entry.name[len(path.name) :])):
-            found.setdefault(int(match[2]), {})[int(match[1])] = entry
-    return found
+def complete_shards(path: Path) -> list[ArchiveDocuments]:
+    """The shards, if their windows are those of the data set, each once.
 
-
-def _complete(path: Path) -> list[Path]:
-    found = _found(path)
-    if not found:
+    Raises:
+        FormatError: If texts are missing, or in two shards.
+        FileNotFoundError: If there is no shard.
+    """
+    finished, parts = found_shards(path)
+    if not finished and not parts:
         raise FileNotFoundError(
             f"{path}: there are no shards of this archive. `attviz analyze MODEL DATA -o {path} --shard 0/4` makes one."
         )
-    if len(found) > 1:
-        raise FormatError(f"{path}: there are shards of {' and of '.join(map(str, sorted(found)))}. Remove those of the other run.")
-    ((count, shards),) = found.items()
-    missing = [index for index in range(count) if index not in shards]
-    if missing:
-        shown = ", ".join(f"{index}/{count}" for index in missing[:8]) + (" ..." if len(missing) > 8 else "")
-        raise FormatError(f"{path}: {len(missing)} of {count} shards are not finished: {shown}. Run them (again) with --shard.")
-    return [shards[index] for index in range(count)]
+    shards = [ArchiveDocuments(one) for one in finished]
+    holder: dict[int, Path] = {}
+    for shard in shards:
+        for window in windows_of(shard):
+            if window in holder:
+                raise FormatError(f"{shard.path} and {holder[window].name} both hold window {window}. Remove one of them, and run again.")
+            holder[window] = shard.path
+    counts = {_share(shard)[1] for shard in shards}
+    size, texts = _share(shards[0]) if shards else (1, 0)
+    if len(counts) > 1:
+        raise FormatError(f"{path}: its shards counted {' and '.join(map(str, sorted(counts)))} texts. Give all processes the same data.")
+    if not shards or (missing := sorted(set(range(-(-texts // size))) - holder.keys())):
+        left = f"of {texts} texts, {_texts_of(missing, size, texts)} are not done" if shards else "no shard is finished"
+        running = f" ({len(parts)} processes are at work, or died)" if parts else ""
+        raise FormatError(f"{path}: {left}{running}. Run the same command again, with any number of processes.")
+    return shards
+
+
+def _texts_of(windows: Sequence[int], size: int, texts: int) -> str:
+    spans = [f"{window * size} to {min((window + 1) * size, texts) - 1}" for window in windows[:_SHOWN]]
+    return "those from " + ", ".join(spans) + (f" and {len(windows) - _SHOWN} windows more" if len(windows) > _SHOWN else "")
+
+
+def windows_of(shard: ArchiveDocuments) -> list[int]:
+    """The windows of texts that a shard covers.
+
+    Raises:
+        FormatError: If it does not say.
+    """
+    table = shard.file.tensors.get("windows")
+    windows: list[int] = _rows(shard, "windows", table.shape[0] if table is not None and table.shape else 0).tolist()
+    return windows
+
+
+def _rows(shard: ArchiveDocuments, name: str, count: int) -> np.ndarray:
+    table = shard.file.tensors.get(name)
+    if table is None or table.shape != (count,) or table.kind != "I64":
+        raise FormatError(f"{shard.path}: is an archive, but not a shard of this version: it does not say which windows it covers.")
+    return shard.file.rows(name, 0, count)
+
+
+def _share(shard: ArchiveDocuments) -> tuple[int, int]:
+    """Texts of a window, and of the whole data set."""
+    try:
+        settings = shard.metadata["settings"]
+        size, texts = json.loads(settings["share"])["window_texts"], json.loads(settings["data"])["texts"]
+        if type(size) is not int or type(texts) is not int or size < 1 or not 0 <= texts < 1 << 60:
+            raise ValueError("not a size")
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{shard.path}: does not say how large its run was ({type(error).__name__}). Make it again.") from error
+    return size, texts
+
+
+def holds_documents(shard: ArchiveDocuments) -> bool:
+    """Whether the run kept documents, and not statistics alone."""
+    return bool(json.loads(shard.metadata["settings"]["share"]).get("documents", True))
 
 
 def _numbered(shard: ArchiveDocuments, index: int) -> Iterator[tuple[int, int, int]]:
@@ -185,12 +191,13 @@ def _check_numbers(shard: ArchiveDocuments) -> None:
         raise FormatError(f"{shard.path}: is an archive, but not a shard: it has no document numbers.")
 
 
-def _joined_settings(shards: Sequence[ArchiveDocuments]) -> dict[str, str]:
+def joined_settings(shards: Sequence[ArchiveDocuments]) -> dict[str, str]:
     """The settings of the run: those that all shards share, and what they counted."""
     tables: list[dict[str, Any]] = [dict(shard.metadata["settings"]) for shard in shards]
     counts = [json.loads(table.pop("data", "{}")) for table in tables]
     for shard, table in zip(shards, tables, strict=True):
-        table.pop("shard", None)
+        for own in ("shard", "share"):
+            table.pop(own, None)
         other = sorted(name for name in {*tables[0], *table} if tables[0].get(name) != table.get(name))
         if other:
             raise FormatError(f"{shard.path}: it comes from a different run than {shards[0].path.name} ({', '.join(other)}). Recreate it.")

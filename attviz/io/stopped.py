@@ -58,14 +58,17 @@ def check_same_run(folder: Path, settings: Mapping[str, str]) -> None:
         ArgumentError: Naming every setting that differs.
         FormatError: If the folder is damaged.
     """
-    before = _settings_of(folder)
-    other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
-    if other:
-        told = "; ".join(_difference(name, before.get(name), settings.get(name)) for name in other)
+    if told := different(settings_of(folder), settings):
         raise ArgumentError(
             f"{folder} holds a stopped run that differs from this one ({told}). "
             "Run the same command as before to resume it, or remove the folder to start over."
         )
+
+
+def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Every setting that differs between two runs, with both values; empty where none does."""
+    other = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    return "; ".join(_difference(name, before.get(name), now.get(name)) for name in other)
 
 
 def entries_of(line: Mapping[str, Any], folder: Path) -> list[Entry]:
@@ -110,7 +113,13 @@ def check_sizes(sizes: Sequence[int], entries: Sequence[Entry], shape: tuple[int
         raise _damaged(folder, "sizes")
 
 
-def _settings_of(folder: Path) -> dict[str, Any]:
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a stopped run was asked for.
+
+    Raises:
+        ArgumentError: If the folder is not one of ours.
+        FormatError: If it is damaged.
+    """
     run = folder / "run.json"
     not_ours = f"{folder}: exists and is not a stopped run of attviz, so it is left alone. Move it away, or choose another output."
     if not stat.S_ISDIR(os.lstat(folder).st_mode) or not os.path.lexists(run) or os.path.islink(run):

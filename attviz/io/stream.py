@@ -14,7 +14,7 @@ import numpy as np
 from attviz.errors import FormatError
 
 BLOCK = 1 << 16  # bytes of the data that share a checksum
-_ITEM_BYTES = {"I64": 8, "F32": 4, "F16": 2, "U8": 1}
+_ITEM_BYTES = {"I64": 8, "F32": 4, "F16": 2, "U16": 2, "U8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +27,14 @@ class StreamedTensor:
     blocks: Iterator[bytes]
 
     @property
+    def item_bytes(self) -> int:
+        """Bytes of one value."""
+        return _ITEM_BYTES[self.dtype]
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that the blocks must add up to."""
-        total = _ITEM_BYTES[self.dtype]
+        total = self.item_bytes
         for size in self.shape:
             total *= size
         return total

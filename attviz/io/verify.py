@@ -25,6 +25,7 @@ class ArchiveReport:
         num_layers: Layers of the diagonals.
         num_heads: Heads per layer.
         num_bytes: Size of the file.
+        precision: How the diagonals are stored, such as ``"float16"`` or ``"u8"``.
         has_checksums: False for archives of version 1, in which changed numbers go unnoticed.
         faults: What is wrong, one sentence each, at most 20; empty if the archive is intact.
     """
@@ -35,6 +36,7 @@ class ArchiveReport:
     num_layers: int
     num_heads: int
     num_bytes: int
+    precision: str
     has_checksums: bool
     faults: tuple[str, ...]
 
@@ -76,6 +78,7 @@ def verify(path: str | os.PathLike[str]) -> ArchiveReport:
         num_layers=len(documents.layers),
         num_heads=diagonal.shape[2],
         num_bytes=documents.file.num_bytes,
+        precision=documents.precision,
         has_checksums=documents.file.has_checksums,
         faults=tuple(faults),
     )

@@ -93,6 +93,23 @@ class _Analyze:
         (path.parent / "statistics").write_bytes(np.asarray(result.mean).tobytes() + np.asarray(result.std).tobytes())
 
 
+class _Shard(_Analyze):
+    """The same as a process among several, then merged; the windows hold one batch, so that there are several."""
+
+    def __call__(self, path: Path) -> None:
+        import attviz
+        from attviz import io, metrics
+        from attviz.analysis import encoding, run, runner, share
+
+        encoding.WINDOW = runner.WINDOW = run.WINDOW = 1
+        share._SECONDS = share._SHARE = 0
+        options = {"archive": path, "batch_size": 2, "progress": False, "labels": [0, 1, 0, 1, 0, 1], "label_names": ["x", "y"]}
+        attviz.analyze(self.model, self.tokenizer, self.texts, shard="any", metrics=[metrics.HeadStatistics()], **options)
+        io.merge(path, metrics=[heads := metrics.HeadStatistics()], overwrite=True, remove=True)
+        result = heads.compute()  # mean and deviation depend on the order in which states are pooled, by 1e-16
+        (path.parent / "statistics").write_bytes(b"".join(np.asarray(part).tobytes() for part in (result.count, result.max, result.min)))
+
+
 def _tokenizer() -> object:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -105,6 +122,7 @@ def _tokenizer() -> object:
 SCENARIOS: dict[str, tuple[str, Callable[[], Work]]] = {
     "save": ("run.attviz", lambda: _save),
     "analyze": ("run.attviz", _Analyze),
+    "shard": ("run.attviz", _Shard),
     "page": ("page.html", lambda: _page),
     "csv": ("table.csv", lambda: _csv),
     "json": ("documents.json", lambda: _json),

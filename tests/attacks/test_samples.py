@@ -11,11 +11,11 @@ from benchmarks.attacks import shim, writers
 
 @pytest.mark.skipif(shim.compiler() is None, reason="needs Linux and a C compiler")
 def test_a_kill_at_any_file_operation_leaves_the_old_file_or_the_new_and_nothing_else_for_good():
-    command = [sys.executable, "-m", "benchmarks.attacks.kills", "--every", "9"]
+    command = [sys.executable, "-m", "benchmarks.attacks.kills", "--every", "11"]
     shown = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     kills = {line.split(": ")[0]: int(line.split(": ")[1].split()[0]) for line in shown.stdout.splitlines() if line.endswith("kills")}
-    assert kills.keys() == {"save", "analyze", "page", "csv", "json"}
+    assert kills.keys() == {"save", "analyze", "shard", "page", "csv", "json"}
     assert sum(kills.values()) >= 40
 
 
@@ -34,3 +34,11 @@ def test_mutated_files_end_in_our_error_or_read_right():
     assert shown.returncode == 0, shown.stdout + shown.stderr
     for kind in ("archive", "json", "state", "table", "resume"):
         assert f"{kind}: refused" in shown.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_processes_killed_at_random_and_restarted_in_other_numbers_equal_one_process():
+    command = [sys.executable, "-m", "benchmarks.attacks.ranks", "--rounds", "2", "--texts", "60", "--seed", "3"]
+    shown = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "0 faults in 2 rounds" in shown.stdout

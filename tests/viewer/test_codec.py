@@ -3,8 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attviz.codes import KNEE
 from attviz.errors import ArgumentError
-from attviz.viewer.codec import KNEE, check_precision, decode, encode
+from attviz.viewer.codec import check_precision, decode, encode
 
 probabilities = st.lists(st.floats(0.0, 1.0), min_size=1, max_size=200).map(np.array)
 EDGES = np.array([0.0, 1e-300, 1e-9, 1e-8, 1.0000001e-8, 1e-4, KNEE, np.nextafter(KNEE, 0), np.nextafter(KNEE, 1), 0.5, 1 - 1e-9, 1.0])

@@ -63,6 +63,10 @@ class PendingRecord:
         if self._record is not None:
             self._record = replace(self._record, layer=layer, layer_index=index)
 
+    def replace(self, record: DiagonalRecord) -> None:
+        """Give another record in place of the one that was made."""
+        self._record = record
+
     def record(self) -> DiagonalRecord:
         """The finished record; made once."""
         if self._record is None:

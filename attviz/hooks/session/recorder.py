@@ -9,6 +9,7 @@ from typing import Any
 from attviz.calls import AttentionCall
 from attviz.errors import ArgumentError
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.heads import HeadShares
 from attviz.hooks.session.knowledge import TokenKnowledge
 from attviz.hooks.session.pending import PendingCross, PendingRecord, read_all
 from attviz.hooks.session.step import DROP, Step
@@ -30,6 +31,7 @@ class Recorder:
         readings: What is asked of each call.
         latest: The last forward in which each reading was due.
         cross: Whether cross-attention is read too.
+        heads: Which heads this process holds, where several run one model.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Recorder:
         self.recorded = self.forwards = self.calls = 0
         self.keep, self.readings, self.cross = keep, tuple(readings), cross
         self.latest: dict[str, Step] = {}
+        self.heads: HeadShares | None = None
         self._metrics = tuple(metrics)
         self._knowledge = TokenKnowledge(special_ids)
         self._indices: dict[tuple[str | None, int, bool], int] = {}  # (layer, visit, crossing) -> index, in order of first execution
@@ -52,7 +55,7 @@ class Recorder:
     def begin(self) -> Step:
         """A forward begins."""
         step = Step(self.forwards, self.recorded, index=self._place)
-        step.plain = not self._metrics and not self._due(step)
+        step.plain = not self._metrics and not self._due(step) and self.heads is None
         self.forwards += 1
         if self.keep == "last":
             self.steps = []  # before the forward, so that two steps never stand in memory together
@@ -74,6 +77,8 @@ class Recorder:
         if context is not None:
             step.past, step.beams = context.past, context.beams
         self.calls += 1
+        if self.heads is not None:
+            self.heads.note(layer)
         if self.readings and (due := self._due(step)):
             read_all(call, self._knowledge.of(call, context, step, pending.documents, pending.hidden), due, pending)
         if layer is not None:
@@ -108,6 +113,8 @@ class Recorder:
             step.calls = [pending for pending in step.pending if pending.layer != DROP]
         if waiting.lost:
             step.calls = waiting.without_lost(step.calls)
+        if self.heads is not None and self.keep != "none":
+            self.heads.settle(step.pending)
         for reading in self._due(step):
             self.latest[reading.name] = step
         self.recorded += 1
@@ -136,6 +143,8 @@ class Recorder:
         return index
 
     def _feed(self, pending: PendingRecord) -> None:
+        if self._metrics and self.heads is not None:
+            pending.replace(self.heads.settled(pending.record(), fed=True))
         for metric in self._metrics:
             metric.update(pending.record())
 
