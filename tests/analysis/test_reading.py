@@ -89,5 +89,5 @@ def test_classes_come_from_the_call_then_the_model_then_the_data(file):
     assert classes_of(table, ["x"], ["sport"]) == ["x"]
     assert classes_of(table, None, ["sport", "film"]) is None
     assert classes_of(table, None, None) == ("sport",)
-    with pytest.raises(ArgumentError, match="the model does not know: sport; it knows film"):
+    with pytest.raises(ArgumentError, match="the model does not know: sport; it has film"):
         classes_of(table, None, ["film"])

@@ -140,7 +140,7 @@ def test_an_archive_of_the_first_edition_still_opens(tmp_path):
     ("change", "message"),
     [
         ({"metadata": {"format": "other"}}, "not an attviz archive"),
-        ({"metadata": {"version": "9"}}, "version 9, this attviz reads versions 1 and 2. Update attviz"),
+        ({"metadata": {"version": "9"}}, "version 9, but this attviz reads versions 1 and 2. Update attviz"),
         ({"metadata": {"layers": "[1"}}, "metadata cannot be read"),
         ({"metadata": {"layers": "[1, 2]"}}, "layers are not names"),
         ({"token_start": np.array([0, 9])}, "token_start must increase from 0 to 3"),
@@ -310,7 +310,7 @@ def test_another_model_in_the_same_run_is_refused(tmp_path):
 
 
 def test_an_unknown_precision_is_refused(tmp_path):
-    with pytest.raises(ArgumentError, match="'float16' or 'float32', got 'int8'"):
+    with pytest.raises(ArgumentError, match="precision must be one of 'float32', 'float16', 'u16', 'u8'; got 'int8'"):
         save(analysis(document()), tmp_path / "run", precision="int8")
 
 
