@@ -119,10 +119,8 @@ def analyze(
     settings |= {} if cutting is None else {name: repr(value) for name, value in asdict(cutting).items()}
     total = len(texts) if isinstance(texts, Sized) and not delimiter and long == "truncate" else None
     bar = partial(progress_bar, total, progress)
-    if shard is None:
-        analysis = _kept(work, archive, settings, known, overwrite, bar, counts)
-    else:
-        analysis = _shared(work, archive, settings, shard, metrics, bar, counts, batch_size * WINDOW)
+    share = None if shard is None else partial(_shared, shard=shard, metrics=metrics, window_texts=batch_size * WINDOW)
+    analysis = share(work, archive, settings, bar, counts) if share else _kept(work, archive, settings, known, overwrite, bar, counts)
     tell(counts, progress)
     return analysis
 
@@ -230,15 +228,16 @@ def _shared(
     work: Work,
     archive: Path | None,
     settings: dict[str, str],
-    share: tuple[int, int] | str,
-    metrics: Sequence[Any],
     bar: Callable[[], tqdm[Any]],
     counts: TextCounts,
+    *,
+    shard: tuple[int, int] | str,
+    metrics: Sequence[Any],
     window_texts: int,
 ) -> Analysis:
     """Do what nobody has done of the share into a shard of the archive."""
     assert archive is not None  # _output saw to it
-    own = share if isinstance(share, tuple) else None
+    own = shard if isinstance(shard, tuple) else None
     label = None if own is None else f"{own[0]:05d}-of-{own[1]:05d}"
     with GrowingShard(archive, settings, label, window_texts) as growing, bar() as shown:
         windows = ClaimedWindows(growing, metrics, counts, own)
