@@ -8,6 +8,7 @@ from attviz.errors import ArgumentError
 from attviz.hooks.tap.dispatcher import keys_present
 from attviz.hooks.tap.operators import Operator, register_operator, registered
 from attviz.hooks.tap.operators.registry import unregister_operator
+from attviz.kernels.references import dense_logits
 
 BY_NAME = {operator.name: operator for operator in registered()}
 
@@ -67,13 +68,17 @@ def test_cuda_entry_reads_what_the_meta_kernel_returns(name, rest, kwargs):
 
 
 @pytest.mark.parametrize("is_causal", [False, True])
-def test_the_entry_of_mps_reads_the_weights_that_the_meta_kernel_returns(is_causal):
+def test_the_entry_of_mps_trusts_no_weights(is_causal):
+    """Its fused kernels return their output twice (``aten/src/ATen/native/mps/operations/Attention.mm``); so query and key are read."""
     operator = BY_NAME["aten::_scaled_dot_product_attention_math_for_mps"]
     args = (*attention_inputs(), None, 0.0, is_causal)
-    result = overload(operator.name)(*args)
-    call = operator.read(args, {}, result)
-    assert call.weights is result[1]
-    assert call.shape == (2, 4, 40, 40)
+    assert overload(operator.name)(*args)[1].shape == (2, 4, 40, 40)  # what its signature promises, and its meta kernel gives
+    query, key = torch.randn(2, 4, 16, 16), torch.randn(2, 2, 16, 16)
+    bias = None if is_causal else torch.randn(16, 16)
+    output = torch.nn.functional.scaled_dot_product_attention(query, key, key, bias, is_causal=is_causal, enable_gqa=True)
+    call = operator.read((query, key, key, bias, 0.0, is_causal), {"enable_gqa": True}, (output, output))
+    logits = dense_logits(query, key, bias=bias, is_causal=is_causal)
+    torch.testing.assert_close(call.defer().finish().double(), logits.softmax(-1).diagonal(0, -2, -1), rtol=1e-5, atol=1e-6)
     assert operator.keys == ("MPS",)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from attviz.calls.fused import FusedCall
-from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.tap.operators.registry import Arguments, Keywords, Operator, Preparer, Reader
 
 _Rows = Callable[[Any, int], Any]  # (log-sum-exp as the kernel returns it, q_len) -> [batch, num_heads, q_len]
@@ -73,9 +72,10 @@ def _by_dimensions(logsumexp: Any, q_len: int) -> Any:
     return logsumexp[..., :q_len] if logsumexp.ndim == 3 else logsumexp.squeeze(-1)
 
 
-def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> SoftmaxCall:
-    weights = result[1]  # this operator hands back the weights it made
-    return SoftmaxCall("aten::_scaled_dot_product_attention_math_for_mps", weights)
+def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
+    """From query and key: its second result holds the weights in the math path only, in the fused ones whatever fits the signature."""
+    name, bias = "aten::_scaled_dot_product_attention_math_for_mps", _argument(args, kwargs, 3, "attn_mask")
+    return FusedCall(name, args[0], args[1], None, _scale(args[0], kwargs), bias, bool(_argument(args, kwargs, 5, "is_causal", False)))
 
 
 def _eight_bits(args: Arguments, kwargs: Keywords, result: Any) -> str:
