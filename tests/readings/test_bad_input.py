@@ -158,3 +158,29 @@ def test_a_fault_of_a_users_reading_is_raised_at_the_end_and_leaves_the_forward_
     with pytest.raises(ZeroDivisionError, match="mine"), torch.no_grad(), attviz.capture(model, read=r.At(broken)):
         out = model(x)
         assert torch.equal(out, model(x))
+
+
+class Uneven(nn.Module):
+    """Layers that differ in their number of heads (pruned models do)."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.TransformerEncoderLayer(32, heads, 32, batch_first=True) for heads in (4, 2))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_layers_with_different_heads_are_loud_and_each_is_right_by_itself():
+    model, x = Uneven().eval(), torch.randn(2, 6, 32)
+    with torch.no_grad(), attviz.capture(model, read=[r.Offset(-1), r.RowEntropy()]) as cap:
+        model(x)
+    for name in ("offset(-1)", "row_entropy"):
+        with pytest.raises(RaggedLayersError, match=r"(?s)layers of different shapes.*\(2, 4, 6\).*\(2, 2, 6\)"):
+            cap.reading(name)
+    attention, given = model.layers[1].self_attn, model.layers[0](x)
+    _, weights = attention(given, given, given, need_weights=True, average_attn_weights=False)
+    entropy = torch.special.entr(weights).sum(-1)
+    torch.testing.assert_close(cap.records[1].readings["row_entropy"], entropy.detach(), rtol=0, atol=1e-5)
