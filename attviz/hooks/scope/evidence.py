@@ -29,10 +29,7 @@ _followed: WeakSet[nn.Module] = WeakSet()
 _lock = threading.RLock()  # an interrupt may come while it is held
 
 
-_ONE_BY_ONE = (
-    "it runs several attentions of one head among the same tokens, one by one: its heads or something else, so which axis they are is not "
-    "known"
-)
+_QUERY_BY_QUERY = "its queries are taken one by one, a call of the operator for each, so no call holds more than one row of the matrix"
 
 
 def is_cross_attention(name: str, module: nn.Module) -> bool:
@@ -143,14 +140,21 @@ class Followed:
             tensors: Query and key, or the scores.
             dim: What a softmax runs over; None for a fused operator.
         """
-        if self.follow.broken is not None or not all(traceable(tensor) for tensor in tensors):
+        if self.follow.broken is not None:
+            return Answer(
+                "unsettled", f"its first forward could not be followed ({type(self.follow.broken).__name__}: {self.follow.broken})"
+            )
+        if not all(traceable(tensor) for tensor in tensors):
             return None
         seen: SeenSoftmax | None = None
         try:
             if self.follow.traces.known(tensors[0]) is None:
-                if self.follow.inside is None:
-                    return None
-                answer = replace(answer_fused(self.follow, *self.follow.inside, not situation), layout=None)
+                if self.follow.inside is None and not isinstance(tensors[0], nn.Parameter):
+                    return Answer("unsettled", "it runs inside an operator that shows no more than its result")
+                if self.follow.inside is not None:
+                    answer = replace(answer_fused(self.follow, *self.follow.inside, not situation), layout=None)
+                else:
+                    answer = Answer("none", "its softmax runs over what is learned, not over tokens")
             elif dim is None:
                 answer = answer_fused(self.follow, tensors[0], tensors[1], not situation)
                 if operator.endswith("_native_multi_head_attention"):
@@ -164,8 +168,10 @@ class Followed:
             return None
         found = self._found.setdefault(module, {})
         before = found.get((situation, family(operator), ordinal - 1)) if ordinal else None
-        if answer.single and before and before[-1][0].single and before[-1][0].tokens == answer.tokens:
-            answer = replace(answer, kind="changed", why=_ONE_BY_ONE)
+        if before and answer.single and before[-1][0].single and before[-1][0].tokens == answer.tokens:
+            answer = replace(answer, several=True)
+        if before and answer.alone and before[-1][0].alone:
+            answer = replace(answer, kind="unsettled", why=_QUERY_BY_QUERY, apart=True)
         found.setdefault((situation, family(operator), ordinal), []).append((answer, seen))
         return answer
 

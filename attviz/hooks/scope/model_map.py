@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from attviz.hooks.scope.names import ATTENTION, NO_SOFTMAX, NOT_ATTENTION, OTHER_SOFTMAX
+from attviz.hooks.scope.names import ATTENTION, CHECKED_LIBRARIES, NO_SOFTMAX, NOT_ATTENTION, OTHER_SOFTMAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,17 @@ class Layout:
     containers: tuple[str, ...]
     regions: dict[str, nn.Module]
     hidden: frozenset[str]
+
+    def from_library(self, name: str | None) -> bool:
+        """Whether a module is of a library whose attention was checked class by class, and is called by that library.
+
+        torch's own ``nn.MultiheadAttention`` is called by whoever holds it.
+        """
+        module = None if name is None else self.modules[name]
+        while name and isinstance(module, (nn.MultiheadAttention, *_HOLDING)):
+            name = name.rpartition(".")[0]
+            module = self.modules[name]
+        return is_of_library(module) and not isinstance(module, (nn.MultiheadAttention, *_HOLDING))
 
     def expected_in(self, name: str) -> tuple[str, ...]:
         """Expected attention modules at or below ``name``."""
@@ -63,6 +74,14 @@ def read_layout(model: nn.Module) -> Layout:
         )
     expected = tuple(_expected(modules))
     return Layout(names, modules, expected, tuple(_containers(modules, expected, hidden)), regions, hidden)
+
+
+_HOLDING = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def is_of_library(module: nn.Module | None) -> bool:
+    """Whether a module's class is of a library whose attention was checked class by class."""
+    return type(module).__module__.partition(".")[0] in CHECKED_LIBRARIES
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -16,6 +16,7 @@ class Selection:
     def __init__(self, wanted: Sequence[str | int] | str | int | None, layout: Layout) -> None:
         entries = [wanted] if isinstance(wanted, (str, int)) else wanted
         self.named: tuple[str, ...] = ()
+        self.vouched: frozenset[str] = frozenset()  # named one by one, without wildcards: the user says that they are self-attention
         self._patterns: tuple[str, ...] | None = None
         if entries is None:
             return
@@ -24,6 +25,7 @@ class Selection:
             raise UnknownLayerError("capture: layers=[] selects nothing. Pass None for all layers.")
         self._patterns = tuple(patterns)
         whole = {layer for pattern in patterns if not _is_glob(pattern) for layer in layout.modules if layer == pattern}
+        self.vouched = frozenset(whole)
         self.named = tuple(layer for layer in layout.modules if layer in whole or any(_by_glob(layer, each) for each in patterns))
 
     def __contains__(self, name: str) -> bool:

@@ -17,8 +17,8 @@ from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
 from attviz.hooks.scope.evidence import Situation, is_cross_attention, names_another
 from attviz.hooks.scope.follow.answer import Answer
-from attviz.hooks.scope.model_map import Layout, is_other_softmax
-from attviz.hooks.scope.names import CHECKED_LIBRARIES, NUM_HEADS
+from attviz.hooks.scope.model_map import Layout, is_of_library, is_other_softmax
+from attviz.hooks.scope.names import NUM_HEADS
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
@@ -26,6 +26,14 @@ from attviz.hooks.session.padding import last_visible
 from attviz.hooks.session.settled import settle
 from attviz.hooks.tap.operators import Operator
 
+_ONE_BY_ONE = (
+    "it runs several attentions of one head among the same tokens, one by one: its heads or something else, so which axis they are is not "
+    "known; name it in layers= to have each of them as a record of its own, with one head"
+)
+_ROWS = (
+    "nobody followed its first forward, and its softmax {} holds batch and heads in one axis, so how that is split is not known; run it "
+    "once inside a capture without the compiler"
+)
 _OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
 
@@ -60,7 +68,9 @@ class Judge:
 
     def __init__(self, layout: Layout, selection: Selection) -> None:
         self._expected = frozenset(layout.expected) | frozenset(selection.named)
-        self._named = frozenset(selection.named)
+        self._named, self._vouched = frozenset(selection.named), selection.vouched
+        self._vouched_modules = frozenset(layout.modules[name] for name in self._named)
+        self._map = layout
         self._cross: dict[str, bool] = {}
 
     def __call__(
@@ -95,14 +105,18 @@ class Judge:
                 return verdict
         if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
             return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=_OTHER_DIMENSION)
-        untold = answer is not None and not laid_out and not from_library(module)
-        if not laid_out and self._is_cross(owner, module, situation):
+        untold = answer is not None and not laid_out and not self._map.from_library(owner)
+        if untold and answer is not None and answer.apart:
+            return Verdict(None, True, untold=answer.why)
+        if not laid_out and owner not in self._vouched and self._is_cross(owner, module, situation):
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
             return Verdict(None, True, untold=_two_readings(answer))
-        if untold and self._doubtful(call, owner, situation, answer, context):
+        if untold and self._doubtful(call, owner, situation, context):
             return Verdict(None, True, untold=_two_readings(answer))
-        verdict = self._by_shape(call, owner, module, context)
+        if answer is None and owner not in self._named and _folded(call, module, context):
+            return Verdict(None, True, untold=_ROWS.format(list(call.weights.shape if isinstance(call, SoftmaxCall) else call.query.shape)))
+        verdict = self._by_shape(call, owner, module, context, answer)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
 
     def _settled(
@@ -116,7 +130,9 @@ class Judge:
             return Verdict(None, fused, answer.why if fused else None, aside=None if fused else answer.why, evidence=answer.why)
         if answer.kind == "changed":
             return Verdict(None, True, untold=answer.why)
-        if not isinstance(call, (SoftmaxCall, FusedCall)) or (answer.joined and from_library(module)):
+        if answer.several and module not in self._vouched_modules:
+            return Verdict(None, True, untold=_ONE_BY_ONE)
+        if not isinstance(call, (SoftmaxCall, FusedCall)) or (answer.joined and is_of_library(module)):
             return None
         own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
         settled = settle(own, answer, context, followed)
@@ -132,29 +148,31 @@ class Judge:
             self._cross[owner] = is_cross_attention(owner, module)
         return self._cross[owner] or names_another(module, situation)
 
-    def _doubtful(
-        self, call: AttentionCall, owner: str | None, situation: Situation, answer: Answer | None, context: TokenContext | None
-    ) -> bool:
+    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, context: TokenContext | None) -> bool:
         """Whether an unsettled call of unknown code may be something else than what its shape says."""
         if owner in self._named:
             return False
         if context is not None and context.registered and not situation:
             return False
         if isinstance(call, FusedCall):
-            return bool(situation) or call.query.shape[-2] != call.key.shape[-2] or (answer is not None and answer.apart)
+            return call.key.shape[-2] > 1
         if not isinstance(call, SoftmaxCall) or call.weights.shape[-1] == 1:
             return False
         return owner in self._expected or call.weights.shape[-1] == call.weights.shape[-2]
 
-    def _by_shape(self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
+    def _by_shape(
+        self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
+    ) -> Verdict:
         """A call that nobody followed (compiled code, something that traces), or of a library that was checked class by class."""
         if isinstance(call, SoftmaxCall):
-            return self._softmax(call, owner, module, context)
+            return self._softmax(call, owner, module, context, answer)
         if isinstance(call, FusedCall):
-            return self._fused(call, owner, module, context)
+            return self._fused(call, owner, module, context, answer)
         return self._ruled(call, owner, context)
 
-    def _fused(self, call: FusedCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
+    def _fused(
+        self, call: FusedCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
+    ) -> Verdict:
         shape = call.query.shape
         if len(shape) != 4 or context is None or context.length != shape[2]:  # grouped heads may be packed where queries should be
             call = _with_heads(unpacked(call, module, context))
@@ -165,7 +183,7 @@ class Judge:
             return Verdict(call, True)
         offset = self._offset(q_len, kv_len, owner, context, call.bias)
         if offset is None:
-            return Verdict(None, True, _unequal(q_len, kv_len), call)
+            return _lengths_differ(q_len, kv_len, call, answer)
         return Verdict(call.replace(kv_offset=offset), True)
 
     def _ruled(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
@@ -182,7 +200,9 @@ class Judge:
                 call = PaddedCall(call, Padding(*kept))
         return Verdict(call, True)
 
-    def _softmax(self, call: SoftmaxCall, owner: str | None, module: nn.Module | None, context: TokenContext | None) -> Verdict:
+    def _softmax(
+        self, call: SoftmaxCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
+    ) -> Verdict:
         layout = layout_of(module)
         if layout is not None and module is not None:
             return _laid_out(layout, call, module, context)
@@ -204,7 +224,7 @@ class Judge:
             return _FOREIGN
         call = _in_four_dimensions(call, module, context, sinks)
         if offset is None:
-            return Verdict(None, kv_len > 1, _unequal(q_len, kv_len), call) if expected else _FOREIGN
+            return _lengths_differ(q_len, kv_len, call, answer) if expected else _FOREIGN
         return Verdict(call.replace(kv_offset=offset), True)
 
     def _offset(
@@ -226,9 +246,11 @@ def _two_readings(answer: Answer | None) -> str:
     )
 
 
-def from_library(module: nn.Module | None) -> bool:
-    """Whether a module is of a library whose attention was checked class by class."""
-    return type(module).__module__.partition(".")[0] in CHECKED_LIBRARIES
+def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
+    """Other keys than queries, and no cache: cross-attention where nobody followed it, and not told where it was followed in vain."""
+    if answer is not None and kv_len > 1 and answer.kind == "unsettled":
+        return Verdict(None, True, untold=_unequal(q_len, kv_len))
+    return Verdict(None, kv_len > 1, _unequal(q_len, kv_len), call)
 
 
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:
@@ -276,6 +298,17 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
     if heads is None or rows % heads:
         heads = 1
     return weights.reshape(rows // heads, heads, *weights.shape[1:])
+
+
+def _folded(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> bool:
+    """Whether batch and heads stand in one axis of an attention of unknown code, and nothing says how it is split."""
+    shown = call.weights if isinstance(call, SoftmaxCall) else call.query if isinstance(call, FusedCall) else None
+    if module is None or shown is None or shown.ndim != 3 or shown.shape[0] == 1 or shown.shape[-2] == 1 or is_of_library(module):
+        return False
+    if isinstance(call, SoftmaxCall) and shown.shape[-1] != shown.shape[-2]:
+        return False  # told by its lengths
+    named = any(isinstance(getattr(module, name, None), int) for name in NUM_HEADS)
+    return not named and (context is None or context.ids is None or shown.shape[0] % context.ids.shape[0] != 0)
 
 
 def _has_sinks(module: nn.Module | None) -> bool:

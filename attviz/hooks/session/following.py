@@ -12,10 +12,9 @@ from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.evidence import Followed, Situation, idle_before, known, may_follow, needs_following, was_followed
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.trace import flat_tensors
-from attviz.hooks.scope.model_map import Layout, without_softmax
+from attviz.hooks.scope.model_map import Layout, is_of_library, without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
-from attviz.hooks.session.alignment import from_library
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.tap.hub import thread_state
 from attviz.hooks.tap.operators import Operator
@@ -62,7 +61,7 @@ class Following:
         for owner, why in followed.changed(self._layout.names):
             self.untold.setdefault(owner, why)
         for owner in followed.follow.unseen:
-            if not from_library(self._layout.modules[owner]):
+            if not self._layout.from_library(owner):
                 self.untold.setdefault(owner, _BY_HAND)
 
     def answer(
@@ -117,8 +116,8 @@ class Following:
         named = without_softmax(module)
         if followed is None:
             shown = idle_before(module, situation)
-            return shown or (named if from_library(module) else None)
-        why = named if from_library(module) else None
+            return shown or (named if is_of_library(module) else None)
+        why = named if is_of_library(module) else None
         if followed.follow.broken is None and followed.counts[0] == before[0]:
             if followed.counts[1] == before[1]:
                 why = named or f"no softmax and no product of its inputs ran in {type(module).__name__}, so there is no attention matrix"

@@ -8,10 +8,25 @@ from typing import Literal
 
 from torch import Tensor
 
-from attviz.hooks.scope.follow.axes import FEATURE, UNKNOWN, Axes, Axis, Symbol, learned, of_input, pieces_of, rank_of, roots_of
+from attviz.hooks.scope.follow.axes import (
+    FEATURE,
+    UNKNOWN,
+    Axes,
+    Axis,
+    Symbol,
+    crossed,
+    learned,
+    of_input,
+    pieces_of,
+    rank_of,
+    roots_of,
+    sources,
+)
 from attviz.hooks.scope.follow.mode import Follow
+from attviz.hooks.scope.follow.trace import Pair, Trace
 
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
+Pieces = tuple[tuple[Axis, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +61,13 @@ class Answer:
         behind: Keys behind the last query's own key (a null key, a learned bias); the rest, before the first, is cache or memory.
         layout: Where batch and heads are; None where the operator defines it.
         single: It has no axis for heads: several in one call of the module, with the same axes, are its heads.
-        buffer: The keys lie in a buffer of fixed length, so their number does not say where the queries' own keys are.
+        buffer: The number of keys does not say where the queries' own are: they lie in a buffer of fixed length, or before others.
         before: Keys before the first query's own in the call that was followed.
         joined: The keys hold tokens of another input, too.
         tokens: The same number for attentions of one forward among the same tokens.
         apart: Unsettled, but both sides were followed to the inputs and do not stand in the same order.
+        alone: One query that was taken out of the tokens it attends to.
+        several: It is not the first of one head among the same tokens in one call of its module.
     """
 
     kind: Kind
@@ -63,6 +80,8 @@ class Answer:
     tokens: int = 0
     joined: bool = False
     apart: bool = False
+    alone: bool = False
+    several: bool = False
 
 
 ONE_TOKEN = Answer("unsettled", "one query and one key")  # of which nothing can be learned
@@ -78,11 +97,14 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
         one_input: The module was given one sequence only.
     """
     one, two = follow.traces[query], follow.traces[key]
-    answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], (one.streams, two.streams), one_input)
+    summed = sources(one.axes[-1])
+    pair = Pair(one.streams, two.streams, crossed(one.axes[:-2], two.axes[:-2]), one.buffered or two.buffered, summed)
+    answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], pair, one_input)
+    answer = _one_by_one(answer, one, two.axes[-2])
     if answer.kind != "self" or query.ndim < 3:
         return answer
     leading = tuple(follow.symbols.met([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
-    layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1)
+    layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1, summed)
     single = query.ndim < 4 and not any(head for axis in layout.axes for head, _ in axis)
     return replace(answer, layout=None if layout.plain else layout, single=single, tokens=follow.symbols.number(one.axes[-2]))
 
@@ -100,10 +122,11 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     for rows in reversed(range(scores.ndim)):
         if rows == dim or (scores.shape[rows] == 1 and rows != one):
             continue
-        answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input)
+        answer = _one_by_one(_compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input), trace, keys)
         if answer.kind == "self":
             places = [place for place in range(scores.ndim) if place not in (rows, dim)]
-            layout = _layout(tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places), rows, dim)
+            leading, sizes = tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places)
+            layout = _layout(leading, sizes, rows, dim, frozenset() if pair is None else pair.summed)
             single = not any(head for axis in layout.axes for head, _ in axis) and scores.ndim < 4
             return replace(answer, layout=layout, single=single, tokens=follow.symbols.number(trace.axes[rows]))
         found = found or (answer if answer.kind != "none" else None)
@@ -114,30 +137,30 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     return Answer("none", "its softmax has no axis of queries that are the tokens it runs over")
 
 
-def _compared(
-    rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: tuple[frozenset[int], frozenset[int]] | None, one_input: bool
-) -> Answer:
+def _one_by_one(answer: Answer, query: Trace, keys: Axis) -> Answer:
+    """A single query that was taken out of the tokens it attends to: pooled, or one of a loop over all of them."""
+    if answer.kind == "cross" and any(axis == keys for axis, _ in query.taken):
+        return replace(answer, alone=True)
+    return answer
+
+
+def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | None, one_input: bool) -> Answer:
     if q_len == 1 == kv_len:
         return ONE_TOKEN
     if rows == keys and rows:
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
             return Answer("none", "queries and keys are features, not tokens")
-        if streams is not None and streams[0] != streams[1] and not (one_input and _kin(streams)):
+        if streams is not None and streams.query != streams.key and not (one_input and kin(streams.query, streams.key)):
             return Answer("unsettled", "queries and keys stand at the same tokens of one input, but went different ways through the model")
-        return Answer("self", "queries and keys are the same tokens")
-    after, pieces = 0, pieces_of(keys, kv_len)
-    alone = q_len == 1 and sum(length == 1 for _, length in pieces) == 1  # a single token has no axis: it is the piece of its length
-    for axis, length in reversed(pieces):
-        if axis == rows and length == q_len and (rows or (alone and len(pieces) > 1)):
-            before = kv_len - q_len - after
-            if any(symbol.kind == "buffer" for piece, _ in pieces for symbol in piece):
-                return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
-            extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
-            joined = any(piece and not learned(piece) for piece, _ in pieces if piece != rows)
-            return Answer("self", f"the keys are the queries' own tokens and others ({', '.join(extra)} them)", after, joined=joined)
-        after += length
+        return _of_same_texts(
+            Answer("self", "queries and keys are the same tokens", buffer=streams is not None and streams.buffered), streams
+        )
+    pieces = pieces_of(keys, kv_len)
+    own = _own_piece(rows, q_len, pieces, streams)
+    if own is not None:
+        return _of_same_texts(_among_others(pieces, own), streams)
     if q_len == 1 and kv_len > 1:
-        if streams is not None and streams[1] and not streams[0]:
+        if streams is not None and streams.key and not streams.query:
             return Answer("cross", "the query is learned, the keys are tokens")
         if len(pieces) == 1 and of_input(keys) and not any(symbol.kind == "buffer" for symbol in keys):
             return Answer("cross", "one query for all tokens: it is pooled or of one of them, there is none for each")
@@ -149,24 +172,67 @@ def _compared(
         return Answer("cross", "queries and keys come from different inputs")
     if of_input(rows) and of_input(keys) and q_len != kv_len and any(s.kind == "by" for s in (*rows, *keys)):
         return Answer("cross", "the keys are pooled: each stands for several tokens")
-    if of_input(rows) and of_input(keys):
+    if (of_input(rows) and of_input(keys)) or _moved(rows) or _moved(keys):
         return Answer(
-            "unsettled", "the keys are the queries' tokens in another order, so a query's own key is not at its own place", apart=True
+            "unsettled",
+            "the keys are the queries' tokens in another order, or only some of them, so a query's own key is not at its own place",
+            apart=True,
         )
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
 
 
-def _kin(streams: tuple[frozenset[int], frozenset[int]]) -> bool:
+def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None) -> int | None:
+    """Which of the pieces side by side that the keys consist of are the queries' own tokens."""
+    if rows:
+        return next((place for place in reversed(range(len(pieces))) if pieces[place] == (rows, q_len)), None)
+    if q_len > 1 or streams is None or len(pieces) < 2:
+        return None
+    # a single token has no axis: it is the piece of one token that depends on what the query depends on
+    single = [
+        place
+        for place, (axis, length) in enumerate(pieces)
+        if length == 1 and len(axis) == 1 and axis[0].kind == "one" and isinstance(axis[0].parts[0], frozenset)
+        if streams.query and axis[0].parts[0] and kin(streams.query, axis[0].parts[0])
+    ]
+    return single[0] if len(single) == 1 else None
+
+
+def _among_others(pieces: Pieces, own: int) -> Answer:
+    """Keys that hold the queries' own tokens and others."""
+    before, after = (sum(length for _, length in part) for part in (pieces[:own], pieces[own + 1 :]))
+    if any(symbol.kind == "buffer" for piece, _ in pieces for symbol in piece):
+        return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
+    extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
+    others = [piece for place, (piece, _) in enumerate(pieces) if place != own]
+    why = f"the keys are the queries' own tokens and others ({', '.join(extra)} them)"
+    # how many tokens of another input stand behind them is another number in every call
+    varies = any(not learned(piece) for piece, _ in pieces[own + 1 :])
+    return Answer("self", why, after, joined=any(not learned(piece) for piece in others), buffer=varies, before=before)
+
+
+def _moved(axis: Axis) -> bool:
+    """Whether an index put tokens into another order."""
+    return any(symbol.kind == "by" and symbol.parts[0] in ("pick", "placed") and symbol.roots for symbol in axis)
+
+
+def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
+    """A self-attention, unless queries and keys stand at the same places of other texts."""
+    if pair is None or not pair.crossed:
+        return answer
+    return Answer("unsettled", "the queries are of other texts of the batch than the keys, or of the same in another order", apart=True)
+
+
+def kin(one: frozenset[int], other: frozenset[int]) -> bool:
     """Whether one side saw all that the other did: a residual stream before and after one more module."""
-    return streams[0] <= streams[1] or streams[1] <= streams[0]
+    return one <= other or other <= one
 
 
-def _layout(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int) -> Layout:
+def _layout(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int, summed: frozenset[Symbol]) -> Layout:
     axes = []
     for place, (axis, size) in enumerate(zip(leading, sizes, strict=True)):
         factors: list[tuple[bool, int | None]] = []
         for symbol in axis:
-            of_heads = _of_heads(symbol, place)
+            of_heads = _of_heads(symbol, place, summed)
             if factors and factors[-1][0] == of_heads:
                 before = factors[-1][1]
                 factors[-1] = (of_heads, before * symbol.size if of_heads and before is not None else None)
@@ -178,9 +244,11 @@ def _layout(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int) -> Layo
     return Layout(tuple(axes), rows, keys)
 
 
-def _of_heads(symbol: Symbol, place: int) -> bool:
-    """Heads are made of features; of what is not known, the first axis is the batch."""
-    return symbol.rank == FEATURE or (symbol.rank <= UNKNOWN and place > 0)
+def _of_heads(symbol: Symbol, place: int, summed: frozenset[Symbol]) -> bool:
+    """Heads are made of features, as is what a product sums over; of what is not known, the first axis is the batch."""
+    if symbol.rank == FEATURE or sources((symbol,)) & summed:
+        return True
+    return symbol.rank <= UNKNOWN and place > 0 and not _moved(tuple(sources((symbol,))))
 
 
 def arranged(diagonal: Tensor, layout: Layout, *, view: bool = False) -> Tensor | None:

@@ -61,6 +61,17 @@ def of_input(axis: Axis) -> bool:
     return rank_of(axis) > FEATURE
 
 
+def crossed(one: Axes, two: Axes) -> bool:
+    """Whether the axes before queries and keys are of different texts: each side has a part of an input's axis that the other has not."""
+    left, right = ({symbol for axis in axes for symbol in axis if symbol.roots and symbol.rank != FEATURE} for axes in (one, two))
+    return not (left <= right or right <= left)
+
+
+def sources(axis: Axis) -> frozenset[Symbol]:
+    """The symbols an axis was split off."""
+    return frozenset(_root(symbol)[0] for symbol in axis)
+
+
 def learned(axis: Axis) -> bool:
     """Whether an axis is one of features, or of something made in the forward: no axis of tokens."""
     rank = rank_of(axis)
@@ -191,6 +202,12 @@ class Symbols:
     def derived(self, what: str, axis: Axis, size: int, *parts: Hashable, rank: float | None = None) -> Axis:
         """An axis whose indices are no longer those of ``axis``, but made from them in a way that has a name."""
         return () if size <= 1 else (self.make("by", size, rank_of(axis) if rank is None else rank, what, *parts, of=axis),)
+
+    def single(self, size: int, streams: frozenset[int]) -> Axis:
+        """The axis of a single token that is put beside others: known by what it depends on; that of a learned one by nothing."""
+        if size != 1:
+            return ()
+        return (self.make("one", 1, UNKNOWN if streams else CONSTANT, streams or self.fresh()),)
 
     def spread(self, size: int) -> Axis:
         """An expanded axis: every index is the same."""

@@ -10,14 +10,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.hooks.scope.follow.axes import UNKNOWN, Symbols, learned
+from attviz.hooks.scope.follow.axes import Axis, Symbols, crossed, learned, sources
+from attviz.hooks.scope.follow.buffers import write
 from attviz.hooks.scope.follow.inputs import name_inputs
 from attviz.hooks.scope.follow.rules import axes_after, base_name
-from attviz.hooks.scope.follow.trace import SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
+from attviz.hooks.scope.follow.trace import Pair, SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
+from attviz.hooks.scope.follow.views import MOVING, put_back, taken_from
 from attviz.hooks.scope.follow.weights import weights_after
 
 _LIMIT = 200_000  # operators; a forward that runs more is not followed to its end
@@ -124,10 +125,13 @@ class Follow(TorchDispatchMode):
             return
         streams = frozenset().union(*(trace.streams for trace in given))
         pair, weights, exponential = None, None, any(trace.exponential for trace in given)
+        taken = frozenset[tuple[Axis, int]]().union(*(trace.taken for trace in given))
         noise = name in _NOISE or (all(trace.noise for trace in given) and bool(given))
         if name in ("bmm", "baddbmm", "mm", "addmm"):
             one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
-            pair = (one.streams, two.streams)
+            batched = "b" in name[:1]
+            other = batched and crossed(one.axes[:1], two.axes[:1])
+            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]))
             self.products += bool(one.streams and two.streams)
             exponential = False
             if self._mixes_tokens(name, args, one, two):
@@ -148,10 +152,16 @@ class Follow(TorchDispatchMode):
                 weights = Weights(self.softmax, dim % max(args[0].ndim, 1))
         elif name in ("sum", "mean", "native_layer_norm", "embedding", "convolution"):
             exponential = False
-        for tensor, axes in axes_after(traces, func, args, kwargs, out):
-            traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise)
-        if name == "copy" and traceable(args[0]):
-            self._wrote(args[0])
+        if name == "stack":
+            back = put_back(traces, args[0])
+            taken = frozenset(each for each in taken if each[0] != back)
+        buffered = name in MOVING and any(trace.buffered for trace in given)
+        single = taken_from(traces, name, args, kwargs)
+        for place, (tensor, axes) in enumerate(axes_after(traces, func, args, kwargs, out)):
+            own = taken if single is None else taken | {(single[0], place if single[1] is None else single[1])}
+            traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise, own, buffered)
+        if name in ("copy", "index_put", "index_copy"):
+            write(traces, name, args, out)
 
     def _mixes_tokens(self, name: str, args: tuple[Any, ...], one: Trace, two: Trace) -> bool:
         """Whether a product sums over tokens with weights that an exponential made."""
@@ -173,25 +183,6 @@ class Follow(TorchDispatchMode):
                 self.unseen.extend([] if where is None else [where])
                 mixed = True
         return mixed
-
-    def _wrote(self, view: Tensor) -> None:
-        """Values were written into a part of a buffer: name the part in the buffer, where it is a slice of one axis."""
-        base = view._base
-        if base is None or not traceable(base) or base.ndim != view.ndim or base.stride() != view.stride():
-            return
-        differing = [dim for dim in range(base.ndim) if base.shape[dim] != view.shape[dim]]
-        if len(differing) != 1:
-            return
-        dim, written, known = differing[0], self.traces[view], self.traces[base]
-        step = base.stride(dim)
-        start = (view.storage_offset() - base.storage_offset()) // step if step else 0
-        length, size = view.shape[dim], base.shape[dim]
-        rest = size - start - length
-        before, behind = ((self.symbols.make("buffer", n, UNKNOWN, self.symbols.fresh()),) for n in (start, rest))
-        pieces = [(before, start), (written.axes[dim], length), (behind, rest)]
-        axes = list(written.axes)
-        axes[dim] = self.symbols.concatenated(pieces)
-        self.traces[base] = known._replace(axes=tuple(axes), streams=known.streams | written.streams)
 
 
 def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, rank_of, size_of
+from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, learned, rank_of, size_of
 from attviz.hooks.scope.follow.trace import Rule, Traces, flat_tensors, traceable
 
 _REDUCING = (
@@ -27,8 +27,50 @@ def _looked_up(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 def _picked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     axes = list(traces[args[0]].axes)
     dim = args[1] % len(axes)
-    axes[dim] = traces.symbols.derived("pick", axes[dim], out.shape[dim], traces[args[2]].axes, rank=min(UNKNOWN, rank_of(axes[dim])))
+    axes[dim] = _pick(traces, axes[dim], out.shape[dim], args[2])
     return tuple(axes)
+
+
+def _pick(traces: Traces, axis: Axis, size: int, index: Tensor) -> Axis:
+    """What an index makes of an axis: the same for the same values only; one that leaves all in place moves nothing."""
+    known = traces.known(index)
+    made = known is None or not known.streams
+    if index.ndim == 1 and made and size == size_of(axis):
+        if torch.equal(index, torch.arange(size, dtype=index.dtype, device=index.device)):
+            return axis
+    return traces.symbols.derived("pick", axis, size, traces.values(index), rank=min(UNKNOWN, rank_of(axis)))
+
+
+def _sorted(at: int) -> Rule:
+    """Values in an order that they have themselves; the dimension is the argument ``at``."""
+
+    def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes] | None:
+        if not args[0].ndim:
+            return None
+        index = flat_tensors(out)[-1]
+        dim = (args[at] if len(args) > at else kwargs.get("dim", -1)) % args[0].ndim
+        axes = list(traces[args[0]].axes)
+        axes[dim] = _pick(traces, axes[dim], index.shape[dim], index)
+        return [tuple(axes)] * 2
+
+    return rule
+
+
+def _placed(at: int) -> Rule:
+    """Values written to places that an index names."""
+
+    def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
+        if not isinstance(args[1], int) or not traceable(args[at]):
+            return None
+        source, axes = traces[args[at]].axes, list(traces[args[0]].axes)
+        dim = args[1] % len(axes)
+        index = args[2]
+        if len(source) == len(axes):
+            axes = [own if index.ndim > 1 or place == dim else new for place, (own, new) in enumerate(zip(axes, source, strict=True))]
+            axes[dim] = traces.symbols.derived("placed", source[dim], out.shape[dim], traces.values(index), rank=UNKNOWN)
+        return tuple(axes)
+
+    return rule
 
 
 def _indexed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
@@ -37,8 +79,8 @@ def _indexed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
         return None
     dim, index = given[0]
     axes, found = traces[args[0]].axes, traces[index].axes
-    if index.ndim == 1 and rank_of(found[0]) < UNKNOWN:
-        found = (traces.symbols.derived("pick", axes[dim], index.shape[0], found, rank=min(UNKNOWN, rank_of(axes[dim]))),)
+    if index.ndim == 1 and (rank_of(found[0]) < UNKNOWN or not learned(axes[dim])):
+        found = (_pick(traces, axes[dim], index.shape[0], index),)
     return (*axes[:dim], *found, *axes[dim + 1 :])
 
 
@@ -74,6 +116,12 @@ def _batched_product(at: int) -> Rule:
         return traces.symbols.met([one[0], two[0]]), left, right
 
     return rule
+
+
+def _distances(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    one, two = traces[args[0]].axes, traces[args[1]].axes
+    leading = tuple(traces.symbols.met([a, b]) for a, b in zip(one[:-2], two[:-2], strict=False))
+    return (*leading, one[-2], two[-2])
 
 
 def _linear(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
@@ -146,6 +194,10 @@ def _projected(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
 PRODUCTS: dict[str, Rule] = {
     "embedding": _looked_up,
     **dict.fromkeys(("index_select", "gather"), _picked),
+    "sort": _sorted(1),
+    "topk": _sorted(2),
+    **dict.fromkeys(("scatter", "scatter_add", "index_copy", "index_add"), _placed(3)),
+    **dict.fromkeys(("_cdist_forward", "cdist", "_euclidean_dist"), _distances),
     **dict.fromkeys(("index", "_unsafe_index"), _indexed),
     "mm": _matrix_product(0),
     **dict.fromkeys(("addmm", "_addmm_activation"), _matrix_product(1)),

@@ -73,6 +73,8 @@ def _unknown(traces: Traces, name: str, args: tuple[Any, ...], kwargs: dict[str,
             of_nothing = constant(axes)
             inputs.append(axes if of_nothing else tuple(size_of(axis) if rank_of(axis) == FEATURE else axis for axis in axes))
             fixed = fixed and of_nothing
+            if not value.is_floating_point() and value.numel():
+                inputs.append(traces.values(value))  # what an index moves, or a mask cuts out, is another order for every other one
         elif isinstance(value, (int, float, bool, str, torch.dtype)):
             inputs.append(value)
     rank = CONSTANT if fixed else UNKNOWN

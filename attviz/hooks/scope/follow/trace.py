@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Symbols
+from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Axis, Symbol, Symbols
 
 
 @dataclass(slots=True, eq=False)
@@ -37,27 +37,50 @@ class Weights(NamedTuple):
     changed: str = ""
 
 
+class Pair(NamedTuple):
+    """What is known of the two factors of a product that made scores.
+
+    Attributes:
+        query: The streams of one.
+        key: The streams of the other.
+        crossed: They are of different texts of the batch.
+        buffered: One lies in a buffer.
+        summed: Sources of the axis that was summed over: what else comes from there are heads.
+    """
+
+    query: frozenset[int]
+    key: frozenset[int]
+    crossed: bool = False
+    buffered: bool = False
+    summed: frozenset[Symbol] = frozenset()
+
+
 class Trace(NamedTuple):
     """What is known of a tensor.
 
     Attributes:
         axes: Where each axis comes from.
         streams: The inputs, and the attentions on the way, that its values depend on.
-        pair: Streams of the two factors of the product it was made of: those of query and key, where it holds scores.
+        pair: The two factors of the product it was made of: query and key, where it holds scores.
         weights: Which softmax it is.
         exponential: Whether an exponential made it: what it weighs tokens with may be an attention that no operator shows.
         noise: Whether it was drawn at random (dropout).
+        taken: Which index of which axis of an input it is of, where single ones were taken.
+        buffered: It is a view of a buffer that parts were written into: which parts may be others in the next call.
     """
 
     axes: Axes
     streams: frozenset[int] = frozenset()
-    pair: tuple[frozenset[int], frozenset[int]] | None = None
+    pair: Pair | None = None
     weights: Weights | None = None
     exponential: bool = False
     noise: bool = False
+    taken: frozenset[tuple[Axis, int]] = frozenset()
+    buffered: bool = False
 
 
 _Key = tuple[Any, ...]
+_HUGE = 1 << 22  # elements: not copied and compared
 
 
 class Traces:
@@ -66,6 +89,7 @@ class Traces:
     def __init__(self, symbols: Symbols) -> None:
         self.symbols = symbols
         self._known: dict[_Key, tuple[StorageWeakRef, Trace]] = {}
+        self._indices: list[tuple[Tensor, int]] = []
 
     def known(self, tensor: Tensor) -> Trace | None:
         """What is known of a tensor; None where it was not met before."""
@@ -87,9 +111,21 @@ class Traces:
     def __setitem__(self, tensor: Tensor, trace: Trace) -> None:
         self._known[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), trace)
 
+    def values(self, index: Tensor) -> int:
+        """A number for the values of an index or a mask: the same for equal ones, whoever made them; of huge ones for the same memory."""
+        index = index.detach()
+        huge = index.numel() > _HUGE
+        for other, number in self._indices:
+            if other.shape == index.shape and other.dtype == index.dtype:
+                if (other.data_ptr() == index.data_ptr()) if huge else torch.equal(other, index):
+                    return number
+        self._indices.append((index if huge else index.clone(), self.symbols.fresh()))
+        return self._indices[-1][1]
+
     def clear(self) -> None:
         """Forget everything."""
         self._known.clear()
+        self._indices.clear()
 
 
 def traceable(value: object) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, rank_of
+from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, of_input, rank_of, size_of
 from attviz.hooks.scope.follow.trace import Rule, Traces
 
 
@@ -111,8 +112,10 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         rank = FEATURE if of_heads else CONSTANT
         result[dim] = (traces.symbols.make("stack" if of_heads else "copies", len(pieces), rank, traces.symbols.fresh()), *first[0])
     else:
-        moving = any(traces[tensor].streams for tensor in tensors)  # a single token and a cache: what names the keys, not their mask
-        result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if moving else CONSTANT)
+        streams = [traces[tensor].streams for tensor in tensors]
+        pieces = [(axis or traces.symbols.single(size, which), size) for (axis, size), which in zip(pieces, streams, strict=True)]
+        # a single token and a cache: what names the keys, not their mask
+        result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if any(streams) else CONSTANT)
     return tuple(result)
 
 
@@ -120,9 +123,39 @@ def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     axes = [traces[tensor].axes for tensor in args[0]]
     result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim - 1)]
-    symbol = traces.symbols.make("stack", len(axes), FEATURE, traces.symbols.fresh())
-    result.insert(dim, (symbol,) if len(axes) > 1 else ())
+    result.insert(dim, put_back(traces, args[0]) or _on_top(traces, args[0]))
     return tuple(result)
+
+
+def taken_from(traces: Traces, name: str, args: Any, kwargs: Any) -> tuple[Axis, int | None] | None:
+    """The axis of an input that single indices are taken of, and which one (None: each in turn)."""
+    if name not in ("select", "unbind"):
+        return None
+    axes = traces[args[0]].axes
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(axes)
+    if not of_input(axes[dim]):
+        return None
+    return axes[dim], args[2] % args[0].shape[dim] if name == "select" else None
+
+
+def put_back(traces: Traces, tensors: Sequence[Tensor]) -> Axis | None:
+    """The axis whose indices, taken one by one, stand here side by side again, in their order; None where they do not."""
+    last: list[dict[Axis, int]] = []
+    for tensor in tensors:
+        found: dict[Axis, int] = {}
+        for axis, index in traces[tensor].taken:
+            found[axis] = max(index, found.get(axis, -1))  # a recurrent state is made of all indices so far
+        last.append(found)
+    first = last[0] if last else {}
+    return next((axis for axis in first if size_of(axis) == len(last) and [each.get(axis) for each in last] == [*range(len(last))]), None)
+
+
+def _on_top(traces: Traces, tensors: Sequence[Tensor]) -> Axis:
+    """Several tensors on top of each other: heads, unless they were made of single indices of an input."""
+    if len(tensors) == 1:
+        return ()
+    taken = any(traces[tensor].taken for tensor in tensors)
+    return (traces.symbols.make("piled" if taken else "stack", len(tensors), UNKNOWN if taken else FEATURE, traces.symbols.fresh()),)
 
 
 def _repeated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
@@ -190,3 +223,5 @@ VIEWS: dict[str, Rule] = {
     "flip": _moved("flip"),
     "unfold": _unfolded,
 }
+MOVING = frozenset((*VIEWS, "clone", "contiguous", "_to_copy", "detach", "alias", "copy", "index_put", "index_copy", "mul", "add"))
+"""Operators behind which a tensor may still be a buffer, or a part of it."""

@@ -1,0 +1,78 @@
+"""Values written into a part of a buffer (a cache of fixed length): which part of the buffer they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attviz.hooks.scope.follow.axes import UNKNOWN, Axes, Axis
+from attviz.hooks.scope.follow.trace import Traces, traceable
+
+
+def write(traces: Traces, name: str, args: tuple[Any, ...], out: Any) -> None:
+    """Name the part of a buffer that an operator wrote, where it is a piece of its axes.
+
+    Args:
+        traces: What is known.
+        name: ``"copy"`` into a view, ``"index_put"`` or ``"index_copy"``.
+        args: What it was given.
+        out: What it returned.
+    """
+    if name == "copy":
+        if traceable(args[0]):
+            _wrote_view(traces, args[0])
+        return
+    found = _by_index(args) if name == "index_put" else (args[1] % args[0].ndim, args[2], args[3])
+    if found is None or not traceable(out):
+        return
+    dim, index, source = found
+    start = _start(index)
+    if start is None or not traceable(source) or source.ndim != out.ndim:
+        return
+    if any(
+        length != (len(index) if place == dim else size) for place, (length, size) in enumerate(zip(source.shape, out.shape, strict=True))
+    ):
+        return  # spread over the places
+    starts = [start if place == dim else 0 for place in range(out.ndim)]
+    _name(traces, out, traces[source].axes, tuple(source.shape), starts, traces[source].streams)
+
+
+def _wrote_view(traces: Traces, view: Tensor) -> None:
+    base = view._base
+    if base is None or not traceable(base) or base.ndim != view.ndim or base.stride() != view.stride():
+        return
+    rest, starts = int(view.storage_offset()) - int(base.storage_offset()), [0] * base.ndim
+    for step, dim in sorted(((int(base.stride(dim)), dim) for dim in range(base.ndim)), reverse=True):
+        if step and base.shape[dim] > 1:
+            starts[dim], rest = divmod(rest, step)
+    if not rest:
+        _name(traces, base, traces[view].axes, tuple(view.shape), starts, traces[view].streams)
+
+
+def _name(traces: Traces, base: Tensor, written: Axes, shape: tuple[int, ...], starts: list[int], streams: frozenset[int]) -> None:
+    symbols, known = traces.symbols, traces[base]
+    axes: list[Axis] = []
+    for axis, length, size, start in zip(written, shape, base.shape, starts, strict=True):
+        rest = size - start - length
+        before, behind = ((symbols.make("buffer", n, UNKNOWN, symbols.fresh()),) for n in (start, rest))
+        own = axis or (symbols.single(length, streams) if size > 1 else ())
+        axes.append(axis if length == size else symbols.concatenated([(before, start), (own, length), (behind, rest)]))
+    part = shape != tuple(base.shape)
+    traces[base] = known._replace(axes=tuple(axes), streams=known.streams | streams, buffered=known.buffered or part)
+
+
+def _by_index(args: tuple[Any, ...]) -> tuple[int, Tensor, Tensor] | None:
+    given = [(dim, index) for dim, index in enumerate(args[1]) if index is not None]
+    if len(given) != 1 or (len(args) > 3 and args[3]):
+        return None
+    return given[0][0], given[0][1], args[2]
+
+
+def _start(index: Tensor) -> int | None:
+    """The first of places that follow on each other; None where they do not."""
+    if index.ndim != 1 or index.dtype is torch.bool or not len(index):
+        return None
+    first = int(index[0])
+    return first if torch.equal(index, torch.arange(first, first + len(index), dtype=index.dtype, device=index.device)) else None
