@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _python_dispatch
 
-from attviz.hooks.scope.follow.answer import ONE_TOKEN, Answer, answer_fused, answer_softmax
+from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softmax
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
 from attviz.hooks.scope.names import CROSS_CLASS, CROSS_FLAGS, CROSS_PATH, NO_SEQUENCE, OTHER_SEQUENCE, OWN_SEQUENCE
@@ -25,7 +25,7 @@ Situation = tuple[str, ...]
 _Key = tuple[Situation, str, int]  # and the family of the operator, and the number of the attention within the call
 
 _answers: WeakKeyDictionary[nn.Module, dict[_Key, Answer | None]] = WeakKeyDictionary()
-_followed: WeakSet[nn.Module] = WeakSet()
+_followed: WeakKeyDictionary[nn.Module, set[Situation]] = WeakKeyDictionary()
 _lock = threading.RLock()  # an interrupt may come while it is held
 
 
@@ -44,13 +44,23 @@ def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
     return tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
 
 
+FLAG = "?"
+
+
+def of_one(situation: Situation) -> bool:
+    """Whether a call was given no other sequence than its own."""
+    return all(name.startswith(FLAG) for name in situation)
+
+
 def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Situation:
-    """The sequences that a call was given besides its own, with ``=`` behind those of equal values."""
+    """The sequences that a call was given besides its own, with ``=`` behind those of equal values, and the flags that are set."""
     own = args[0] if args else next((kwargs[name] for name in OWN_SEQUENCE if name in kwargs), None)
     found: Situation = ()
     for place, name in others:
         other = args[place] if place < len(args) else kwargs.get(name)
-        if other is not None and other is not own and isinstance(other, Tensor) and other.ndim > 1 and other.is_floating_point():
+        if other is True or isinstance(other, str):
+            found = (*found, f"{FLAG}{name}={other}")  # a flag may lead another way through the code
+        elif other is not None and other is not own and isinstance(other, Tensor) and other.ndim > 1 and other.is_floating_point():
             found = (*found, name + "=" if _equal(own, other) else name)
     return found
 
@@ -93,6 +103,8 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
     if found is not None:
         return found
     others = [answer for (when, _, _), answer in answers.items() if when == situation and answer is not None]
+    if not others and answers and not was_followed(module, situation):
+        return Answer("unsettled", "it was given other inputs or flags than when it was followed, and nobody followed it in this call")
     if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
         return None
     return replace(others[0], layout=None, single=False)
@@ -121,8 +133,8 @@ def forget() -> None:
 class Followed:
     """One followed call of a model or of a module, on one thread: asks what each attention is, and writes it down at the end."""
 
-    def __init__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.module, self.follow = module, Follow()
+    def __init__(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.module, self.situation, self.follow = module, situation, Follow()
         self._found: dict[nn.Module, dict[_Key, list[tuple[Answer, SeenSoftmax | None]]]] = {}
         self.follow.enter((args, kwargs))
         self.follow.start()
@@ -152,15 +164,15 @@ class Followed:
                 if self.follow.inside is None and not isinstance(tensors[0], nn.Parameter):
                     return Answer("unsettled", "it runs inside an operator that shows no more than its result")
                 if self.follow.inside is not None:
-                    answer = replace(answer_fused(self.follow, *self.follow.inside, not situation), layout=None)
+                    answer = replace(answer_fused(self.follow, *self.follow.inside, of_one(situation)), layout=None)
                 else:
                     answer = Answer("none", "its softmax runs over what is learned, not over tokens")
             elif dim is None:
-                answer = answer_fused(self.follow, tensors[0], tensors[1], not situation)
+                answer = answer_fused(self.follow, tensors[0], tensors[1], of_one(situation))
                 if operator.endswith("_native_multi_head_attention"):
                     answer = replace(answer, layout=None)  # it is given features, and splits them into heads itself
             else:
-                answer = answer_softmax(self.follow, tensors[0], dim, not situation)
+                answer = answer_softmax(self.follow, tensors[0], dim, of_one(situation))
                 if answer.kind == "self":
                     seen = self.follow.softmax = SeenSoftmax()
         except Exception as fault:  # the book-keeping must not break the user's forward
@@ -199,9 +211,7 @@ class Followed:
     def finish(self, completed: bool) -> None:
         """Stop, and write down what was found."""
         self.follow.stop()
-        one_token = {
-            module for module, found in self._found.items() if any(a is ONE_TOKEN for several in found.values() for a, _ in several)
-        }
+        one_token = {module for module, found in self._found.items() if any(a.one_token for several in found.values() for a, _ in several)}
         with _lock:
             if completed and self.follow.broken is None:
                 for module, found in self._found.items():
@@ -211,7 +221,7 @@ class Followed:
                     _answers.setdefault(module, {}).update(settled)
             buffers = any(answer.buffer for found in self._found.values() for several in found.values() for answer, _ in several)
             if completed and not one_token and not buffers:
-                _followed.add(self.module)
+                _followed.setdefault(self.module, set()).add(self.situation)
 
 
 def _agreed(answers: list[Answer]) -> Answer | None:
@@ -244,9 +254,9 @@ def may_follow() -> bool:
     )
 
 
-def needs_following(model: nn.Module) -> bool:
-    """Whether no forward of this model was followed yet."""
-    return model not in _followed
+def needs_following(model: nn.Module, situation: Situation) -> bool:
+    """Whether no forward of this model was followed yet in which it was given the same sequences and flags."""
+    return situation not in _followed.get(model, ())
 
 
 def _modes() -> list[Any]:

@@ -31,9 +31,10 @@ _ONE_BY_ONE = (
     "known; name it in layers= to have each of them as a record of its own, with one head"
 )
 _ROWS = (
-    "nobody followed its first forward, and its softmax {} holds batch and heads in one axis, so how that is split is not known; run it "
-    "once inside a capture without the compiler"
+    "nobody followed its first forward, and it holds batch and heads in one axis, so how that is split is not known; run it once inside a "
+    "capture without the compiler"
 )
+_MOVED = "; they stand in another order than in the input, so the record has no token ids"
 _OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
 
@@ -49,6 +50,7 @@ class Verdict(NamedTuple):
         aside: What this operator does instead of attention; counts only if nothing else of the module was seen.
         untold: What was seen where it does not say enough: loud at the end.
         evidence: How it was settled.
+        moved: Its rows are the tokens in another order than the model was given them.
     """
 
     call: AttentionCall | None
@@ -58,6 +60,7 @@ class Verdict(NamedTuple):
     aside: str | None = None
     untold: str | None = None
     evidence: str = ""
+    moved: bool = False
 
 
 _FOREIGN = Verdict(None, False)
@@ -71,6 +74,7 @@ class Judge:
         self._named, self._vouched = frozenset(selection.named), selection.vouched
         self._vouched_modules = frozenset(layout.modules[name] for name in self._named)
         self._map = layout
+        self._library: dict[str | None, bool] = {}
         self._cross: dict[str, bool] = {}
 
     def __call__(
@@ -105,7 +109,7 @@ class Judge:
                 return verdict
         if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
             return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=_OTHER_DIMENSION)
-        untold = answer is not None and not laid_out and not self._map.from_library(owner)
+        untold = answer is not None and not laid_out and not self.from_library(owner)
         if untold and answer is not None and answer.apart:
             return Verdict(None, True, untold=answer.why)
         if not laid_out and owner not in self._vouched and self._is_cross(owner, module, situation):
@@ -115,7 +119,7 @@ class Judge:
         if untold and self._doubtful(call, owner, situation, context):
             return Verdict(None, True, untold=_two_readings(answer))
         if answer is None and owner not in self._named and _folded(call, module, context):
-            return Verdict(None, True, untold=_ROWS.format(list(call.weights.shape if isinstance(call, SoftmaxCall) else call.query.shape)))
+            return Verdict(None, True, untold=_ROWS)
         verdict = self._by_shape(call, owner, module, context, answer)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
 
@@ -138,7 +142,13 @@ class Judge:
         settled = settle(own, answer, context, followed)
         if isinstance(settled, str):
             return Verdict(None, True, untold=settled)
-        return Verdict(settled, True, evidence=answer.why)
+        return Verdict(settled, True, evidence=answer.why + _MOVED * answer.moved, moved=answer.moved)
+
+    def from_library(self, owner: str | None) -> bool:
+        """Whether a module's attention was checked class by class."""
+        if owner not in self._library:
+            self._library[owner] = self._map.from_library(owner)
+        return self._library[owner]
 
     def _is_cross(self, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
         """Whether names say that a module attends to another sequence: believed where nothing else is known."""
@@ -210,7 +220,10 @@ class Judge:
         weights = call.weights
         q_len, kv_len = weights.shape[-2], weights.shape[-1]
         expected = owner in self._expected
-        if not expected and (q_len == 1 or (owner is not None and module is not None and is_other_softmax(owner, module))):
+        if not expected and (
+            (q_len == 1 and not (answer is not None and answer.paired))
+            or (owner is not None and module is not None and is_other_softmax(owner, module))
+        ):
             return _FOREIGN
         sinks = 0
         if q_len == kv_len:

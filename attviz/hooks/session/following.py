@@ -9,7 +9,17 @@ from torch import nn
 from attviz.calls import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
-from attviz.hooks.scope.evidence import Followed, Situation, idle_before, known, may_follow, needs_following, was_followed
+from attviz.hooks.scope.evidence import (
+    Followed,
+    Situation,
+    idle_before,
+    known,
+    may_follow,
+    needs_following,
+    places_of_others,
+    situation_of,
+    was_followed,
+)
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.trace import flat_tensors
 from attviz.hooks.scope.model_map import Layout, is_of_library, without_softmax
@@ -39,11 +49,18 @@ class Following:
         self.untold: dict[str, str] = {}
         # what was looked up before, for every attention of every forward asks: by the identity of modules that the layout keeps alive
         self.layers: set[tuple[str, Situation]] = set()
+        self._others: dict[int, tuple[tuple[int, str], ...]] = {}
         self._answers: dict[tuple[int, Situation, str, int], Answer] = {}
 
     def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a forward of the whole model, if none was followed yet."""
-        return self._begin(module, args, kwargs) if needs_following(module) and self._allowed(args, kwargs) else None
+        others = self._others.get(id(module))
+        if others is None:
+            others = self._others[id(module)] = places_of_others(module)
+        situation = situation_of(others, args, kwargs)
+        if not needs_following(module, situation) or not self._allowed(args, kwargs):
+            return None
+        return self._begin(module, situation, args, kwargs)
 
     def layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
         """Follow a call of an attention module, if none was followed in this situation."""
@@ -51,7 +68,7 @@ class Following:
         if was_followed(module, situation):
             self.layers.add((name, situation))
             return None
-        return self._begin(module, args, kwargs) if self._allowed(args, kwargs) else None
+        return self._begin(module, situation, args, kwargs) if self._allowed(args, kwargs) else None
 
     def finish(self, followed: Followed, completed: bool) -> None:
         """The followed call has ended: write down what it showed."""
@@ -125,8 +142,8 @@ class Following:
         followed.ran(module, situation, why)
         return why
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed:
-        followed = Followed(module, args, kwargs)
+    def _begin(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed:
+        followed = Followed(module, situation, args, kwargs)
         followed.follow.where = lambda: None if thread_state.busy else self._locator.innermost()[0]
         return followed
 

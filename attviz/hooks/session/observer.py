@@ -257,7 +257,8 @@ class Observer:
         self.owners.setdefault(owner)
         if owner in self.selection:
             step = local.step or self._implicit_step(local, owner)
-            self._recorder.add(step, owner, verdict.call, context, verdict.evidence)
+            known = None if verdict.moved else context
+            self._recorder.add(step, owner, verdict.call, known, verdict.evidence, sparse=not self._judge.from_library(owner))
 
     def _keep_region(self, local: ThreadState, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
         step = local.step or self._implicit_step(local, None)

@@ -22,11 +22,13 @@ class Hidden(NamedTuple):
         own: Of each query's own key: scores, or a bool or additive mask, ``[..., heads, q_len]``.
         last: Of the same keys, for the last query.
         weights: They are weights, of which 0 is hidden.
+        best: What shows each query's own key best to any query; None where that was not asked, or nothing is hidden.
     """
 
     own: Tensor
     last: Tensor | None
     weights: bool = False
+    best: Tensor | None = None
 
     def read(self, which: Tensor, batch: int, q_len: int) -> Tensor:
         """True where a key is hidden in all heads, ``[batch, q_len]``."""
@@ -35,13 +37,14 @@ class Hidden(NamedTuple):
         return hidden.all(1).expand(batch, q_len)
 
 
-def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = None) -> Hidden | bool | None:
+def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = None, sparse: bool = False) -> Hidden | bool | None:
     """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told.
 
     Args:
         call: A self-attention.
         with_last: Whether what the last query sees is needed, too.
         added: A copy of the mask at each query's own key, where one was made already.
+        sparse: The mask may hide a token from itself that others see (graphs, top-k), so what all queries see has to be looked at.
     """
     offset = call.kv_offset
     if not isinstance(offset, int):
@@ -61,7 +64,16 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
     if with_last:
         row = scores if scores.ndim == 1 else scores[..., -1, :]
         last = (row if row.shape[-1] == 1 else row[..., offset : offset + q_len]).clone()
-    return Hidden(own, last, weights)
+    return Hidden(own, last, weights, _best(scores, own, weights, slice(offset, offset + q_len)) if sparse else None)
+
+
+def _best(scores: Tensor, own: Tensor, weights: bool, keys: slice) -> Tensor | None:
+    if scores.ndim < 2 or scores.shape[-1] == 1 or scores.shape[-2] == 1 or not scores.stride(-2):
+        return None  # all queries see the same keys
+    if scores.device.type == "cpu" and not bool((own == 0 if weights else _hides(own)).any()):
+        return None  # elsewhere nobody waits for the answer
+    seen = scores[..., keys]
+    return seen.any(-2) if seen.dtype is torch.bool else seen.amax(-2)
 
 
 def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
@@ -85,6 +97,8 @@ def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int
         return None if hidden or _is_causal(given) else given
     own = hidden.read(hidden.own, batch, q_len)
     everywhere = own.all()  # stays on the device: readings ask while the model runs
+    if hidden.best is not None:  # a token hidden from itself that another token sees is none
+        own = own & hidden.read(hidden.best, batch, q_len)
     if given is None:
         return own.logical_not() | everywhere
     given = given.to(own.device)

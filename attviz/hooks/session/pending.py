@@ -47,14 +47,14 @@ class PendingRecord:
 
     @classmethod
     def of(
-        cls, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str
+        cls, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str, sparse: bool = False
     ) -> PendingRecord:
         """Of a call of any kind, as its operator saw it."""
         documents = None
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
             documents = document_ids(call, context)
         deferred = call.defer()
-        hidden = hidden_keys(call, context is not None and context.mask is not None, deferred.added)
+        hidden = hidden_keys(call, context is not None and context.mask is not None, deferred.added, sparse)
         return cls(layer, index, step, call.operator, evidence, context, deferred, hidden, documents)
 
     def rename(self, layer: str, index: int) -> None:

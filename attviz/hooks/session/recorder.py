@@ -61,7 +61,16 @@ class Recorder:
             self.steps = []  # before the forward, so that two steps never stand in memory together
         return step
 
-    def add(self, step: Step, layer: str | None, call: AttentionCall, context: TokenContext | None, evidence: str = "") -> None:
+    def add(
+        self,
+        step: Step,
+        layer: str | None,
+        call: AttentionCall,
+        context: TokenContext | None,
+        evidence: str = "",
+        *,
+        sparse: bool = False,
+    ) -> None:
         """An attention call of the forward; runs inside the operator.
 
         Args:
@@ -70,9 +79,10 @@ class Recorder:
             call: The call.
             context: What is known of its tokens.
             evidence: How it was settled.
+            sparse: Its mask may hide a token from itself that others see.
         """
         index = len(step.calls) if layer is None else self._index(step, layer)
-        pending = PendingRecord.of(call, context, layer, index, step.number, evidence)
+        pending = PendingRecord.of(call, context, layer, index, step.number, evidence, sparse)
         step.calls.append(pending)
         if context is not None:
             step.past, step.beams = context.past, context.beams

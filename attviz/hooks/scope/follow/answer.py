@@ -20,10 +20,11 @@ from attviz.hooks.scope.follow.axes import (
     pieces_of,
     rank_of,
     roots_of,
+    size_of,
     sources,
 )
 from attviz.hooks.scope.follow.mode import Follow
-from attviz.hooks.scope.follow.trace import Pair, Trace
+from attviz.hooks.scope.follow.trace import Pair, Trace, one_for_all
 
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
 Pieces = tuple[tuple[Axis, int], ...]
@@ -68,6 +69,9 @@ class Answer:
         apart: Unsettled, but both sides were followed to the inputs and do not stand in the same order.
         alone: One query that was taken out of the tokens it attends to.
         several: It is not the first of one head among the same tokens in one call of its module.
+        one_token: One query and one key, of which nothing can be learned.
+        paired: Both depend on the same input.
+        moved: The queries are the tokens of an input in another order than there.
     """
 
     kind: Kind
@@ -82,9 +86,9 @@ class Answer:
     apart: bool = False
     alone: bool = False
     several: bool = False
-
-
-ONE_TOKEN = Answer("unsettled", "one query and one key")  # of which nothing can be learned
+    one_token: bool = False
+    paired: bool = False
+    moved: bool = False
 
 
 def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) -> Answer:
@@ -98,12 +102,13 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
     """
     one, two = follow.traces[query], follow.traces[key]
     summed = sources(one.axes[-1])
-    pair = Pair(one.streams, two.streams, crossed(one.axes[:-2], two.axes[:-2]), one.buffered or two.buffered, summed)
+    other = crossed(one.axes[:-2], two.axes[:-2]) or one_for_all(one, two, query.ndim - 2)
+    pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, summed)
     answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], pair, one_input)
     answer = _one_by_one(answer, one, two.axes[-2])
     if answer.kind != "self" or query.ndim < 3:
         return answer
-    leading = tuple(follow.symbols.met([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
+    leading = tuple(follow.symbols.beside([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
     layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1, summed)
     single = query.ndim < 4 and not any(head for axis in layout.axes for head, _ in axis)
     return replace(answer, layout=None if layout.plain else layout, single=single, tokens=follow.symbols.number(one.axes[-2]))
@@ -114,7 +119,7 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     trace = follow.traces[scores]
     dim %= scores.ndim
     if scores.shape[dim] == 1:
-        return ONE_TOKEN
+        return _one_token(trace.pair)
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
@@ -137,24 +142,29 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     return Answer("none", "its softmax has no axis of queries that are the tokens it runs over")
 
 
+def _one_token(pair: Pair | None) -> Answer:
+    """One query and one key: of one input, or not known of what."""
+    return Answer("unsettled", "one query and one key", one_token=True, paired=pair is not None and bool(pair.query & pair.key))
+
+
 def _one_by_one(answer: Answer, query: Trace, keys: Axis) -> Answer:
     """A single query that was taken out of the tokens it attends to: pooled, or one of a loop over all of them."""
-    if answer.kind == "cross" and any(axis == keys for axis, _ in query.taken):
+    if answer.kind == "cross" and any(roots_of(axis) & roots_of(keys) for axis, _ in query.taken):
         return replace(answer, alone=True)
     return answer
 
 
 def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | None, one_input: bool) -> Answer:
     if q_len == 1 == kv_len:
-        return ONE_TOKEN
+        return _one_token(streams)
     if rows == keys and rows:
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
             return Answer("none", "queries and keys are features, not tokens")
         if streams is not None and streams.query != streams.key and not (one_input and kin(streams.query, streams.key)):
             return Answer("unsettled", "queries and keys stand at the same tokens of one input, but went different ways through the model")
-        return _of_same_texts(
-            Answer("self", "queries and keys are the same tokens", buffer=streams is not None and streams.buffered), streams
-        )
+        buffered = streams is not None and streams.buffered
+        same = Answer("self", "queries and keys are the same tokens", buffer=buffered, moved=_reordered(rows))
+        return _of_same_texts(same, streams)
     pieces = pieces_of(keys, kv_len)
     own = _own_piece(rows, q_len, pieces, streams)
     if own is not None:
@@ -187,7 +197,10 @@ def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None) -> 
         return next((place for place in reversed(range(len(pieces))) if pieces[place] == (rows, q_len)), None)
     if q_len > 1 or streams is None or len(pieces) < 2:
         return None
-    # a single token has no axis: it is the piece of one token that depends on what the query depends on
+    # a single token has no axis: it is the only piece of one token, or the one that depends on what the query depends on
+    single = [place for place, (_, length) in enumerate(pieces) if length == 1]
+    if len(single) == 1:
+        return single[0]
     single = [
         place
         for place, (axis, length) in enumerate(pieces)
@@ -208,6 +221,14 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
     # how many tokens of another input stand behind them is another number in every call
     varies = any(not learned(piece) for piece, _ in pieces[own + 1 :])
     return Answer("self", why, after, joined=any(not learned(piece) for piece in others), buffer=varies, before=before)
+
+
+def _reordered(axis: Axis) -> bool:
+    """Whether all tokens of an input stand here, in another order than there."""
+    return any(
+        symbol.kind == "by" and symbol.parts[0] in ("flip", "roll", "pick", "placed") and size_of(symbol.parts[-1]) == symbol.size  # type: ignore[arg-type]
+        for symbol in axis
+    )
 
 
 def _moved(axis: Axis) -> bool:

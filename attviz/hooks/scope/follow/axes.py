@@ -213,6 +213,10 @@ class Symbols:
         """An expanded axis: every index is the same."""
         return () if size <= 1 else (self.make("spread", size, SPREAD),)
 
+    def beside(self, candidates: Sequence[Axis]) -> Axis:
+        """What names an axis of tensors that are put together: of a cache that was given and of what a layer made, the layer's features."""
+        return next((axis for axis in candidates if rank_of(axis) == FEATURE), None) or self.met(candidates)
+
     @staticmethod
     def met(candidates: Sequence[Axis]) -> Axis:
         """What names an axis where several meet: the one nearest to an input."""

@@ -17,8 +17,8 @@ from attviz.hooks.scope.follow.axes import Axis, Symbols, crossed, learned, sour
 from attviz.hooks.scope.follow.buffers import write
 from attviz.hooks.scope.follow.inputs import name_inputs
 from attviz.hooks.scope.follow.rules import axes_after, base_name
-from attviz.hooks.scope.follow.trace import Pair, SeenSoftmax, Trace, Traces, Weights, flat_tensors, traceable
-from attviz.hooks.scope.follow.views import MOVING, put_back, taken_from
+from attviz.hooks.scope.follow.trace import Pair, SeenSoftmax, Trace, Traces, Weights, flat_tensors, one_for_all, traceable
+from attviz.hooks.scope.follow.views import MOVING, taken_from
 from attviz.hooks.scope.follow.weights import weights_after
 
 _LIMIT = 200_000  # operators; a forward that runs more is not followed to its end
@@ -130,7 +130,7 @@ class Follow(TorchDispatchMode):
         if name in ("bmm", "baddbmm", "mm", "addmm"):
             one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
             batched = "b" in name[:1]
-            other = batched and crossed(one.axes[:1], two.axes[:1])
+            other = batched and (crossed(one.axes[:1], two.axes[:1]) or one_for_all(one, two, 1))
             pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]))
             self.products += bool(one.streams and two.streams)
             exponential = False
@@ -152,12 +152,11 @@ class Follow(TorchDispatchMode):
                 weights = Weights(self.softmax, dim % max(args[0].ndim, 1))
         elif name in ("sum", "mean", "native_layer_norm", "embedding", "convolution"):
             exponential = False
-        if name == "stack":
-            back = put_back(traces, args[0])
-            taken = frozenset(each for each in taken if each[0] != back)
         buffered = name in MOVING and any(trace.buffered for trace in given)
-        single = taken_from(traces, name, args, kwargs)
+        single = taken_from(traces, name, args, kwargs, out)
         for place, (tensor, axes) in enumerate(axes_after(traces, func, args, kwargs, out)):
+            if taken and name in ("stack", "cat"):
+                taken = frozenset(each for each in taken if each[0] not in axes)  # all of them stand there again
             own = taken if single is None else taken | {(single[0], place if single[1] is None else single[1])}
             traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise, own, buffered)
         if name in ("copy", "index_put", "index_copy"):

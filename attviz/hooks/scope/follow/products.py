@@ -113,14 +113,14 @@ def _batched_product(at: int) -> Rule:
     def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         one, two = traces[args[at]].axes, traces[args[at + 1]].axes
         left, right = _product(traces, one[1], one, two[2], two)
-        return traces.symbols.met([one[0], two[0]]), left, right
+        return traces.symbols.beside([one[0], two[0]]), left, right
 
     return rule
 
 
 def _distances(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     one, two = traces[args[0]].axes, traces[args[1]].axes
-    leading = tuple(traces.symbols.met([a, b]) for a, b in zip(one[:-2], two[:-2], strict=False))
+    leading = tuple(traces.symbols.beside([a, b]) for a, b in zip(one[:-2], two[:-2], strict=False))
     return (*leading, one[-2], two[-2])
 
 
@@ -181,6 +181,13 @@ def pointwise(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     return tuple(result)
 
 
+def _halved(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
+    axes = list(traces[args[0]].axes)
+    dim = (args[1] if len(args) > 1 else -1) % len(axes)
+    axes[dim] = traces.symbols.sliced(axes[dim], 0, out.shape[dim])
+    return tuple(axes)
+
+
 def _attended(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
     query, value = traces[args[0]].axes, traces[args[2]].axes
     return [(*query[:-1], value[-1])]
@@ -209,4 +216,5 @@ PRODUCTS: dict[str, Rule] = {
     **dict.fromkeys(_REDUCING, _reduced),
     "_native_multi_head_attention": _projected,
     "flex_attention": _attended,
+    "glu": _halved,
 }

@@ -79,6 +79,15 @@ class Trace(NamedTuple):
     buffered: bool = False
 
 
+def one_for_all(one: Trace, two: Trace, leading: int) -> bool:
+    """Whether a single text of the batch was taken on one side of a product, to stand beside all of the other."""
+    for side, other in ((one, two), (two, one)):
+        texts = {symbol for axis in other.axes[:leading] for symbol in axis}
+        if any(texts.intersection(axis) for axis, _ in side.taken - other.taken):
+            return True
+    return False
+
+
 _Key = tuple[Any, ...]
 _HUGE = 1 << 22  # elements: not copied and compared
 

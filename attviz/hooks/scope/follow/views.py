@@ -102,7 +102,7 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     axes = [traces[tensor].axes for tensor in tensors]
     pieces = [(each[dim], tensor.shape[dim]) for each, tensor in zip(axes, tensors, strict=True)]
-    result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim)]
+    result = [traces.symbols.beside([each[index] for each in axes]) for index in range(out.ndim)]
     first = pieces[0]
     alike = len(pieces) > 1 and all(piece == first for piece in pieces)
     differ = [index for index in range(out.ndim) if any(each[index] != axes[0][index] for each in axes)]
@@ -122,19 +122,22 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % out.ndim
     axes = [traces[tensor].axes for tensor in args[0]]
-    result = [traces.symbols.met([each[index] for each in axes]) for index in range(out.ndim - 1)]
+    result = [traces.symbols.beside([each[index] for each in axes]) for index in range(out.ndim - 1)]
     result.insert(dim, put_back(traces, args[0]) or _on_top(traces, args[0]))
     return tuple(result)
 
 
-def taken_from(traces: Traces, name: str, args: Any, kwargs: Any) -> tuple[Axis, int | None] | None:
+def taken_from(traces: Traces, name: str, args: Any, kwargs: Any, out: Any) -> tuple[Axis, int | None] | None:
     """The axis of an input that single indices are taken of, and which one (None: each in turn)."""
-    if name not in ("select", "unbind"):
+    if name not in ("select", "unbind", "slice"):
         return None
     axes = traces[args[0]].axes
-    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(axes)
-    if not of_input(axes[dim]):
+    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % max(len(axes), 1)
+    if not axes or args[0].shape[dim] == 1 or not of_input(axes[dim]):
         return None
+    if name == "slice":
+        start, size = (args[2] if len(args) > 2 and args[2] is not None else 0), args[0].shape[dim]
+        return (axes[dim], start + size if start < 0 else start) if out.shape[dim] == 1 else None
     return axes[dim], args[2] % args[0].shape[dim] if name == "select" else None
 
 
@@ -222,6 +225,8 @@ VIEWS: dict[str, Rule] = {
     "roll": _moved("roll"),
     "flip": _moved("flip"),
     "unfold": _unfolded,
+    "view_as_complex": lambda traces, args, kwargs, out: traces[args[0]].axes[:-1],
+    "view_as_real": lambda traces, args, kwargs, out: (*traces[args[0]].axes, (traces.symbols.make("parts", 2, FEATURE),)),
 }
 MOVING = frozenset((*VIEWS, "clone", "contiguous", "_to_copy", "detach", "alias", "copy", "index_put", "index_copy", "mul", "add"))
 """Operators behind which a tensor may still be a buffer, or a part of it."""
