@@ -166,3 +166,41 @@ def test_buffers_reused_after_the_forward(implementation, first):
     assert torch.equal(cap.token_ids, kept)
     assert torch.equal(cap.query_mask, REAL)
     assert not cap.steps[0][0].diagonal.isnan().any()
+
+
+GRAPH = torch.rand(T, T, generator=torch.Generator().manual_seed(3)) < 0.5
+GRAPH[torch.arange(T), torch.arange(T)] = torch.arange(T) % 3 != 0  # every third node does not see itself
+GRAPH[torch.arange(T), torch.arange(T).roll(1)] = True  # but each sees one, and is seen by one
+
+
+class Sparse(nn.Module):
+    """A mask that hides some tokens from themselves: a graph, or the largest scores of each row."""
+
+    def __init__(self, fused: bool, top: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.fused, self.top = nn.Linear(E, E), nn.Linear(E, E), nn.Linear(E, E), fused, top
+
+    def seen(self, scores):
+        return scores >= scores.topk(2, -1)[0][..., -1:] if self.top else GRAPH
+
+    def forward(self, x):
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        scores = q @ k.mT / math.sqrt(D)
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, self.seen(scores)).transpose(1, 2).flatten(2)
+        return (scores.masked_fill(~self.seen(scores), -1e9).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("top", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_token_hidden_from_itself_that_others_see_is_no_padding(fused, top):
+    model, x = Sparse(fused, top).eval(), torch.randn(B, T, E)
+    q, k = heads(model.q(x)), heads(model.k(x))
+    hidden = torch.zeros(B, H, T, T, dtype=torch.float64).masked_fill(~model.seen(q @ k.mT / math.sqrt(D)), -torch.inf)
+    expected = diagonal(weights(q, k, hidden))
+    unseen = expected.isnan() if not top else diagonal(hidden).isinf().all(1, keepdim=True) & hidden.isinf().all(2).all(1, keepdim=True)
+    for _ in range(2):
+        cap = seen(model, x)
+        wanted = torch.where(unseen, torch.nan, expected)
+        torch.testing.assert_close(cap.diagonal[0].double(), wanted, rtol=0, atol=1e-5, equal_nan=True)
+    assert (cap.diagonal == 0).any()

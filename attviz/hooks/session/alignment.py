@@ -18,12 +18,12 @@ from attviz.calls.trust import checked
 from attviz.hooks.scope.evidence import Situation, is_cross_attention, names_another
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.model_map import Layout, is_of_library, is_other_softmax
-from attviz.hooks.scope.names import NUM_HEADS
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.padding import last_visible
 from attviz.hooks.session.settled import settle
+from attviz.hooks.session.shapes import folded, has_sinks, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
 
 _ONE_BY_ONE = (
@@ -31,8 +31,8 @@ _ONE_BY_ONE = (
     "known; name it in layers= to have each of them as a record of its own, with one head"
 )
 _ROWS = (
-    "nobody followed its first forward, and it holds batch and heads in one axis, so how that is split is not known; run it once inside a "
-    "capture without the compiler"
+    "nobody followed its first forward, and it holds batch and heads in one axis, so how that is split is not known; capture one forward "
+    "of it before it is compiled"
 )
 _MOVED = "; they stand in another order than in the input, so the record has no token ids"
 _OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
@@ -72,7 +72,7 @@ class Judge:
     def __init__(self, layout: Layout, selection: Selection) -> None:
         self._expected = frozenset(layout.expected) | frozenset(selection.named)
         self._named, self._vouched = frozenset(selection.named), selection.vouched
-        self._vouched_modules = frozenset(layout.modules[name] for name in self._named)
+        self._named_modules = frozenset(layout.modules[name] for name in self._named)
         self._map = layout
         self._library: dict[str | None, bool] = {}
         self._cross: dict[str, bool] = {}
@@ -118,7 +118,7 @@ class Judge:
             return Verdict(None, True, untold=_two_readings(answer))
         if untold and self._doubtful(call, owner, situation, context):
             return Verdict(None, True, untold=_two_readings(answer))
-        if answer is None and owner not in self._named and _folded(call, module, context):
+        if answer is None and owner not in self._named and folded(call, module, context):
             return Verdict(None, True, untold=_ROWS)
         verdict = self._by_shape(call, owner, module, context, answer)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
@@ -134,7 +134,7 @@ class Judge:
             return Verdict(None, fused, answer.why if fused else None, aside=None if fused else answer.why, evidence=answer.why)
         if answer.kind == "changed":
             return Verdict(None, True, untold=answer.why)
-        if answer.several and module not in self._vouched_modules:
+        if answer.several and module not in self._named_modules:
             return Verdict(None, True, untold=_ONE_BY_ONE)
         if not isinstance(call, (SoftmaxCall, FusedCall)) or (answer.joined and is_of_library(module)):
             return None
@@ -185,7 +185,7 @@ class Judge:
     ) -> Verdict:
         shape = call.query.shape
         if len(shape) != 4 or context is None or context.length != shape[2]:  # grouped heads may be packed where queries should be
-            call = _with_heads(unpacked(call, module, context))
+            call = with_heads(unpacked(call, module, context))
             shape = call.query.shape
         call = checked(call)
         q_len, kv_len = shape[2], call.key.shape[2]
@@ -228,14 +228,14 @@ class Judge:
         sinks = 0
         if q_len == kv_len:
             offset: int | Tensor | None = 0
-        elif kv_len == q_len + 1 and _has_sinks(module):
+        elif kv_len == q_len + 1 and has_sinks(module):
             offset, sinks = 0, 1  # a learned sink stands behind the keys
         elif expected:
-            sinks = int(_has_sinks(module))
+            sinks = int(has_sinks(module))
             offset = self._offset(q_len, kv_len - sinks, owner, context, call.logits)
         else:
             return _FOREIGN
-        call = _in_four_dimensions(call, module, context, sinks)
+        call = in_four_dimensions(call, module, context, sinks)
         if offset is None:
             return _lengths_differ(q_len, kv_len, call, answer) if expected else _FOREIGN
         return Verdict(call.replace(kv_offset=offset), True)
@@ -269,8 +269,8 @@ def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:
     """A call of cross-attention in the shape in which it can be read."""
     if isinstance(call, SoftmaxCall):
-        return None if layout_of(module) is not None else _in_four_dimensions(call, module, context, 0)
-    return checked(_with_heads(call)) if isinstance(call, FusedCall) else call
+        return None if layout_of(module) is not None else in_four_dimensions(call, module, context, 0)
+    return checked(with_heads(call)) if isinstance(call, FusedCall) else call
 
 
 def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, context: TokenContext | None) -> Verdict:
@@ -280,53 +280,6 @@ def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, contex
     if isinstance(found, str):
         return Verdict(None, True, found)
     return Verdict(DiagonalCall(call.operator, trimmed(found, None if context is None else context.length)), True)
-
-
-def _with_heads(call: FusedCall) -> FusedCall:
-    """A fused call of unbatched ``[num_heads, q_len, head_dim]`` inputs, with the batch put before it."""
-    if call.query.ndim != 3:
-        return call
-    lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *call.query.shape[:2])
-    return call.replace(query=call.query[None], key=call.key[None], logsumexp=lse)  # type: ignore[no-any-return]
-
-
-def _in_four_dimensions(call: SoftmaxCall, module: nn.Module | None, context: TokenContext | None, sinks: int) -> SoftmaxCall:
-    weights = _four_dimensions(call.weights, module, context)
-    if weights is call.weights and not sinks:
-        return call
-    logits = None if call.logits is None else call.logits.reshape(weights.shape)
-    return call.replace(weights=weights, logits=logits, sinks=sinks)  # type: ignore[no-any-return]
-
-
-def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenContext | None) -> Tensor:
-    """``[batch * num_heads, q_len, kv_len]`` split by the module's number of heads, else by the batch of the token ids."""
-    if weights.ndim == 4:
-        return weights
-    if weights.ndim > 4:
-        return weights.flatten(0, -4)
-    rows = weights.shape[0]
-    heads = next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
-    if heads is None and context is not None and context.ids is not None and rows % context.ids.shape[0] == 0:
-        heads = rows // context.ids.shape[0]
-    if heads is None or rows % heads:
-        heads = 1
-    return weights.reshape(rows // heads, heads, *weights.shape[1:])
-
-
-def _folded(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> bool:
-    """Whether batch and heads stand in one axis of an attention of unknown code, and nothing says how it is split."""
-    shown = call.weights if isinstance(call, SoftmaxCall) else call.query if isinstance(call, FusedCall) else None
-    if module is None or shown is None or shown.ndim != 3 or shown.shape[0] == 1 or shown.shape[-2] == 1 or is_of_library(module):
-        return False
-    if isinstance(call, SoftmaxCall) and shown.shape[-1] != shown.shape[-2]:
-        return False  # told by its lengths
-    named = any(isinstance(getattr(module, name, None), int) for name in NUM_HEADS)
-    return not named and (context is None or context.ids is None or shown.shape[0] % context.ids.shape[0] != 0)
-
-
-def _has_sinks(module: nn.Module | None) -> bool:
-    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
-    return module is not None and any("sink" in name for name in module._parameters)
 
 
 def _unequal(q_len: int, kv_len: int) -> str:

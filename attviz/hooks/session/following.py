@@ -8,6 +8,7 @@ from torch import nn
 
 from attviz.calls import AttentionCall
 from attviz.calls.fused import FusedCall
+from attviz.calls.layouts import layout_of
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.evidence import (
     Followed,
@@ -76,7 +77,8 @@ class Following:
         self.layers.clear()
         self._answers.clear()
         for owner, why in followed.changed(self._layout.names):
-            self.untold.setdefault(owner, why)
+            if layout_of(self._layout.modules[owner]) is None:  # else the user said which softmax to read
+                self.untold.setdefault(owner, why)
         for owner in followed.follow.unseen:
             if not self._layout.from_library(owner):
                 self.untold.setdefault(owner, _BY_HAND)

@@ -17,8 +17,8 @@ _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") 
 _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
 _SAY = (
-    "name a module in layers= if it is self-attention with one query per key, make a cache of your own known with "
-    "attviz.register_cache, or declare where its softmax has each token's weight on itself with attviz.register_layout"
+    "do what the line of a module offers, make a cache of your own known with attviz.register_cache, or declare where its softmax has each "
+    "token's weight on itself with attviz.register_layout"
 )
 
 

@@ -47,7 +47,14 @@ class PendingRecord:
 
     @classmethod
     def of(
-        cls, call: AttentionCall, context: TokenContext | None, layer: str | None, index: int, step: int, evidence: str, sparse: bool = False
+        cls,
+        call: AttentionCall,
+        context: TokenContext | None,
+        layer: str | None,
+        index: int,
+        step: int,
+        evidence: str,
+        sparse: bool = False,
     ) -> PendingRecord:
         """Of a call of any kind, as its operator saw it."""
         documents = None

@@ -64,7 +64,7 @@ def of_input(axis: Axis) -> bool:
 def crossed(one: Axes, two: Axes) -> bool:
     """Whether the axes before queries and keys are of different texts: each side has a part of an input's axis that the other has not."""
     left, right = ({symbol for axis in axes for symbol in axis if symbol.roots and symbol.rank != FEATURE} for axes in (one, two))
-    return not (left <= right or right <= left)
+    return any(symbol.roots & other.roots for symbol in left - right for other in right - left)
 
 
 def sources(axis: Axis) -> frozenset[Symbol]:

@@ -37,6 +37,7 @@ def write(traces: Traces, name: str, args: tuple[Any, ...], out: Any) -> None:
         return  # spread over the places
     starts = [start if place == dim else 0 for place in range(out.ndim)]
     _name(traces, out, traces[source].axes, tuple(source.shape), starts, traces[source].streams)
+    _wrote_view(traces, out)
 
 
 def _wrote_view(traces: Traces, view: Tensor) -> None:

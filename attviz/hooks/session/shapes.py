@@ -1,0 +1,60 @@
+"""The axes of a call that nobody followed: batch and heads as far as shapes, attributes and token ids say."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attviz.calls.call import AttentionCall
+from attviz.calls.fused import FusedCall
+from attviz.calls.softmax import SoftmaxCall
+from attviz.hooks.scope.model_map import is_of_library
+from attviz.hooks.scope.names import NUM_HEADS
+from attviz.hooks.scope.tokens import TokenContext
+
+
+def with_heads(call: FusedCall) -> FusedCall:
+    """A fused call of unbatched ``[num_heads, q_len, head_dim]`` inputs, with the batch put before it."""
+    if call.query.ndim != 3:
+        return call
+    lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *call.query.shape[:2])
+    return call.replace(query=call.query[None], key=call.key[None], logsumexp=lse)  # type: ignore[no-any-return]
+
+
+def in_four_dimensions(call: SoftmaxCall, module: nn.Module | None, context: TokenContext | None, sinks: int) -> SoftmaxCall:
+    """A softmax as ``[batch, num_heads, q_len, kv_len]``, with its columns that are no keys."""
+    weights = _four_dimensions(call.weights, module, context)
+    if weights is call.weights and not sinks:
+        return call
+    logits = None if call.logits is None else call.logits.reshape(weights.shape)
+    return call.replace(weights=weights, logits=logits, sinks=sinks)  # type: ignore[no-any-return]
+
+
+def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenContext | None) -> Tensor:
+    """``[batch * num_heads, q_len, kv_len]`` split by the module's number of heads, else by the batch of the token ids."""
+    if weights.ndim == 4:
+        return weights
+    if weights.ndim > 4:
+        return weights.flatten(0, -4)
+    rows = weights.shape[0]
+    heads = next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
+    if heads is None and context is not None and context.ids is not None and rows % context.ids.shape[0] == 0:
+        heads = rows // context.ids.shape[0]
+    if heads is None or rows % heads:
+        heads = 1
+    return weights.reshape(rows // heads, heads, *weights.shape[1:])
+
+
+def folded(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> bool:
+    """Whether batch and heads stand in one axis of an attention of unknown code, and nothing says how it is split."""
+    shown = call.weights if isinstance(call, SoftmaxCall) else call.query if isinstance(call, FusedCall) else None
+    if module is None or shown is None or shown.ndim != 3 or shown.shape[0] == 1 or shown.shape[-2] == 1 or is_of_library(module):
+        return False
+    if isinstance(call, SoftmaxCall) and shown.shape[-1] != shown.shape[-2]:
+        return False  # told by its lengths
+    named = any(isinstance(getattr(module, name, None), int) for name in NUM_HEADS)
+    return not named and (context is None or context.ids is None or shown.shape[0] % context.ids.shape[0] != 0)
+
+
+def has_sinks(module: nn.Module | None) -> bool:
+    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
+    return module is not None and any("sink" in name for name in module._parameters)

@@ -1,0 +1,169 @@
+"""Keys beside the queries' own: of another input, in a cache, in a buffer, wherever they stand and however many they are next time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import attviz
+from tests.evidence.judge import B, D, E, H, T, assert_right, diagonal, heads, seen, weights
+
+CAUSAL = torch.full((T, T), -torch.inf, dtype=torch.float64).triu(1)
+
+
+class Attention(nn.Module):
+    def __init__(self, fused: bool = True) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.fused = nn.Linear(E, E), nn.Linear(E, E), nn.Linear(E, E), fused
+
+    def core(self, q, k, v, visible=None):
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, visible).transpose(1, 2).flatten(2)
+        scores = q @ k.mT * D**-0.5
+        if visible is not None:
+            scores = scores.masked_fill(~visible, -torch.inf)
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class Beside(Attention):
+    """Own tokens between others; either may be missing."""
+
+    def keys(self, before, x, behind):
+        return torch.cat([part for part in (before, x, behind) if part is not None], 1)
+
+    def forward(self, x, before=None, behind=None):
+        keys = self.keys(before, x, behind)
+        return self.core(heads(self.q(x)), heads(self.k(keys)), heads(self.v(keys)))
+
+    def truth(self, x, before, behind):
+        start = 0 if before is None else before.shape[1]
+        return diagonal(weights(heads(self.q(x)), heads(self.k(self.keys(before, x, behind)))), start)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("lengths", [[(0, 5), (0, 9)], [(0, 1), (0, 5)], [(3, 2), (6, 7)], [(4, 0), (1, 0)], [(T, T), (1, 1)]])
+def test_other_inputs_beside_the_own_tokens_may_change_their_lengths(lengths, fused):
+    model = Beside(fused).eval()
+    for before, behind in lengths:
+        x, *others = torch.randn(B, T, E), *(torch.randn(B, n, E) if n else None for n in (before, behind))
+        assert_right(seen(model, x, *others), model.truth(x, *others))
+
+
+# ---- caches
+
+
+class Language(Attention):
+    """Generates, with its cache handed in and out, or kept in itself."""
+
+    def __init__(self, fused: bool, kept: bool) -> None:
+        super().__init__(fused)
+        self.embed, self.head, self.kept, self.cache = nn.Embedding(50, E), nn.Linear(E, 50), kept, None
+
+    def forward(self, ids, cache=None):
+        x = self.embed(ids)
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        cache = self.cache if self.kept else cache
+        if cache is not None:
+            k, v = torch.cat([cache[0], k], 2), torch.cat([cache[1], v], 2)
+        self.cache = (k, v) if self.kept else None
+        visible = torch.ones(q.shape[2], k.shape[2]).tril(k.shape[2] - q.shape[2]).bool()
+        return self.head(self.core(q, k, v, visible)), (k, v)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(("batch", "prompt"), [(1, 1), (2, 1), (2, 3), (H, H)])
+def test_generation_with_a_cache_of_ones_own(batch, prompt, kept, fused):
+    """Also from a single first token, of which nothing can be learned."""
+    model, ids, cache = Language(fused, kept).eval(), torch.randint(0, 50, (batch, prompt)), None
+    new = ids
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        for _ in range(4):
+            logits, cache = model(new, cache)
+            new = logits[:, -1:].argmax(-1)
+            ids = torch.cat([ids, new], 1)
+        x = model.embed(ids[:, :-1])
+    length = x.shape[1]
+    expected = diagonal(weights(heads(model.q(x)), heads(model.k(x)), torch.full((length, length), -torch.inf).triu(1)))
+    assert [len(step) for step in cap.steps] == [1] * 4
+    found = torch.cat([step[0].diagonal for step in cap.steps], -1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+class Buffered(Attention):
+    """A buffer of fixed length, larger in the batch too, written in one of the ways that models have."""
+
+    def __init__(self, fused: bool, how: str, slots: int = 12) -> None:
+        super().__init__(fused)
+        self.how, self.slots = how, slots
+        for name in ("keys", "values"):
+            self.register_buffer(name, torch.zeros(B + 2, H, slots, D), persistent=False)
+
+    def write(self, buffer, new, place):
+        batch = len(new)
+        if self.how == "slice":
+            buffer[:batch, :, place[0] : place[-1] + 1] = new
+        elif self.how == "index":
+            buffer[:batch][:, :, place] = new
+        else:
+            buffer[:batch].index_copy_(2, place, new)
+
+    def forward(self, x, start):
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        batch, end = len(x), start + x.shape[1]
+        place = torch.arange(start, end) % self.slots
+        self.write(self.keys, k, place)
+        self.write(self.values, v, place)
+        held = min(end, self.slots)
+        visible = torch.arange(held)[None] <= torch.arange(start, end)[:, None]
+        return self.core(q, self.keys[:batch, :, :held], self.values[:batch, :, :held], visible)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("how", ["slice", "index", "copy"])
+@pytest.mark.parametrize("first", [5, 1])
+def test_buffers_however_they_are_written(first, how, fused):
+    """Meta's Llama, gpt-fast, index_copy; also where the buffer has more texts than the batch."""
+    model, x = Buffered(fused, how).eval(), torch.randn(B, T, E)
+    expected = diagonal(weights(heads(model.q(x)), heads(model.k(x)), CAUSAL))
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        model(x[:, :first], 0)
+        for place in range(first, T):
+            model(x[:, place : place + 1], place)
+    found = torch.cat([step[0].diagonal for step in cap.steps], -1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["slice", "index", "copy"])
+def test_ring_buffers(how):
+    """The own key is where it was written, not at the end."""
+    model, x = Buffered(True, how, slots=5).eval(), torch.randn(B, T, E)
+    query, key = heads(model.q(x)), heads(model.k(x))
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        model(x[:, :3], 0)
+        for place in range(3, T):
+            model(x[:, place : place + 1], place)
+    for place, step in enumerate(cap.steps[1:], start=3):
+        held = key[:, :, max(0, place - 4) : place + 1]
+        expected = weights(query[:, :, place : place + 1], held)[..., -1]
+        torch.testing.assert_close(step[0].diagonal.double(), expected, rtol=0, atol=1e-5)
+
+
+class Head(Attention):
+    """Without a name that says attention."""
+
+    def forward(self, x):
+        return self.core(heads(self.q(x)), heads(self.k(x)), heads(self.v(x)))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_single_first_token_is_recorded(fused):
+    """Of one query and one key only their origin shows what they are."""
+    model = Head(fused).eval()
+    with torch.no_grad(), attviz.capture(model, keep="all") as cap:
+        model(torch.randn(1, 1, E))
+        model(x := torch.randn(1, 3, E))
+    assert torch.equal(cap.steps[0][0].diagonal, torch.ones(1, H, 1))
+    assert_right(cap, diagonal(weights(heads(model.q(x)), heads(model.k(x)))))
