@@ -17,7 +17,7 @@ from torch.utils import _python_dispatch
 from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softmax
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
-from attviz.hooks.scope.names import CROSS_CLASS, CROSS_FLAGS, CROSS_PATH, NO_SEQUENCE, OTHER_SEQUENCE, OWN_SEQUENCE
+from attviz.hooks.scope.names import NO_SEQUENCE, OWN_SEQUENCE
 from attviz.hooks.scope.tokens import parameter_names
 
 Situation = tuple[str, ...]
@@ -30,13 +30,6 @@ _lock = threading.RLock()  # an interrupt may come while it is held
 
 
 _QUERY_BY_QUERY = "its queries are taken one by one, a call of the operator for each, so no call holds more than one row of the matrix"
-
-
-def is_cross_attention(name: str, module: nn.Module) -> bool:
-    """Whether the name or a flag of a module says that it attends to another sequence: an expectation, no evidence."""
-    if any(getattr(module, flag, False) is True for flag in CROSS_FLAGS):
-        return True
-    return bool(CROSS_PATH.search(name) or CROSS_CLASS.search(type(module).__name__))
 
 
 def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
@@ -73,12 +66,6 @@ def _equal(own: Any, other: Tensor) -> bool:
         return False
     first = (0,) * own.ndim
     return bool(own[first] == other[first]) and torch.equal(own, other)
-
-
-def names_another(module: nn.Module, situation: Situation) -> bool:
-    """Whether one of these parameters is named like another sequence: an expectation, no evidence."""
-    names = {"key"} if isinstance(module, nn.MultiheadAttention) else OTHER_SEQUENCE
-    return any(name in names for name in situation)  # one of equal values has another name here
 
 
 def family(operator: str) -> str:

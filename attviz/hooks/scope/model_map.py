@@ -5,16 +5,14 @@ Names and structure are used to know what to *expect*, so that a miss is loud; w
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import nn
 
-from attviz.hooks.scope.names import ATTENTION, CHECKED_LIBRARIES, NO_SOFTMAX, NOT_ATTENTION, OTHER_SOFTMAX
+from attviz.hooks.scope.names import CHECKED_LIBRARIES, named_after_attention
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +108,12 @@ def _expected(modules: dict[str, nn.Module]) -> Iterator[str]:
 def _looks_like_attention(module: nn.Module) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return True
-    if not _named_after_attention(type(module).__name__):
+    if not named_after_attention(type(module).__name__):
         return False
     if any(parameter is not None and parameter.ndim >= 2 for parameter in module._parameters.values()):
         return True
     matrices = (parameter for parameter in module.parameters() if parameter.ndim >= 2)
     return next(matrices, None) is not None and next(matrices, None) is not None
-
-
-@lru_cache(maxsize=1024)  # a model has many modules of few classes
-def _named_after_attention(class_name: str) -> bool:
-    return bool(ATTENTION.search(class_name)) and not NOT_ATTENTION.search(class_name)
 
 
 def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: frozenset[str]) -> Iterator[str]:
@@ -144,22 +137,6 @@ def _is_block(name: str, modules: dict[str, nn.Module], expected: Sequence[str])
             if len(below_it) > 1:
                 return True
     return False
-
-
-def is_other_softmax(name: str, module: nn.Module) -> bool:
-    """Whether a softmax in this module is a router's, a pooling head's or a classifier's rather than attention."""
-    return any(OTHER_SOFTMAX.search(_in_words(each)) for each in (name.rsplit(".", 1)[-1], type(module).__name__))
-
-
-def _in_words(name: str) -> str:
-    """``TopKRouter`` as ``Top_K_Router``."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
-
-
-def without_softmax(module: nn.Module) -> str | None:
-    """Why a module whose class is named after attention runs no softmax, where its name tells."""
-    name = type(module).__name__
-    return f"{name} weighs tokens without a softmax, so there is no attention matrix and no diagonal" if NO_SOFTMAX.search(name) else None
 
 
 def owner_of(layout: Layout, name: str) -> str:

@@ -6,6 +6,10 @@ A name may raise an expectation (a miss is then loud) or help to find a tensor. 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from torch import nn
 
 # ---- classes
 
@@ -48,3 +52,55 @@ NO_SEQUENCE = re.compile(
     r"mask|position|bias|cache|past|rotary|freq|cos$|sin$|^output_|^use_|^need_|head_mask|emb$|embeddings?$|^pe$|pos|^args$|^kwargs$|temb|time|scale",
     re.IGNORECASE,
 )
+
+SINK = "sink"  # in the name of a parameter: a learned logit that joins the softmax
+QUERY_GROUPS = "num_key_value_groups"
+CONFIG_HEADS = "num_attention_heads"
+
+
+# ---- what they are asked
+
+
+@lru_cache(maxsize=1024)  # a model has many modules of few classes
+def named_after_attention(class_name: str) -> bool:
+    """Whether a class should attend by its name."""
+    return bool(ATTENTION.search(class_name)) and not NOT_ATTENTION.search(class_name)
+
+
+def is_cross_attention(name: str, module: nn.Module) -> bool:
+    """Whether the name or a flag of a module says that it attends to another sequence: an expectation, no evidence."""
+    if any(getattr(module, flag, False) is True for flag in CROSS_FLAGS):
+        return True
+    return bool(CROSS_PATH.search(name) or CROSS_CLASS.search(type(module).__name__))
+
+
+def names_another(module: nn.Module, parameters: Iterable[str]) -> bool:
+    """Whether one of these parameters is named like another sequence: an expectation, no evidence."""
+    names = {"key"} if isinstance(module, nn.MultiheadAttention) else OTHER_SEQUENCE
+    return any(name in names for name in parameters)  # one of equal values has another name here
+
+
+def is_other_softmax(name: str, module: nn.Module) -> bool:
+    """Whether a softmax in this module is a router's, a pooling head's or a classifier's rather than attention."""
+    return any(OTHER_SOFTMAX.search(_in_words(each)) for each in (name.rsplit(".", 1)[-1], type(module).__name__))
+
+
+def without_softmax(module: nn.Module) -> str | None:
+    """Why a module whose class is named after attention runs no softmax, where its name tells."""
+    name = type(module).__name__
+    return f"{name} weighs tokens without a softmax, so there is no attention matrix and no diagonal" if NO_SOFTMAX.search(name) else None
+
+
+def number_of_heads(module: nn.Module | None) -> int | None:
+    """How many heads a module says it has."""
+    return next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
+
+
+def has_sinks(module: nn.Module | None) -> bool:
+    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
+    return module is not None and any(SINK in name for name in module._parameters)
+
+
+def _in_words(name: str) -> str:
+    """``TopKRouter`` as ``Top_K_Router``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)

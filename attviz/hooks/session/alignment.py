@@ -15,15 +15,16 @@ from attviz.calls.padded import PaddedCall, Padding
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
-from attviz.hooks.scope.evidence import Situation, is_cross_attention, names_another
+from attviz.hooks.scope.evidence import Situation
 from attviz.hooks.scope.follow.answer import Answer
-from attviz.hooks.scope.model_map import Layout, is_of_library, is_other_softmax
+from attviz.hooks.scope.model_map import Layout, is_of_library
+from attviz.hooks.scope.names import has_sinks, is_cross_attention, is_other_softmax, names_another
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.padding import last_visible
 from attviz.hooks.session.settled import settle
-from attviz.hooks.session.shapes import folded, has_sinks, in_four_dimensions, with_heads
+from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
 
 _ONE_BY_ONE = (

@@ -23,7 +23,8 @@ from attviz.hooks.scope.evidence import (
 )
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.trace import flat_tensors
-from attviz.hooks.scope.model_map import Layout, is_of_library, without_softmax
+from attviz.hooks.scope.model_map import Layout, is_of_library
+from attviz.hooks.scope.names import without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked

@@ -8,6 +8,7 @@ from torch import nn
 
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
+from attviz.hooks.scope.names import CONFIG_HEADS, QUERY_GROUPS
 from attviz.hooks.scope.tokens import TokenContext
 
 _Shown = TypeVar("_Shown", FusedCall, SoftmaxCall)
@@ -19,10 +20,10 @@ def unpacked(call: _Shown, module: nn.Module | None, context: TokenContext | Non
     There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries are heads.
     """
     shaped = call.weights if isinstance(call, SoftmaxCall) else call.query
-    groups = None if module is None else module.__dict__.get("num_key_value_groups")  # getattr takes 10 us to say that a module has none
+    groups = None if module is None else module.__dict__.get(QUERY_GROUPS)  # getattr takes 10 us to say that a module has none
     if shaped.ndim != 4 or groups is None or groups < 2 or shaped.shape[2] != groups:
         return call
-    heads = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    heads = getattr(getattr(module, "config", None), CONFIG_HEADS, None)
     if (context is not None and context.length not in (None, 1)) or (isinstance(heads, int) and shaped.shape[1] * groups != heads):
         return call
     batch, rows = shaped.shape[0], shaped.shape[1] * groups

@@ -8,7 +8,7 @@ from attviz.calls.call import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.model_map import is_of_library
-from attviz.hooks.scope.names import NUM_HEADS
+from attviz.hooks.scope.names import number_of_heads
 from attviz.hooks.scope.tokens import TokenContext
 
 
@@ -36,7 +36,7 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
     if weights.ndim > 4:
         return weights.flatten(0, -4)
     rows = weights.shape[0]
-    heads = next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
+    heads = number_of_heads(module)
     if heads is None and context is not None and context.ids is not None and rows % context.ids.shape[0] == 0:
         heads = rows // context.ids.shape[0]
     if heads is None or rows % heads:
@@ -51,10 +51,4 @@ def folded(call: AttentionCall, module: nn.Module | None, context: TokenContext 
         return False
     if isinstance(call, SoftmaxCall) and shown.shape[-1] != shown.shape[-2]:
         return False  # told by its lengths
-    named = any(isinstance(getattr(module, name, None), int) for name in NUM_HEADS)
-    return not named and (context is None or context.ids is None or shown.shape[0] % context.ids.shape[0] != 0)
-
-
-def has_sinks(module: nn.Module | None) -> bool:
-    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
-    return module is not None and any("sink" in name for name in module._parameters)
+    return number_of_heads(module) is None and (context is None or context.ids is None or shown.shape[0] % context.ids.shape[0] != 0)
