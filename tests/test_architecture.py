@@ -86,5 +86,5 @@ def test_every_room_is_on_a_floor():
 
 def test_every_heuristic_by_name_stands_in_one_table():
     """Patterns of names, and the attributes that are asked for by name, are in ``names.py``; the rest of the hooks asks it."""
-    rooms = [path for path in (ROOT / "attviz" / "hooks").rglob("*.py") if path.name != "names.py"]
+    rooms = [path for path in (PACKAGE / "hooks").rglob("*.py") if path.name != "names.py"]
     assert [path.name for path in rooms if "\nimport re\n" in path.read_text(encoding="utf-8")] == []

@@ -8,7 +8,8 @@ from attviz.calls.banded import DiagonalCall
 from attviz.calls.call import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
-from attviz.hooks.scope.follow.answer import Answer, Layout, arranged
+from attviz.hooks.scope.follow.answer import Answer
+from attviz.hooks.scope.follow.layout import Layout, arranged
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.padding import last_visible
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,10 +9,7 @@ from torch import Tensor
 
 from attviz.hooks.scope.follow.axes import (
     FEATURE,
-    UNKNOWN,
-    Axes,
     Axis,
-    Symbol,
     crossed,
     learned,
     of_input,
@@ -23,32 +19,12 @@ from attviz.hooks.scope.follow.axes import (
     size_of,
     sources,
 )
+from attviz.hooks.scope.follow.layout import Layout, layout_of_axes, moved
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import Pair, Trace, one_for_all
 
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
 Pieces = tuple[tuple[Axis, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How the axes before queries and keys become batch and heads.
-
-    Attributes:
-        axes: For each axis its factors, outermost first: (whether it is of the heads, size or None where the input decides it).
-        rows: Place of the queries among the axes of the softmax.
-        keys: Place of the keys.
-    """
-
-    axes: tuple[tuple[tuple[bool, int | None], ...], ...]
-    rows: int
-    keys: int
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is ``[batch, num_heads, q_len, kv_len]`` as it stands."""
-        heads = [[head for head, _ in factors] for factors in self.axes]
-        return len(heads) == 2 and not any(heads[0]) and all(heads[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +85,7 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
     if answer.kind != "self" or query.ndim < 3:
         return answer
     leading = tuple(follow.symbols.beside([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
-    layout = _layout(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1, summed)
+    layout = layout_of_axes(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1, summed)
     single = query.ndim < 4 and not any(head for axis in layout.axes for head, _ in axis)
     return replace(answer, layout=None if layout.plain else layout, single=single, tokens=follow.symbols.number(one.axes[-2]))
 
@@ -131,7 +107,7 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
         if answer.kind == "self":
             places = [place for place in range(scores.ndim) if place not in (rows, dim)]
             leading, sizes = tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places)
-            layout = _layout(leading, sizes, rows, dim, frozenset() if pair is None else pair.summed)
+            layout = layout_of_axes(leading, sizes, rows, dim, frozenset() if pair is None else pair.summed)
             single = not any(head for axis in layout.axes for head, _ in axis) and scores.ndim < 4
             return replace(answer, layout=layout, single=single, tokens=follow.symbols.number(trace.axes[rows]))
         found = found or (answer if answer.kind != "none" else None)
@@ -182,7 +158,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         return Answer("cross", "queries and keys come from different inputs")
     if of_input(rows) and of_input(keys) and q_len != kv_len and any(s.kind == "by" for s in (*rows, *keys)):
         return Answer("cross", "the keys are pooled: each stands for several tokens")
-    if (of_input(rows) and of_input(keys)) or _moved(rows) or _moved(keys):
+    if (of_input(rows) and of_input(keys)) or moved(rows) or moved(keys):
         return Answer(
             "unsettled",
             "the keys are the queries' tokens in another order, or only some of them, so a query's own key is not at its own place",
@@ -231,11 +207,6 @@ def _reordered(axis: Axis) -> bool:
     )
 
 
-def _moved(axis: Axis) -> bool:
-    """Whether an index put tokens into another order."""
-    return any(symbol.kind == "by" and symbol.parts[0] in ("pick", "placed") and symbol.roots for symbol in axis)
-
-
 def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
     """A self-attention, unless queries and keys stand at the same places of other texts."""
     if pair is None or not pair.crossed:
@@ -246,56 +217,3 @@ def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
 def kin(one: frozenset[int], other: frozenset[int]) -> bool:
     """Whether one side saw all that the other did: a residual stream before and after one more module."""
     return one <= other or other <= one
-
-
-def _layout(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int, summed: frozenset[Symbol]) -> Layout:
-    axes = []
-    for place, (axis, size) in enumerate(zip(leading, sizes, strict=True)):
-        factors: list[tuple[bool, int | None]] = []
-        for symbol in axis:
-            of_heads = _of_heads(symbol, place, summed)
-            if factors and factors[-1][0] == of_heads:
-                before = factors[-1][1]
-                factors[-1] = (of_heads, before * symbol.size if of_heads and before is not None else None)
-            else:
-                factors.append((of_heads, symbol.size if of_heads else None))
-        if not factors:
-            factors = [(place > 0 and size == 1, None if size > 1 or place == 0 else 1)]
-        axes.append(tuple(factors))
-    return Layout(tuple(axes), rows, keys)
-
-
-def _of_heads(symbol: Symbol, place: int, summed: frozenset[Symbol]) -> bool:
-    """Heads are made of features, as is what a product sums over; of what is not known, the first axis is the batch."""
-    if symbol.rank == FEATURE or sources((symbol,)) & summed:
-        return True
-    return symbol.rank <= UNKNOWN and place > 0 and not _moved(tuple(sources((symbol,))))
-
-
-def arranged(diagonal: Tensor, layout: Layout, *, view: bool = False) -> Tensor | None:
-    """A diagonal ``[..., tokens]`` (or weights, with their last axis taken along) as ``[batch, num_heads, tokens]``.
-
-    None where the sizes do not say how an axis is to be split, or where ``view`` is asked for and it would be a copy.
-    """
-    shape: list[int] = []
-    heads: list[bool] = []
-    for factors, size in zip(layout.axes, diagonal.shape, strict=False):
-        fixed = math.prod(length for _, length in factors if length is not None)
-        open_ones = sum(length is None for _, length in factors)
-        if open_ones > 1 or (fixed and size % fixed) or (not open_ones and fixed != size):
-            return None
-        for of_heads, length in factors:
-            shape.append(size // fixed if length is None else length)
-            heads.append(of_heads)
-    rest = diagonal.shape[len(layout.axes) :]
-    split = diagonal.reshape(*shape, *rest)
-    order = [place for place, head in enumerate(heads) if not head] + [place for place, head in enumerate(heads) if head]
-    moved = split.permute(*order, *range(len(shape), split.ndim))
-    batch = math.prod(shape[place] for place in order if not heads[place])
-    result = (batch, math.prod(shape[place] for place in order if heads[place]), *rest)
-    if not view:
-        return moved.reshape(result)
-    try:
-        return moved.view(result)
-    except RuntimeError:
-        return None
