@@ -173,3 +173,20 @@ def test_function_around_the_model_is_loud(x):
         with pytest.raises(CaptureError, match="If a function around it is compiled, compile the model instead. 1 attention operators ran"):
             with attviz.capture(model):
                 step(x)
+
+
+def test_metrics_are_fed_by_a_wholly_compiled_model(x):
+    """Its layers have no names before the forward has ended."""
+    original = Encoder()
+    truth = reference(original, x)
+    model = torch.compile(original, backend="aot_eager", fullgraph=True)
+    seen = attviz.metrics.HeadStatistics()
+    with torch.no_grad():
+        model(x)
+        with attviz.capture(model, metrics=seen, keep="none"):
+            model(x)
+            model(x)
+    table = seen.compute()
+    assert table.layers == NAMES
+    torch.testing.assert_close(table.count, torch.full((3, 4), 2.0 * 2 * 10, dtype=table.count.dtype))
+    torch.testing.assert_close(table.mean.double(), truth.mean((1, 3)), rtol=0, atol=1e-6)

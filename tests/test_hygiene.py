@@ -3,6 +3,7 @@
 import copy
 import gc
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -171,25 +172,29 @@ def test_another_model_is_not_recorded(model, x):
 
 
 def test_leaving_while_other_threads_attend_does_not_crash():
+    """A thread may stand inside our kernel when it is taken off. Freed memory is overwritten here, so that a use of it shows."""
     script = """
         import threading, torch, attviz
         from torch.nn.functional import scaled_dot_product_attention as sdpa
         attention = torch.nn.MultiheadAttention(32, 4, batch_first=True)
-        x, q, stop = torch.randn(1, 8, 32), torch.randn(1, 4, 64, 8), threading.Event()
+        q, stop, faults = torch.randn(1, 4, 64, 8), threading.Event(), []
         def spin():
-            while not stop.is_set():
-                sdpa(q, q, q)
-                q.softmax(-1)
-        threads = [threading.Thread(target=spin) for _ in range(3)]
+            try:
+                while not stop.is_set():
+                    sdpa(q, q, q)
+            except RuntimeError as fault:
+                faults.append(fault)
+        threads = [threading.Thread(target=spin) for _ in range(6)]
         for thread in threads: thread.start()
-        for _ in range(400):
-            with attviz.capture(attention):
-                attention(x, x, x)
+        for _ in range(500):
+            with attviz.capture(attention, strict=False): pass
         stop.set()
         for thread in threads: thread.join()
-        print("clean")
+        print(faults or "clean")
     """
-    done = subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=240)
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(script)]
+    environment = {**os.environ, "MALLOC_PERTURB_": "165"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "clean"
 

@@ -86,6 +86,14 @@ def test_writing_then_reading_gives_the_same_documents(tmp_path_factory, many):
     assert read_attviz_json(path) == tuple(many)
 
 
+def test_values_are_written_as_the_original_writes_them(tmp_path):
+    """As strings, the shortest that give the same float32: a reader of the original calls ``float`` on each."""
+    vector = AttvizVector((float(np.float32(0.1)), 1.0))
+    path = write_attviz_json([AttvizDocument("a b", (AttvizSet(("a", "b"), (vector,)),))], tmp_path / "a.json")
+    (written,) = json.loads(path.read_text(encoding="utf-8"))
+    assert written["sets"][0]["attention_vectors"][0]["vectors"] == ["0.1", "1.0"]
+
+
 @pytest.mark.parametrize(
     ("root", "message"),
     [
