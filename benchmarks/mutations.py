@@ -40,7 +40,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tests/calls",
     ),
     "metrics": ("tests/metrics",),
-    "hooks": ("tests/test_capture.py", "tests/hooks/tap", "tests/hooks/session", "tests/test_hygiene.py", "tests/test_compile.py"),
+    "hooks": (
+        "tests/test_capture.py",
+        "tests/evidence",
+        "tests/hooks/tap",
+        "tests/hooks/session",
+        "tests/test_hygiene.py",
+        "tests/test_compile.py",
+    ),
 }
 _NOT_RUN_HERE = ("triton", "messages.py")  # kernels for a device; words
 _COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {

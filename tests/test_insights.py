@@ -120,7 +120,7 @@ def test_the_null_of_outcomes_holds_its_level():
 
 def test_chance_levels_agree_with_theory():
     values = np.random.default_rng(0).random(4000)
-    low, high = chance_of_mean(values, 100)
+    low, high = chance_of_mean(values, 100)  # drawn at random, hence 0.02 and 0.01 below
     spread = 1.96 * np.sqrt(1 / 12 / 100)
     assert (low, high) == (pytest.approx(0.5 - spread, abs=0.02), pytest.approx(0.5 + spread, abs=0.02))
     singles = chance_of_best(values, np.ones(20, dtype=int))  # the largest of 20 uniforms: 95 % below 0.95 ** (1 / 20)
@@ -159,7 +159,7 @@ def test_head_cards_agree_with_a_loop(seed):
                 values[kind].append(own[token])
                 best = max(best, (own[token], number, token))
     for kind, mean in enumerate(cards["kinds"][4]):
-        assert (mean is None) if not values[kind] else mean == pytest.approx(np.mean(values[kind]), rel=1e-3)
+        assert (mean is None) if not values[kind] else mean == pytest.approx(np.mean(values[kind]), rel=1e-3)  # the cards round
     assert cards["top"][4][0] == [best[1], best[2], pytest.approx(best[0], rel=1e-3)]
     flat = np.concatenate([one.diagonal.reshape(6, -1)[:, ~one.special] for one in analysis.documents], axis=1).astype(np.float64)
     expected = np.corrcoef(flat)[4]

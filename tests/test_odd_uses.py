@@ -84,7 +84,7 @@ def test_autocast_toggled_between_forwards(model, x):
         model(x)
     plain, cast, again = (torch.stack([record.diagonal for record in step]) for step in cap.steps)
     assert torch.equal(plain, again)
-    torch.testing.assert_close(cast, plain, rtol=0, atol=2e-2)
+    torch.testing.assert_close(cast, plain, rtol=0, atol=2e-2)  # bfloat16 keeps 8 bits of query and key: 4e-3 of a logit, over three layers
 
 
 class Recursive(nn.Module):

@@ -59,7 +59,13 @@ def compare(
     ordered = [rows[place] for place in sorted(rows)]
     named = {row.layer for row in ordered}
     idle = [name for name in captured.skipped if not any(row == name or row.startswith(name + ".") for row in named)]
-    return (*ordered, *(_idle(name, captured, seen) for name in idle))
+    told = {row.layer for row in ordered if row.status != "verified"}
+    untold = [
+        LayerCheck(name, "could not tell", _NOTHING, f"the capture says: {why or 'no attention operator was seen'}")
+        for name, why in captured.missed.items()
+        if name not in told
+    ]
+    return (*ordered, *(_idle(name, captured, seen) for name in idle), *untold)
 
 
 def _partner(record: DiagonalRecord, seen: list[Seen], findings: dict[int, Finding], used: set[int]) -> int | None:

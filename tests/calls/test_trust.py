@@ -57,7 +57,7 @@ def test_planted_fault_is_found_and_the_diagonal_is_right(monkeypatch, fault, ca
         with attviz.capture(model.to(dtype)) as cap:
             model(x.to(dtype))
     assert len(seen) == 1  # once, not once a layer
-    torch.testing.assert_close(cap.diagonal.double(), truth, rtol=0, atol=1e-5 if dtype is torch.float32 else 3e-2)
+    torch.testing.assert_close(cap.diagonal.double(), truth, rtol=0, atol=1e-5 if dtype is torch.float32 else 3e-2)  # the truth is float32
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with attviz.capture(model) as again:

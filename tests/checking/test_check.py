@@ -318,3 +318,29 @@ def test_the_table_names_every_layer():
     for number in range(3):
         assert f"blocks.{number}.attention" in str(check)
     assert "changes its row and its key only" in str(check)
+
+
+class Elsewhere(nn.Module):
+    """Attention of which no diagonal can be told: keys in another order, heads mixed behind the softmax."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.q, self.k, self.v, self.how = nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(32, 32), how
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(-1, (4, 8)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        if self.how == "fused":
+            return nn.functional.scaled_dot_product_attention(q, k.flip(2), v.flip(2)).transpose(1, 2).flatten(2)
+        weights = (q @ k.mT).softmax(-1)
+        if self.how == "mixed":
+            weights = torch.einsum("bhij,hg->bgij", weights, torch.ones(4, 4))
+        return (weights.flip(-1) @ v if self.how == "turned" else weights @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("how", ["fused", "mixed", "turned"])
+def test_what_the_capture_could_not_tell_is_not_ok(how):
+    check = attviz.check(nn.Sequential(Elsewhere(how)).eval(), torch.randn(2, 7, 32))
+    assert not check.ok, check
+    (row,) = check.of("could not tell")
+    assert row.layer == "0"
+    assert "the capture says" in row.evidence

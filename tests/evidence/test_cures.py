@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,3 +87,59 @@ def test_batch_and_heads_in_one_axis_of_compiled_code():
     with torch.no_grad(), attviz.capture(compiled) as cap:
         compiled(x)
     assert_right(cap, model.truth(x))
+
+
+class ByHand(Mixer):
+    def weigh(self, scores):
+        return scores.exp() / scores.exp().sum(-1, keepdim=True)
+
+    def forward(self, x):
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        return (self.weigh(q @ k.mT * D**-0.5) @ v).transpose(1, 2).flatten(2)
+
+
+def test_a_softmax_of_torch_in_place_of_one_written_by_hand():
+    model, x = nn.Sequential(ByHand()).eval(), torch.randn(B, T, E)
+    assert "can be read" in is_loud(nn.Sequential(Mixed(), model), x)
+    model[0].weigh = lambda scores: scores.softmax(-1)
+    assert_right(seen(model, x), model[0].truth(x))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # torch, of vmap over its own kernel
+def test_the_whole_batch_in_place_of_vmap():
+    model, x = ByHand().eval(), torch.randn(2, B, T, E)
+    model.weigh = lambda scores: scores.softmax(-1)
+    with pytest.raises(CaptureError, match="flatten"), torch.no_grad(), attviz.capture(model):
+        torch.func.vmap(model)(x)
+    assert_right(seen(model, x.flatten(0, 1)), model.truth(x.flatten(0, 1)))
+
+
+def test_weights_that_are_loaded_before_they_are_needed():
+    loaded = ByHand().eval()
+    loaded.weigh = model_weigh = lambda scores: scores.softmax(-1)
+    with torch.device("meta"):
+        model = ByHand().eval()
+    model.weigh = model_weigh
+    with pytest.raises(CaptureError, match="to_empty"):
+        attviz.capture(model)
+    model.to_empty(device="cpu").load_state_dict(loaded.state_dict())
+    x = torch.randn(B, T, E)
+    assert_right(seen(model, x), loaded.truth(x))
+
+
+def test_a_fresh_copy_of_a_module_that_an_attribute_sends_another_way():
+    """As ``docs/your-own-model.md`` says: of one module the first forward decides."""
+
+    class Either(Mixer):
+        backwards = False
+
+        def forward(self, x):
+            k, v = heads(self.k(x)), heads(self.v(x))
+            k, v = (k.flip(2), v.flip(2)) if self.backwards else (k, v)
+            return F.scaled_dot_product_attention(heads(self.q(x)), k, v).transpose(1, 2).flatten(2)
+
+    model, x = Either().eval(), torch.randn(B, T, E)
+    assert_right(seen(model, x), model.truth(x))
+    fresh = copy.deepcopy(model)
+    fresh.backwards = True
+    assert "in another order" in is_loud(fresh, x)

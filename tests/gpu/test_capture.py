@@ -43,7 +43,7 @@ def test_every_backend_agrees_with_float64_and_keeps_the_outputs(backend, dtype,
         with attviz.capture(model) as cap:
             captured = model(x)
     assert torch.equal(captured, plain)
-    torch.testing.assert_close(cap.diagonal.double(), expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(cap.diagonal.double(), expected, rtol=2e-3, atol=2e-3)  # float32 on a GPU may multiply in TF32
 
 
 @pytest.mark.parametrize("backend", BACKENDS[:3])
@@ -74,7 +74,9 @@ def test_compiled_model_is_captured():
         with attviz.capture(compiled) as cap:
             captured = compiled(x)
     assert torch.equal(captured, plain)
-    torch.testing.assert_close(cap.diagonal.double(), expected, rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(
+        cap.diagonal.double(), expected, rtol=5e-3, atol=5e-3
+    )  # as above, through the compiler's own matrix products
 
 
 def test_replayed_cuda_graphs_are_a_loud_miss():

@@ -36,4 +36,6 @@ def test_agrees_with_the_eager_model_and_keeps_the_outputs(family):
     assert torch.equal(captured, plain)
     expected = torch.stack(weights)[..., :160].diagonal(0, -2, -1)
     real = mask.bool()[None, :, None].expand_as(expected)
-    torch.testing.assert_close(cap.diagonal.double()[real], expected[real], rtol=5e-3, atol=5e-3)
+    torch.testing.assert_close(
+        cap.diagonal.double()[real], expected[real], rtol=5e-3, atol=5e-3
+    )  # the truth is of another kernel, in half precision

@@ -87,7 +87,7 @@ def test_packed_sequences():
     query, key = heads(1, 4, 333, 64, torch.bfloat16), heads(1, 2, 333, 64, torch.bfloat16)
     expected = summary_from_qk_reference(query, key, cu_seqlens_q=edges, is_causal=True)
     actual = diagonal_from_qk(query, key, cu_seqlens_q=edges, is_causal=True, max_seqlen=233)
-    torch.testing.assert_close(actual.double(), expected.diagonal, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual.double(), expected.diagonal, rtol=1e-3, atol=1e-3)  # bfloat16 products
 
 
 @pytest.mark.parametrize("convention", [0.0, math.inf, -math.inf])
@@ -97,7 +97,7 @@ def test_dead_rows_are_zero_under_every_convention(convention):
     logsumexp = dense_logits(query, query).logsumexp(-1).float().masked_fill(~alive[:, None], convention)
     actual = diagonal_from_logsumexp(query, query, logsumexp, row_mask=alive)
     expected = summary_from_qk_reference(query, query).diagonal * alive[:, None]
-    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)  # float16 products
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

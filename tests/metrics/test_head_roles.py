@@ -84,7 +84,7 @@ def test_masses_and_chances_are_those_of_the_matrix(kind):
                 torch.testing.assert_close(table.chance[where], chance.mean(), rtol=1e-5, atol=1e-6, msg=str((role, layer, head)))
                 if len(means) > 1:
                     error = (mass - chance).std() / len(means) ** 0.5
-                    torch.testing.assert_close(table.error[where], error, rtol=1e-3, atol=1e-6)
+                    torch.testing.assert_close(table.error[where], error, rtol=1e-3, atol=1e-6)  # a spread of nearly equal means
 
 
 def planted(mass, chance=0.1, error=0.01, texts=32, roles=("own", "previous", "induction"), rule=None):

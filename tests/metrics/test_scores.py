@@ -111,7 +111,9 @@ def test_the_clip_of_the_query_brings_the_largest_logit_down_to_the_threshold(mo
     with torch.no_grad():
         layer, factors = model.model.layers[0].self_attn, scores.query_clip(before)[0]
         layer.q_proj.weight.view(4, layer.head_dim, -1).mul_(factors[:, None, None].float())
-    torch.testing.assert_close(largest()[0], before[0].clamp(max=100), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        largest()[0], before[0].clamp(max=100), rtol=1e-3, atol=1e-3
+    )  # a factor on float32 weights, then logits of 100
 
 
 def test_what_does_not_fit_is_told():

@@ -120,7 +120,7 @@ def test_keys_with_a_large_common_part_stay_exact_in_16_bits():
     shifted = PairLayer("layer", layer.query, layer.key + 300, scale=layer.scale)
     meta, data = coded(shifted)
     assert meta["form"] == "f16"
-    assert np.abs(read(meta, data) - exact(shifted)).max() < 1e-3
+    assert np.abs(read(meta, data) - exact(shifted)).max() < 1e-3  # query and key travel in 16 bits
     rounded = PairLayer("layer", layer.query, (layer.key + 300).astype(np.float16).astype(np.float32), scale=layer.scale)
     assert np.abs(exact(rounded) - exact(shifted)).max() > 0.005, "without the mean it would be off"
 
