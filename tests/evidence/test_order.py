@@ -74,7 +74,7 @@ MOVED = {
 def test_keys_that_were_moved_are_loud(how, core):
     model, x = Keyed(core, MOVED[how]).eval(), torch.randn(B, T, E)
     for _ in range(2):  # followed, then by what was shown
-        assert "could not be told" in is_loud(model, x)
+        assert "could not be identified" in is_loud(model, x)
 
 
 @pytest.mark.parametrize("layers", ["0", "*", 0])
@@ -137,7 +137,7 @@ def test_a_moved_copy_of_the_queries_as_keys(how, batch_first, core):
             x, y = (x, how(x)) if batch_first else (x.transpose(0, 1), how(x).transpose(0, 1))
             return self.attn(x, y, y, need_weights=core == "eager")[0]
 
-    assert "could not be told" in is_loud(Around().eval(), torch.randn(B, T, E))
+    assert "could not be identified" in is_loud(Around().eval(), torch.randn(B, T, E))
 
 
 def test_a_flag_that_changes_the_order_is_followed_again():
