@@ -149,7 +149,7 @@ class Followed:
         try:
             if self.follow.traces.known(tensors[0]) is None:
                 if self.follow.inside is None and not isinstance(tensors[0], nn.Parameter):
-                    return Answer("unsettled", "it runs inside an operator that shows no more than its result")
+                    return None  # inside compiled code, or an operator that shows no more than its result
                 if self.follow.inside is not None:
                     answer = replace(answer_fused(self.follow, *self.follow.inside, of_one(situation)), layout=None)
                 else:
