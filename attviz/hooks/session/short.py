@@ -20,9 +20,9 @@ from attviz.calls.together import SMALL
 from attviz.calls.trust import known
 from attviz.hooks.scope.evidence import Situation
 from attviz.hooks.scope.follow.answer import Answer
+from attviz.hooks.scope.model_map import is_of_library
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
-from attviz.hooks.session.alignment import from_library
 from attviz.hooks.session.running import LayerScope, ThreadState
 from attviz.hooks.tap.operators import Operator
 
@@ -91,11 +91,13 @@ def _has_way(call: AttentionCall, judged: AttentionCall | None, answer: Answer |
         return False
     if judged.query.shape != query.shape and call.bias is not None and call.bias.ndim != 4:
         return False
-    return answer is None or (answer.layout is None if _by_answer(answer, module) else from_library(module))
+    if (call.bias is not None and not is_of_library(module)) or (answer is not None and answer.moved):
+        return False  # what its mask hides from a token others may see; its rows are not the tokens in their order
+    return answer is None or (answer.layout is None if _by_answer(answer, module) else is_of_library(module))
 
 
 def _by_answer(answer: Answer, module: nn.Module) -> bool:
-    return answer.kind == "self" and not (answer.joined and from_library(module))
+    return answer.kind == "self" and not (answer.joined and is_of_library(module))
 
 
 class ShortWays:
