@@ -308,7 +308,7 @@ def test_an_error_of_the_model_passes_and_nothing_stays():
 def test_bad_calls_say_what_to_do():
     with pytest.raises(ArgumentError, match=r"must be a torch.nn.Module, got str"):
         attviz.check("bert")
-    with pytest.raises(ArgumentError, match="pass the inputs of Encoder too"):
+    with pytest.raises(ArgumentError, match="pass the inputs of Encoder"):
         attviz.check(Encoder())
 
 
