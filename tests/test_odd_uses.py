@@ -7,12 +7,13 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, LlamaConfig, LlamaModel
 
 import attviz
 from attviz.errors import CaptureError
 from tests.tiny import Block, Encoder, reference
 
+LLAMA = LlamaConfig(vocab_size=99, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
 BERT = BertConfig(vocab_size=99, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
 
 
@@ -27,7 +28,7 @@ def x() -> torch.Tensor:
 
 
 def test_implementation_changed_inside_the_context():
-    model, ids = BertModel(BERT, add_pooling_layer=False).eval(), torch.randint(0, 99, (2, 7))
+    model, ids = LlamaModel(LLAMA).eval(), torch.randint(0, 99, (2, 7))
     with torch.no_grad(), attviz.capture(model, keep="all") as cap:
         for implementation in ("sdpa", "eager", "sdpa"):
             model.set_attn_implementation(implementation)

@@ -45,13 +45,20 @@ def verify(path: Path, sha256: str) -> None:
 
 
 def load_model(
-    name: str, *, classify: bool | None = None, trust_remote_code: bool = False, allow_pickle: bool = False, device_map: Any = None
+    name: str,
+    *,
+    classify: bool | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    device_map: Any = None,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
         name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which is taken from the installed package when it is there.
         classify: Load the classification head; None does so if the checkpoint has one.
+        attention: The attention implementation, such as "sdpa" or "eager"; None takes the model's own.
         trust_remote_code: Run Python code that comes with the model; never run without this.
         allow_pickle: Also load weights in PyTorch's pickle format (``.bin``), which can run code.
         device_map: As in ``from_pretrained``; ``"auto"`` spreads the model over what is there, which needs accelerate.
@@ -69,6 +76,8 @@ def load_model(
     options: dict[str, Any] = {"local_files_only": local, "trust_remote_code": trust_remote_code}
     weights: dict[str, Any] = {"output_loading_info": True, "use_safetensors": None if allow_pickle else True}
     weights |= {} if device_map is None else {"device_map": device_map}
+    if attention is not None:  # at loading: transformers 4.57 cannot switch BERT and its kin later, and only logs that
+        weights["attn_implementation"] = attention
     try:
         config = AutoConfig.from_pretrained(source, **options)
         heads = getattr(config, "architectures", None) or []
@@ -78,7 +87,10 @@ def load_model(
         model, found = kind.from_pretrained(source, **options, **weights)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except Exception as error:  # a damaged folder ends in any exception that transformers, tokenizers or safetensors know
-        raise ArgumentError(f"model {name!r} could not be loaded: {_reason(error, trust_remote_code, allow_pickle)}") from error
+        reason = _reason(error, trust_remote_code, allow_pickle)
+        if attention is not None and "attn_implementation" in reason:
+            raise ArgumentError(f"attention={attention!r} (--attention) cannot be had for {name!r}: {reason}") from error
+        raise ArgumentError(f"model {name!r} could not be loaded: {reason}") from error
     _check_complete(model, sorted(found["missing_keys"]), name)
     if source != name:  # the path of an installed package says nothing to a reader of the archive
         model.config._name_or_path = f"sentence-transformers/{BUNDLED}"

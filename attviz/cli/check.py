@@ -69,14 +69,8 @@ def _check_model(args: argparse.Namespace) -> int:
 
     import attviz
     from attviz.analysis.models import load_model
-    from attviz.errors import ArgumentError
 
-    model, tokenizer = load_model(args.target)
-    if args.attention is not None:
-        try:
-            model.set_attn_implementation(args.attention)
-        except (ValueError, ImportError) as error:
-            raise ArgumentError(f"--attention {args.attention}: {str(error).splitlines()[0]}") from error
+    model, tokenizer = load_model(args.target, attention=args.attention)
     model.to(device=args.device, dtype=getattr(torch, args.dtype))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

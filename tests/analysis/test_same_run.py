@@ -109,8 +109,10 @@ CHANGES = {
 
 
 def _eager(model):
-    other = copy.deepcopy(model)
-    other.set_attn_implementation("eager")
+    other = (
+        type(model)._from_config(copy.deepcopy(model.config), attn_implementation="eager").eval()
+    )  # transformers 4.57 cannot switch BERT
+    other.load_state_dict(model.state_dict())
     return other
 
 

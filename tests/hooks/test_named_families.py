@@ -6,8 +6,9 @@ import logging
 
 import pytest
 import torch
+import transformers
 
-from benchmarks.families.check import cast, check_path, paths, prepare
+from benchmarks.families.check import Unbuilt, cast, check_path, paths, prepare
 
 FAMILIES = (
     "bert roberta distilbert electra gpt2 gpt_neox opt llama mistral qwen2 qwen3 gemma phi t5 bart vit clip whisper deberta-v2 gptj "
@@ -37,7 +38,12 @@ def sides(inputs: dict) -> tuple[str, ...]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_attention_is_right(family, dtype):
     """To 1e-6 in float32; in half types to what :attr:`attviz.checking.watch.Seen.rounding` allows, 4e-3 at most."""
-    model, inputs = prepare(family)
+    try:
+        model, inputs = prepare(family)
+    except Unbuilt as error:
+        if int(transformers.__version__.split(".")[0]) >= 5:
+            raise
+        pytest.skip(f"built with newer releases only: {error}")
     model, inputs = model.to(dtype), cast(inputs, dtype)
     chosen = paths(model) if dtype is torch.float32 else paths(model)[-1:]  # eager: its weights are made in the half type
     for path in chosen:

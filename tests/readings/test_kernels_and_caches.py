@@ -20,7 +20,7 @@ from attviz import readings as r
 from attviz.calls import trust
 from tests.hooks.tap.test_transformers_flash import NAME, kernel, model_of  # noqa: F401  (the stand-in from the hub, for the tests that ask for it)
 from tests.readings.test_readings import SIZES, eager_weights
-from tests.test_decoding import CONFIGS, NEW, PROMPT, WAYS, build, prompt
+from tests.test_decoding import CONFIGS, MAJOR, NEW, PROMPT, WAYS, build, prompt
 
 READ = (r.Offset(-1, name="previous"), r.RowEntropy(), r.Received(), r.Rows(-1), r.Keys(first=2), r.Duplicate(), r.Window(1), r.TopKeys(2))
 
@@ -114,6 +114,7 @@ def test_flex_attention(side):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("config", ["grouped", "mixed", "positions"])
 def test_rows_of_the_last_token_while_generating_with_every_cache(config, way, padded):
+    padded = padded and not (way == "chunked" and MAJOR < 5)  # transformers 4.57 counts padding as positions there: another model
     model = build(CONFIGS[config])
     ids, mask = prompt(padded)
     read = [r.Rows(-1), r.Duplicate(), r.RowEntropy(), r.Keys(first=1, name="sink")]

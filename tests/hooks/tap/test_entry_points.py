@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
 import types
@@ -192,6 +193,8 @@ def test_the_diagonal_is_that_of_float64_and_the_output_unchanged(name, packed):
     call, operator = ENTRIES[name]
     if name == "varlen_attn" and not packed:
         pytest.skip("takes packed texts only")
+    if name == "varlen_attn" and importlib.util.find_spec("torch.nn.attention.varlen") is None:
+        pytest.skip("torch 2.9 has no varlen_attn")
     model, bounds = Attention(call), torch.tensor([0, 4, 5, 11], dtype=torch.int32)
     inputs = (torch.randn(11, 32), bounds) if packed else (torch.randn(2, 7, 32),)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import transformers
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers import modeling_flash_attention_utils as utils
@@ -249,6 +250,7 @@ def test_a_kernel_with_another_schema_is_loud(kernel):
             model(**inputs)
 
 
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4.57 names the pages in other words")
 def test_paged_keys_are_skipped_with_the_reason():
     model = model_of("llama", num_hidden_layers=1)
     attention = model.layers[0].self_attn

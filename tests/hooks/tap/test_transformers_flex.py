@@ -20,7 +20,7 @@ from attviz.calls import ScoredCall, trust
 from attviz.errors import CaptureWarning
 from attviz.hooks.tap import dispatcher, functions
 from benchmarks.families.check import check_family
-from tests.test_decoding import CONFIGS, NEW, PROMPT, build, full_forward, prompt
+from tests.test_decoding import CONFIGS, MAJOR, NEW, PROMPT, build, full_forward, prompt
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch, about how transformers compiles its block mask
@@ -87,6 +87,8 @@ def eager(model: nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("side", ["none", "right", "left"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
+    if family == "bert" and MAJOR < 5:
+        pytest.skip("transformers 4.57 has no flex_attention for BERT")
     model, inputs = model_of(family), batch(side)
     with torch.no_grad():
         plain = model(**inputs).last_hidden_state
@@ -103,7 +105,7 @@ def test_agrees_with_the_eager_model_and_changes_nothing(family, side):
 @pytest.mark.parametrize("config", ["grouped", "mixed"])
 def test_generation_equals_a_full_forward(config, way):
     model = build(CONFIGS[config], "flex_attention")
-    ids, mask = prompt(padded=True)
+    ids, mask = prompt(padded=not (way and MAJOR < 5))  # transformers 4.57 counts padding as positions there: another model
     with attviz.capture(model, keep="all") as cap:
         out = model.generate(ids, attention_mask=mask, max_new_tokens=NEW, **way)
     joined = cap.sequence_diagonal()
@@ -159,10 +161,9 @@ class Sinks(nn.Module):
         return self.attend(*self.split(x), self.logits)
 
     def attend(self, query, key, value, s_aux):
-        output, aux = integration.compile_friendly_flex_attention(
-            query, key, value, scale=0.3, enable_gqa=True, **integration.get_flex_attention_lse_kwargs(True)
-        )
-        lse = aux.lse[..., None]
+        asks = getattr(integration, "get_flex_attention_lse_kwargs", lambda wanted: {"return_lse": wanted})  # transformers 4.57
+        output, aux = integration.compile_friendly_flex_attention(query, key, value, scale=0.3, enable_gqa=True, **asks(True))
+        lse = getattr(aux, "lse", aux)[..., None]
         return output * torch.exp(lse - torch.logaddexp(lse, s_aux[:, None, None]))
 
     def truth(self, x):
