@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     if not arguments.dry_run:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a machine without a GPU"
         (arguments.out / "docs" / "roofline.md").write_text(HEADER.format(device=device) + text)
-        about = environment()
+        about = {"machine" if name == "device" else name: value for name, value in environment().items()}
         with (arguments.out / "benchmarks" / "results" / "roofline.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, [*COLUMNS, *about])
             writer.writeheader()

@@ -45,5 +45,7 @@ def test_one_line_comes_from_the_compiled_kernel(tmp_path, monkeypatch):
     assert found["diagonal_from_logsumexp"]["launches"] == "1"
     assert found["diagonal_from_logsumexp"]["programs"] == str(8 * 12 * 2)  # batch, heads, blocks of 64 queries
     assert found["merge_by_token"]["launches"] == "2"
+    assert {line["device"] for line in lines} == {"H100 SXM"}  # not the machine that reckoned
+    assert all(line["machine"] for line in lines)
     assert {line["measured_us"] for line in lines} == {""}  # no GPU here, and no number is made up
     assert "## H100 SXM" in (tmp_path / "docs" / "roofline.md").read_text()
