@@ -109,7 +109,7 @@ def encoded_windows(
         cut: Called with the tokens that a truncated text loses.
 
     Raises:
-        ArgumentError: If a text is no string, or must be split by a tokenizer that cannot.
+        ArgumentError: If a text is not a string, or the tokenizer cannot split it.
     """
     for window, lazy in enumerate(lazy_windows(sources, size)):
         texts = list(lazy)

@@ -1,4 +1,4 @@
-"""Metrics of a run that can be stopped: their states lie beside the documents that they have seen, and come back with them."""
+"""Metrics of a run that can be stopped: their states are saved with the documents they have seen, and restored with them."""
 
 from __future__ import annotations
 

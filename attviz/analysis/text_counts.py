@@ -1,4 +1,4 @@
-"""What a data set holds beside its texts: empty ones, repeated ones, those that were cut; counted as they pass."""
+"""Counts over the texts of a data set: empty, repeated and truncated ones, counted as they pass."""
 
 from __future__ import annotations
 

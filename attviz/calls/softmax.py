@@ -19,7 +19,7 @@ class SoftmaxCall(AttentionCall):
     Attributes:
         weights: Softmax output, before dropout. What the model made has any number of dimensions from 3 on; with 4 it can be read.
         logits: What went into the softmax, where the operator shows it.
-        sinks: Columns behind the keys that are no keys (a learned sink).
+        sinks: Columns after the keys that are not keys (a learned sink).
     """
 
     __slots__ = ("logits", "sinks", "weights")
@@ -77,7 +77,7 @@ class SoftmaxCall(AttentionCall):
     def summarise(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys of each row."""
         facts = super().summarise()
-        if self.logits is None or self.sinks:  # beside a sink, models shift their logits before the softmax
+        if self.logits is None or self.sinks:  # with a sink, models shift their logits before the softmax
             return facts
         return facts._replace(max_logit=self.logits.detach().amax(-1).float().reshape(facts.entropy.shape))
 

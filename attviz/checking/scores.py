@@ -1,4 +1,4 @@
-"""What an attention operator was asked to compute, worked out again in float64 from its own arguments.
+"""What an attention operator was asked to compute, recomputed in float64 from its own arguments.
 
 One function an operator: it takes the arguments by the names of the operator's schema and returns the scores, mask and bias included, so
 that the attention weights are their softmax over the last axis. Nothing here is shared with the code that :func:`attviz.check` checks.

@@ -8,7 +8,7 @@ from typing import Any
 
 _SAMPLE = 256  # texts that are cut into tokens to know the others
 _BATCHES = 3  # that really run
-_BYTES_A_TOKEN = 33  # ids, offsets, marks and the token's text, beside the diagonal
+_BYTES_A_TOKEN = 33  # ids, offsets, marks and the token's text, in addition to the diagonal
 
 
 def estimate(

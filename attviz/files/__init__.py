@@ -1,8 +1,8 @@
-"""Every file that attviz writes goes through here; this is what it promises of the disk, whatever happens.
+"""Every file that attviz writes goes through here. These are the guarantees:
 
 * **Killed at any instruction.** Under the name of an output stands the old file or the new one, whole; never a part of one. What the
-  dead process left beside it carries our mark (``.NAME.attviz-<16 hex digits>.tmp``) and is removed by the next run that writes NAME.
-* **A full disk.** The write raises ``OSError``, the old file stays, nothing is left beside it. `analyze` keeps what was done.
+  dead process left next to it carries our mark (``.NAME.attviz-<16 hex digits>.tmp``) and is removed by the next run that writes NAME.
+* **A full disk.** The write raises ``OSError``, the old file stays, nothing else is left. `analyze` keeps what was done.
 * **A power cut.** The file is synced before it is renamed and its folder afterwards: what was reported as written is on the disk.
 * **Two writers.** Of two archives under one name the second is refused, with the process id of the first; a lock goes with its process.
   Pages, tables and figures take no lock: the last one stands, whole.

@@ -1,4 +1,4 @@
-"""The one way in which attviz writes a file: beside its place, synced, renamed; the folder synced after it."""
+"""How attviz writes every file: to a temporary file in the same folder, synced, renamed; then the folder is synced."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def replacing(path: str | os.PathLike[str], *, overwrite: bool = True, note: str
     Args:
         path: The output; a symbolic link is itself replaced, what it points at stays.
         overwrite: Whether an existing file may be replaced.
-        note: What to tell the user when the disk is full, beside that the old file is as it was.
+        note: What else to tell the user when the disk is full, after saying that the old file is unchanged.
 
     Yields:
         A seekable binary file.
@@ -97,7 +97,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(target: Path) -> tuple[int, Path]:
-    """A new file beside the target with the target's mode, which nobody else can have opened, and which no sweep takes for dead."""
+    """A new file next to the target with the target's mode, which nobody else can have opened and no sweep takes for dead."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     before = _existing(target)
     while True:

@@ -27,7 +27,7 @@ class Lock:
     """The right to write one archive; a context manager.
 
     Args:
-        target: The archive; the lock stands beside it.
+        target: The archive; the lock file is next to it.
     """
 
     def __init__(self, target: Path) -> None:

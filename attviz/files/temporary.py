@@ -16,13 +16,13 @@ _MARK = re.compile(r"\.attviz-[0-9a-f]{16}\.tmp")
 
 
 def stem_of(target: Path) -> str:
-    """What our names beside a target begin with: its own name, or a hash of one that is too long."""
+    """The prefix of our names next to a target: its own name, or a hash of one that is too long."""
     name = os.fsencode(target.name)
     return target.name if len(name) <= _LONGEST else hashlib.sha256(name).hexdigest()[:32]
 
 
 def fresh_name(target: Path) -> Path:
-    """A name beside the target that nobody can have guessed.
+    """A name next to the target that nobody can guess.
 
     Example:
         >>> bool(re.fullmatch(r"[.]run[.]attviz[.]attviz-[0-9a-f]{16}[.]tmp", fresh_name(Path("run.attviz")).name))
@@ -32,7 +32,7 @@ def fresh_name(target: Path) -> Path:
 
 
 def new_folder(target: Path) -> Path:
-    """Make an empty folder beside the target, for us alone; call it while the target is locked."""
+    """Make an empty private folder next to the target; call it while the target is locked."""
     folder = fresh_name(target)
     os.mkdir(folder, 0o700)
     return folder
@@ -43,7 +43,7 @@ def discard_folder(folder: Path, target: Path, names: Iterable[str]) -> None:
 
     Args:
         folder: A folder that carries our mark.
-        target: The file beside which it stands.
+        target: The file it is next to.
         names: Patterns of the files in it that are ours.
 
     Raises:

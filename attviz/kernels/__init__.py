@@ -1,6 +1,6 @@
 """The diagonal of attention as ``torch.library`` operators: plain torch anywhere, Triton on CUDA and ROCm.
 
-``diagonal_from_*`` return the diagonal alone, ``summary_from_*`` what the same pass gives beside it. All compute in float32 or better,
+``diagonal_from_*`` return the diagonal alone, ``summary_from_*`` what the same pass yields in addition. All compute in float32 or better,
 return float32 in [0, 1], and take no part in the autograd graph.
 """
 

@@ -157,7 +157,7 @@ def _finish(state: RowState, sinks: Tensor | None) -> Tensor:
         everything, mass, shift = state.top + log_total, torch.ones_like(log_total), log_total
     alive = state.total != 0  # NaN is alive: it must show
     entropy = mass * (shift - state.moment / state.total)
-    share = mass / state.total  # not exp(own - logsumexp): beside finfo.min the logarithm of the total would vanish
+    share = mass / state.total  # not exp(own - logsumexp): next to finfo.min the logarithm of the total would vanish
     own = (torch.exp(state.own - state.top) * share).clamp_(max=1.0)  # NaN stays
     first = (torch.exp(state.first - state.top) * share).clamp_(max=1.0)
     dead = torch.zeros_like(own)

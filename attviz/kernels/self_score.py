@@ -93,7 +93,7 @@ def _chunked_vecdot(query: Tensor, key: Tensor) -> Tensor:
         scores: Tensor = torch.linalg.vecdot(query.to(exact), key.to(exact))
         return scores
     if query.dtype is not exact:
-        chunk //= 2  # the casts of both operands live beside the product
+        chunk //= 2  # the casts of both operands are alive together with the product
     rows = max(1, chunk * q_len // query.numel())
     scores = query.new_empty(query.shape[:-1], dtype=exact)
     for start in range(0, q_len, rows):

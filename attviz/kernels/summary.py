@@ -1,4 +1,4 @@
-"""What can be read off an attention row beside its diagonal, and the five aggregates over heads."""
+"""What else can be read from an attention row, and the five aggregates over heads."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class QueryKey(Reading):
     Gives ``"<name>.query"`` ``[batch, num_heads, q_len, head_dim]``, ``"<name>.key"`` ``[batch, num_kv_heads, kv_len, head_dim]`` (after
     positional encoding), ``"<name>.logsumexp"`` ``[batch, num_heads, q_len]``, ``"<name>.scale"`` and ``"<name>.bias"``
     ``[batch, num_heads, q_len, kv_len]``, -inf where a key is hidden. A layer that shows no query and key, or
-    whose scores are no product and bias, gives ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
+    whose scores are not a product and a bias, gives ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
 
     Attributes:
         dtype: Dtype of the copies.

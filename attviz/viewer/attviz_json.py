@@ -36,7 +36,7 @@ def attviz_entry(document: AttvizDocument, index: int, classes: Sequence[str]) -
     """Turn one AttViz document into its line in the list and its chunk, values exact in float32.
 
     Raises:
-        FormatError: If a vector is not as long as the tokens of its set, or a class score is no number.
+        FormatError: If a vector is not as long as the tokens of its set, or a class score is not a number.
     """
     flat = [_set_values(one, f"[{index}].sets[{place}]") for place, one in enumerate(document.sets)]
     values = np.concatenate(flat) if flat else np.zeros(0, np.float32)

@@ -15,7 +15,7 @@ class Locator:
         self._owner_of: dict[str, str] = {}
 
     def place(self, hooked: str | None, situation: Situation) -> tuple[str | None, Situation, str | None, int]:
-        """Owner, the sequences it was given beside its own, the compiled region the call came out of, and which call of the owner runs.
+        """Owner, the sequences it was given besides its own, the compiled region the call came out of, and which call of the owner runs.
 
         Args:
             hooked: The module whose hook was entered last, where there is one.

@@ -28,7 +28,7 @@ class TokenContext:
         mask_marks_padding: The mask is True where the token is padding; else it is non-zero where the token is real.
         past: Tokens in the cache before this call: an int, or a tensor where the cache keeps it on the device.
         cached: Whether a cache takes part in this call, so that more keys than queries do not mean cross-attention.
-        static: Whether that cache hands out buffers of fixed length, with unused slots behind the last key.
+        static: Whether that cache returns buffers of fixed length, with unused slots after the last key.
         length: Number of tokens this call was given, where it says.
         beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
         given_ids: The ids as they were given, to know them again in a tower.

@@ -45,7 +45,7 @@ class Verdict(NamedTuple):
 
     Attributes:
         call: The call with its ``kv_offset`` set and its weights as ``[batch, num_heads, q_len, kv_len]``; None where it has no diagonal.
-        accounts: The call is an attention of its module, recorded or not: the module is no miss.
+        accounts: The call is an attention of its module, recorded or not, so the module was not missed.
         reason: Why there is no diagonal, for ``cap.skipped``.
         crossing: The call without a place for its queries among its keys, where it is attention to another sequence.
         aside: What this operator does instead of attention; counts only if nothing else of the module was seen.

@@ -22,7 +22,7 @@ def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[L
     """What the user and the metrics ask for, each reading once.
 
     Raises:
-        ArgumentError: If something is no reading, two share a name, or nothing asked can be read of cross-attention.
+        ArgumentError: If something is not a reading, two share a name, or nothing requested can be read from cross-attention.
     """
     own = () if read is None else (read,) if isinstance(read, Reading) else tuple(read)
     for reading in own:

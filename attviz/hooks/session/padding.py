@@ -16,7 +16,7 @@ _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or 
 
 
 class Hidden(NamedTuple):
-    """What hides keys, as it was copied while the operator ran; what it says is worked out when somebody reads.
+    """What hides keys, copied while the operator ran and interpreted when somebody reads.
 
     Attributes:
         own: Of each query's own key: scores, or a bool or additive mask, ``[..., heads, q_len]``.

@@ -53,7 +53,7 @@ def listen(listener: Listener, places: Iterable[Place] = ()) -> None:
 
     Args:
         listener: Who wants to see it.
-        places: Python functions to watch for it, beside the operators of the dispatcher.
+        places: Python functions to watch for it, in addition to the dispatcher's operators.
     """
     global listeners
     wanted = tuple(places)

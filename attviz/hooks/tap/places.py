@@ -1,4 +1,4 @@
-"""Which Python functions a capture of a model watches, beside the operators of the dispatcher."""
+"""Which Python functions a capture of a model watches, in addition to the dispatcher's operators."""
 
 from __future__ import annotations
 

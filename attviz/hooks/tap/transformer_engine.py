@@ -71,7 +71,7 @@ def _reader(names: tuple[str, ...]) -> Reader:
         if not windowed and not (causal and at_the_end):
             return FusedCall(NAME, query, key, lse, scale, bias, causal)
         if bias is not None or not (at_the_end or query.shape[2] == key.shape[2]):
-            return f"{NAME} was given a window beside padding, a bias or a cache, which is not read; {_NO_SWITCH}"
+            return f"{NAME} was given a window together with padding, a bias or a cache, which is not read; {_NO_SWITCH}"
         return PackedCall(NAME, query, key, lse, rules)
 
     return read

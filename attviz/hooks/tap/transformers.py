@@ -38,7 +38,7 @@ def transformers_places() -> Iterator[Place]:
 
 
 def _flex(compiled_function: Function) -> Function:
-    """Watch what the holder of the compiled flex_attention hands out; under a whole-model compile nobody asks it."""
+    """Watch what the holder of the compiled flex_attention returns; a fully compiled model does not ask it."""
 
     def hand_out(holder: Any) -> Function:
         sinks = variable_of_caller("s_aux", depth=3)  # folded in after the kernel, by the function that asked for it

@@ -24,7 +24,7 @@ class Operator:
 
     Attributes:
         name: ``"namespace::operator"`` or ``"namespace::operator.overload"``.
-        read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`; into None where this call is no attention; or into
+        read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`; into None if this call is not attention; or into
             the reason (a str) why it cannot have a diagonal, for ``cap.skipped``, if its module does not attend otherwise.
         kind: ``"fused"`` operators are attention by their name; a ``"softmax"`` has to be told from a router or a pooling
             head by its shape and its module.
