@@ -107,7 +107,7 @@ def _vocabulary(model: nn.Module, tokenizer: Any) -> int:
         found = None
     found = found or getattr(getattr(model, "config", None), "vocab_size", None) or (len(tokenizer) if tokenizer is not None else None)
     if not isinstance(found, int):
-        raise ArgumentError("head_roles: the size of the vocabulary is not known. Give vocab_size=, or the tokenizer.")
+        raise ArgumentError("head_roles: the vocabulary size is not known. Pass vocab_size=, or the tokenizer.")
     return found
 
 

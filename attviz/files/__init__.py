@@ -1,4 +1,4 @@
-"""Every file that attviz writes goes through here. These are the guarantees:
+"""Every file that attviz writes goes through here, with these guarantees.
 
 * **Killed at any instruction.** Under the name of an output stands the old file or the new one, whole; never a part of one. What the
   dead process left next to it carries our mark (``.NAME.attviz-<16 hex digits>.tmp``) and is removed by the next run that writes NAME.

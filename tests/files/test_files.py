@@ -246,7 +246,7 @@ def test_a_forked_child_holds_nothing_and_a_dead_parent_leaves_no_lock_to_it(tmp
     middle.start()
     assert ready.wait(60)
     assert held.value == 0
-    with pytest.raises(FormatError, match=f"another process .id {middle.pid}. writes"):
+    with pytest.raises(FormatError, match=f"another process .id {middle.pid}. is writing"):
         Lock(tmp_path / "a").acquire()
     os.kill(middle.pid, signal.SIGKILL)
     middle.join()
