@@ -66,9 +66,10 @@ ACTIONS = {
 
 STEP = """async ([code, i]) => {
     const frame = () => new Promise(done => requestAnimationFrame(done));
+    const step = new Function("i", code); // before anything is awaited: afterwards the page's policy forbids it
     await frame();
     const start = performance.now();
-    new Function("i", code)(i);
+    step(i);
     await frame();
     await new Promise(done => setTimeout(done, 0));
     return performance.now() - start;
