@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from transformers import DynamicCache, StaticCache
 
 import attviz
-from attviz.hooks.scope import tokens
+from attviz.hooks.scope import caches
 from attviz.hooks.session import waiting
 from attviz.hooks.session.observer import Observer
 from benchmarks.small_calls import CASES, made
@@ -50,15 +50,15 @@ def launches(monkeypatch):
 @pytest.fixture
 def counter_on_the_device(monkeypatch):
     """A static cache counts its tokens in a tensor, which only a device can read."""
-    read = tokens._past
+    read = caches.cached
 
-    def past(given):
+    def cached(given):
         with _disable_current_modes():  # this is not ours, the copy is
-            before, static, cached = read(given)
-            counter = torch.tensor(before)
-        return counter.clone(), static, cached
+            found = read(given)
+            counter = torch.tensor(found.past)
+        return found._replace(past=counter.clone())
 
-    monkeypatch.setattr(tokens, "_past", past)
+    monkeypatch.setattr(caches, "cached", cached)
 
 
 def steps(family, cache_kind, launches, padded=False):
