@@ -167,3 +167,23 @@ def test_a_single_first_token_is_recorded(fused):
         model(x := torch.randn(1, 3, E))
     assert torch.equal(cap.steps[0][0].diagonal, torch.ones(1, H, 1))
     assert_right(cap, diagonal(weights(heads(model.q(x)), heads(model.k(x)))))
+
+
+class Behind(Attention):
+    """Each token sees those before it, and a learned key that stands in front of all."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__(fused)
+        self.null = nn.Parameter(torch.randn(1, H, 1, D))
+
+    def forward(self, x):
+        k, v = (torch.cat([self.null.expand(len(x), -1, -1, -1), heads(f(x))], 2) for f in (self.k, self.v))
+        return self.core(heads(self.q(x)), k, v, torch.ones(T, T + 1).tril().bool())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_a_token_that_sees_only_what_is_before_it_has_no_weight_on_itself(fused):
+    """The last key that it sees is another's."""
+    model = Behind(fused).eval()
+    for _ in range(2):  # followed, then by what was shown
+        assert_right(seen(model, torch.randn(B, T, E)), torch.zeros(B, H, T, dtype=torch.float64))

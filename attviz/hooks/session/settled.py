@@ -37,7 +37,7 @@ def _offset(
     if answer.buffer or (context is not None and context.static):  # what was followed may have run without that cache
         return None if context is None else context.slot(q_len, kv_len)
     offset = kv_len - q_len - answer.behind
-    if offset > 0 and not answer.behind and not followed and not (context is not None and context.cached):
+    if offset > 0 and offset != answer.before and not answer.behind and not followed and not (context is not None and context.cached):
         return last_visible(scores, q_len, kv_len) - q_len + 1  # a cache that nobody knows: its unused slots are hidden
     return offset if offset >= 0 else None
 
