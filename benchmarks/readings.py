@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,7 +28,8 @@ from benchmarks.environment import environment
 from benchmarks.reading_cases import CASES, LONG, READINGS, ReadingCase
 from benchmarks.reading_rivals import RIVALS, available
 
-_MEMORY = [name for name in READINGS if name != "own"]
+_MEMORY = ("plain", "diagonal", "rows(-1)", "row_entropy", "received", "segments")
+_STEADY = {"MALLOC_MMAP_THRESHOLD_": "65536"}  # large blocks go back to the system at once: the peak differs less between two runs
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def jobs(quick: bool) -> list[Job]:
     found = [Job(case.name, "attviz", name, "time") for case in cases for name in ("diagonal", *READINGS)]
     found += [Job(cases[0].name, rival, reading, "time") for rival, (reading, _) in RIVALS.items() if available(rival)]
     found += [Job(case.name, "torch", "attention alone", "time") for case in cases]
-    return found if quick else found + [Job(LONG.name, "attviz", name, "memory") for name in ("plain", "diagonal", *_MEMORY)]
+    return found if quick else found + [Job(LONG.name, "attviz", name, "memory") for name in _MEMORY]
 
 
 def time_row(job: Job, case: ReadingCase, pairs: int) -> dict[str, object]:
@@ -80,9 +82,12 @@ def time_row(job: Job, case: ReadingCase, pairs: int) -> dict[str, object]:
 
 
 def memory_row(job: Job) -> dict[str, object]:
-    """Growth of the peak during one forward, in a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.readings", "--peak", job.reading]
-    return {"peak_bytes": int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])}
+    """Growth of the peak during one forward, the median of three processes of their own."""
+    command, peaks = [sys.executable, "-m", "benchmarks.readings", "--peak", job.reading], []
+    for _ in range(3):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **_STEADY})
+        peaks.append(int(done.stdout.split()[-1]))
+    return {"peak_bytes": sorted(peaks)[1]}
 
 
 def print_peak(reading: str) -> None:
