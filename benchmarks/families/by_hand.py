@@ -56,7 +56,8 @@ def _trajectory(config: Any) -> Inputs:
 def _question_and_image(config: Any) -> Inputs:
     """A question for the query tokens, and a text with a place for each of them."""
     ids = _ids(12)
-    ids[:, 2 : 2 + config.num_query_tokens] = config.image_token_id if hasattr(config, "image_token_id") else config.image_token_index
+    names = ("image_token_id", "image_token_index", "video_token_index")
+    ids[:, 2 : 2 + config.num_query_tokens] = next(getattr(config, name) for name in names if hasattr(config, name))
     return {**_image(), "input_ids": ids, "attention_mask": _ones(12), "qformer_input_ids": _ids(5), "qformer_attention_mask": _ones(5)}
 
 
@@ -72,6 +73,34 @@ def _siglip2(config: Any) -> Inputs:
     return {"input_ids": _ids(), "attention_mask": _ones(_LENGTH), **_patches(config.vision_config)}
 
 
+def _waves(config: Any) -> Inputs:
+    """Sound as waves, and as the features that the semantic half of a codec hears."""
+    bins = config.semantic_model_config.feature_projection_input_dim
+    return {"input_values": torch.randn(_BATCH, 1, 6400), "input_features": torch.randn(_BATCH, 20, bins)}
+
+
+def _classes() -> Inputs:
+    """Two classes and a task for each of two images."""
+    ids, mask = torch.randint(3, 60, (2 * _BATCH, 5)), torch.ones(2 * _BATCH, 5, dtype=torch.long)
+    return {
+        "classes_input_ids": ids, "classes_attention_mask": mask, "tasks_input_ids": ids[:_BATCH], "tasks_attention_mask": mask[:_BATCH],
+        "classes_structure": torch.tensor([2, 2]),
+    }  # fmt: skip
+
+
+def _actions(config: Any) -> Inputs:
+    """A text with an image in it, and actions that look at both."""
+    ids = _ids(4 + _LENGTH)
+    ids[:, :4] = config.vlm_config.image_token_id
+    mask = _ones(4 + _LENGTH)
+    mask[1, -2:] = 0
+    size = config.vlm_config.vision_config.image_size
+    return {
+        "input_ids": ids, "attention_mask": mask, "action_embeds": torch.randn(_BATCH, 5, config.dit_config.hidden_size),
+        "pixel_values": torch.randn(_BATCH, 1, 3, size, size), "pixel_attention_mask": torch.ones(_BATCH, 1, dtype=torch.bool),
+    }  # fmt: skip
+
+
 def _boxes(length: int, sides: int = 4) -> Tensor:
     return torch.randint(0, 50, (_BATCH, length, sides)).sort(-1).values
 
@@ -85,20 +114,27 @@ def _prompted(config: Any) -> Inputs:
 
 def _grid(name: str, grid: str) -> Callable[[Any], Inputs]:
     def inputs(config: Any) -> Inputs:
-        width = 3 * getattr(config, "temporal_patch_size", 1) * config.patch_size**2
+        frames = getattr(config, "temporal_patch_size", None) or getattr(config, "patch_temporal", 1)
+        width = 3 * frames * config.patch_size**2
         return {name: torch.randn(48, width), grid: torch.tensor([[1, 4, 4], [1, 4, 8]])}
 
     return inputs
 
 
-def _bands(frames: int, *, first: bool = True) -> Callable[[Any], Inputs]:
+def _row_of_patches(config: Any) -> Inputs:
+    """Patches of two images in one row of pixels, with the sizes of both."""
+    pixels = torch.randn(1, 3, config.patch_size, 48 * config.patch_size)
+    return {"pixel_values": pixels, "target_sizes": torch.tensor([[4, 4], [4, 8]])}
+
+
+def _bands(frames: int, *, first: bool = True, bins: int | None = None) -> Callable[[Any], Inputs]:
     """Sound as bands in time, with a mask that is shorter for the second."""
 
     def inputs(config: Any) -> Inputs:
-        bins = getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_size", None) or 16
+        wide = bins or getattr(config, "num_mel_bins", None) or getattr(config, "input_feat_size", None) or 16
         mask = _ones(frames)
         mask[1, frames - 8 :] = 0
-        sound = torch.randn(_BATCH, bins, frames) if first else torch.randn(_BATCH, frames, bins)
+        sound = torch.randn(_BATCH, wide, frames) if first else torch.randn(_BATCH, frames, wide)
         return {"input_features": sound, "input_features_mask": mask}
 
     return inputs
@@ -120,7 +156,14 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
         "query_embeds": torch.randn(_BATCH, 6, config.hidden_size),
         "encoder_hidden_states": torch.randn(_BATCH, 9, config.encoder_hidden_size),
     },
+    "depth_pro": lambda config: _image(128),
+    "fastspeech2_conformer_with_hifigan": lambda config: {
+        "input_ids": _ids(high=config.model_config.vocab_size), "attention_mask": _ones(_LENGTH),
+    },
     "instructblip": _question_and_image,
+    "instructblipvideo": lambda config: {
+        **_question_and_image(config), "pixel_values": torch.randn(_BATCH, 4, 3, 32, 32),
+    },
     "bros": lambda config: {**_text(), "bbox": torch.rand(_BATCH, _LENGTH, 8)},
     "lilt": lambda config: {**_text(), "bbox": _boxes(_LENGTH)},
     "clap": lambda config: {**_text(), "input_features": torch.randn(_BATCH, 1, 256, 16), "is_longer": torch.zeros(_BATCH, 1).bool()},
@@ -128,7 +171,8 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "dia": lambda config: {**_text(), "decoder_input_ids": torch.randint(3, 60, (_BATCH, 6, config.decoder_config.num_channels))},
     "esmc": lambda config: {"input_ids": _ids(high=60), "attention_mask": _text()["attention_mask"]},
     "fastspeech2_conformer": lambda config: {"input_ids": _ids(high=config.vocab_size), "attention_mask": _ones(_LENGTH)},
-    "fun_asr_nano_encoder": _bands(32, first=False),
+    "fun_asr_nano_encoder": lambda config: _bands(32, first=False, bins=config.num_mel_bins * config.num_stacked_frames)(config),
+    "gemma4_audio": _bands(64, first=False, bins=128),
     "gemma3n_audio": lambda config: {
         "audio_mel": torch.randn(_BATCH, 64, config.input_feat_size), "audio_mel_mask": torch.zeros(_BATCH, 64, dtype=torch.bool),
     },
@@ -139,10 +183,53 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "idefics": lambda config: {
         **_text(), "pixel_values": torch.randn(_BATCH, 1, 3, 32, 32), "image_attention_mask": _ones(_LENGTH, 1),
     },
-    "inkling2_vision": _grid("pixel_values", "image_grid_thw"),
-    "kimi_k25_vision": _grid("pixel_values", "grid_thw"),
+    "inkling2_vision": lambda config: {
+        "pixel_values": torch.randn(12, 2 * config.patch_size, 2 * config.patch_size, 3),
+        "image_grid_thw": torch.tensor([[1, 2, 2], [1, 2, 4]]),
+    },
+    "kimi_k25_vision": lambda config: {
+        "pixel_values": torch.randn(48, 3, config.patch_size, config.patch_size), "grid_thw": torch.tensor([[1, 4, 4], [1, 4, 8]]),
+    },
     "muse_glimmer_vision": _grid("pixel_values", "grid_thw"),
     "muse_spark_vision": _grid("pixel_values", "grid_thw"),
+    "minicpm_ocr_vision": _row_of_patches,
+    "minicpmv4_7_vision": _row_of_patches,
+    "mimi_decoder": lambda config: {"latents": torch.randn(_BATCH, config.hidden_size, 6)},
+    "pocket_tts_audio_tokenizer_decoder": lambda config: {"latents": torch.randn(_BATCH, config.latent_dim, 6)},
+    "neucodec": _waves,
+    "xcodec2": _waves,
+    "edgetam": lambda config: _image(64),
+    "edgetam_vision_model": lambda config: _image(64),
+    "vibevoice_asr": lambda config: {**_text(), "input_values": torch.randn(_BATCH, 1, 6400)},
+    "vibevoice": lambda config: _text(),
+    "vibevoice_acoustic_tokenizer_encoder": lambda config: {"hidden_states": torch.randn(_BATCH, 1, 6400)},
+    "vibevoice_acoustic_tokenizer": lambda config: {"input_values": torch.randn(_BATCH, 1, 6400)},
+    "omdet-turbo": lambda config: _image(64, **_classes()),
+    "pe_video_encoder": lambda config: {"pixel_values_videos": torch.randn(_BATCH, 4, 3, 28, 28)},
+    "pe_video": lambda config: {**_text(), "pixel_values_videos": torch.randn(_BATCH, 4, 3, 28, 28)},
+    "pe_audio_video_encoder": lambda config: {
+        "pixel_values_videos": torch.randn(_BATCH, 4, 3, 28, 28), "input_values": torch.randn(_BATCH, 1, 16000),
+    },
+    "pe_audio_video": lambda config: {
+        **_text(), "pixel_values_videos": torch.randn(_BATCH, 4, 3, 28, 28), "input_values": torch.randn(_BATCH, 1, 16000),
+    },
+    "pi0": _actions,
+    "bark": lambda config: _text(),
+    "evolla": lambda config: {
+        **_text(), "protein_input_ids": torch.randint(4, 60, (_BATCH, 9)), "protein_attention_mask": _ones(9),
+    },
+    "nemotron3_5_transcribe_word_timestamp": lambda config: {
+        "inputs_embeds": torch.randn(_BATCH, _LENGTH, config.hidden_size), "attention_mask": _text()["attention_mask"],
+    },
+    "tvp": lambda config: {"input_ids": _ids()[:1], "attention_mask": _ones(_LENGTH)[:1], "pixel_values": torch.randn(1, 2, 3, 128, 128)},
+    "efficientloftr": lambda config: {"pixel_values": torch.randn(_BATCH, 2, 3, 128, 128)},
+    "lw_detr": lambda config: _image(64),
+    **dict.fromkeys(
+        ("pp_ocrv5_mobile_rec", "pp_ocrv5_server_rec", "pp_ocrv6_small_rec", "pp_ocrv6_tiny_rec"),
+        lambda config: {"pixel_values": torch.randn(_BATCH, 3, 96, 320)},
+    ),
+    **dict.fromkeys(("deimv2", "pp_doclayout_v3", "pp_doclayout_v4"), lambda config: _image(64)),
+    "vibevoice_acoustic_tokenizer_decoder": lambda config: {"hidden_states": torch.randn(_BATCH, config.hidden_size, 6)},
     "kosmos-2": lambda config: {
         **_text(), **_image(), "image_embeds_position_mask": (torch.arange(_LENGTH) < config.latent_query_num).long().expand(_BATCH, -1),
     },
@@ -170,6 +257,7 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "rt_detr": lambda config: _image(64),
     "rt_detr_v2": lambda config: _image(64),
     "d_fine": lambda config: _image(64),
+    "muse_spark_audio": lambda config: {"input_values": torch.randn(_BATCH, 4 * 1920)},
     "mimi": lambda config: {"input_values": torch.randn(1, 1, 16000)},
     "moonshine": lambda config: {"input_values": torch.randn(_BATCH, 6400), "decoder_input_ids": _ids(5)},
     "musicgen": lambda config: {**_text(), "decoder_input_ids": torch.randint(3, 60, (_BATCH * config.decoder.num_codebooks, 5))},
@@ -177,10 +265,16 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "oneformer": lambda config: _image(64, task_inputs=_ids(config.task_seq_len)),
     "pe_audio": lambda config: {**_text(), "input_values": torch.randn(_BATCH, 1, 16000)},
     "perceiver": lambda config: {"inputs": torch.randn(_BATCH, 9, config.d_model)},
-    "qwen3_asr_encoder": _bands(64),
+    "qwen3_asr_encoder": _bands(400),
+    "voxtral_realtime": lambda config: {
+        **_text(), "input_features": torch.randn(_BATCH, config.audio_config.num_mel_bins, 8 * _LENGTH), "use_cache": False,
+    },
     "sam": _prompted,
     "sam_hq": _prompted,
     "sam3_tracker": _prompted,
+    "sam2": lambda config: _image(128),
+    "sam2_hiera_det_model": lambda config: _image(128),
+    "sam2_vision_model": lambda config: _image(128),
     "seamless_m4t": lambda config: {"input_ids": _ids(), "attention_mask": _ones(_LENGTH), "decoder_input_ids": _ids(5)},
     "seamless_m4t_v2": lambda config: {"input_ids": _ids(), "attention_mask": _ones(_LENGTH), "decoder_input_ids": _ids(5)},
     "seggpt": lambda config: {
@@ -191,9 +285,12 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "siglip2_vision_model": _patches,
     "speecht5": lambda config: {"input_values": torch.randn(_BATCH, 9, WIDTH), "decoder_input_values": torch.randn(_BATCH, 5, WIDTH)},
     "vits": lambda config: {"input_ids": _ids(high=config.vocab_size), "attention_mask": _ones(_LENGTH)},
-    "xcodec": lambda config: {"input_values": torch.randn(1, 1, 16000)},
-    "muse_glimmer_assistant": lambda config: {**_text()},
-    "voxtral_realtime": lambda config: _text(),
+    "xcodec": lambda config: {"input_values": torch.randn(1, 1, 12800)},
+    "muse_glimmer_assistant": lambda config: {
+        "noise_embeds": torch.randn(_BATCH, config.block_size, config.hidden_size),
+        "context_hidden_states": torch.randn(_BATCH, 5, config.hidden_size * len(config.target_layer_ids)),
+        "attention_mask": _ones(5 + config.block_size),
+    },
     "kyutai_speech_to_text": lambda config: {"input_ids": torch.randint(3, 60, (_BATCH, _LENGTH, config.num_codebooks + 1))},
     "csm": lambda config: {"input_ids": torch.randint(3, 60, (_BATCH, _LENGTH, config.num_codebooks)), "attention_mask": _ones(_LENGTH)},
 }  # fmt: skip

@@ -9,17 +9,21 @@ from typing import Any
 from unittest import mock
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoModel
+from transformers import AutoModel, PretrainedConfig
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
 import attviz
 from attviz.checking import LayerCheck
 from attviz.checking.watch import watching
 from benchmarks.families.inputs import guesses
-from benchmarks.families.tiny import tiny_config
+from benchmarks.families.overrides import MODELS
+from benchmarks.families.tiny import Mode, tiny_config
+from benchmarks.families.unbuilt import REASONS
 
-_MAX_PARAMETERS = 30_000_000
+_MAX_PARAMETERS, _MAX_SHALLOW = 40_000_000, 150_000_000
+_MODES: tuple[Mode, ...] = ("small", "filled", "shallow")
 
 
 @dataclass
@@ -70,7 +74,7 @@ def check_family(family: str, *, flex: bool = False, half: bool = False) -> list
         try:
             model, inputs = prepare(family)
         except Unbuilt as error:
-            return [Outcome(family, "", "unbuilt", note=str(error))]
+            return [Outcome(family, "", "unbuilt", note=REASONS.get(family, str(error)))]
         also = ["flex_attention"] if flex and runs_flex(model, inputs) else []
         found = [check_path(family, path, model, inputs) for path in (*paths(model), *also)]
         if half:
@@ -85,33 +89,32 @@ def prepare(family: str) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         Unbuilt: With the reason.
     """
-    try:
-        return _prepare(family, filled=False)
-    except Unbuilt as error:
-        if "NoneType" not in str(error):
-            raise
+    failures = []
+    for mode in _MODES:
         try:
-            return _prepare(family, filled=True)
-        except Unbuilt:
-            raise error from None
+            return _prepare(family, mode)
+        except Unbuilt as error:
+            if mode != "filled" or "NoneType" in str(failures[0]):
+                failures.append(error)
+    raise failures[0]
 
 
-def _prepare(family: str, filled: bool) -> tuple[nn.Module, dict[str, Any]]:
+def _prepare(family: str, mode: Mode) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)
     try:
-        config = tiny_config(family, filled)
+        config = tiny_config(family, mode)
         with torch.device("meta"):
-            size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+            size = sum(parameter.numel() for parameter in _built(family, config).parameters())
     except Exception as error:
-        raise Unbuilt(f"config: {type(error).__name__}: {str(error)[:150]}") from error
-    if size > _MAX_PARAMETERS:
+        raise Unbuilt(f"config: {_said_by(error)}") from error
+    if size > (_MAX_SHALLOW if mode == "shallow" else _MAX_PARAMETERS):
         raise Unbuilt(f"config: {size} parameters")
     try:
-        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+        model = _built(family, config, attn_implementation="eager").eval()
         if hasattr(model, "set_experts_implementation"):
             model.set_experts_implementation("eager")  # grouped matrix products exist in half precision and float32 only
     except Exception as error:
-        raise Unbuilt(f"model: {type(error).__name__}: {str(error)[:150]}") from error
+        raise Unbuilt(f"model: {_said_by(error)}") from error
     failures = []
     stirred = copy.deepcopy(model)
     _stir(stirred)
@@ -122,8 +125,21 @@ def _prepare(family: str, filled: bool) -> tuple[nn.Module, dict[str, Any]]:
                     return candidate, inputs
                 failures.append("its own eager forward gives NaN")
             except Exception as error:
-                failures.append(f"{sorted(inputs)}: {type(error).__name__}: {str(error)[:120]}")
+                failures.append(f"{sorted(inputs)}: {_said_by(error)}")
     raise Unbuilt("inputs: " + (failures[0] if failures else "none known"))
+
+
+def _built(family: str, config: PretrainedConfig, **more: Any) -> nn.Module:
+    """The model that the registry has for a family; one of another class where that one has no forward or is not the configuration's."""
+    if family not in MODELS:
+        return AutoModel.from_config(config, **more)  # type: ignore[no-any-return]
+    name, part = MODELS[family]
+    return getattr(transformers, name)._from_config(getattr(config, part) if part else config, **more)  # type: ignore[no-any-return]
+
+
+def _said_by(error: Exception) -> str:
+    """Kind and text of an error, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def _sound(model: nn.Module, inputs: dict[str, Any]) -> bool:
@@ -210,11 +226,12 @@ def check_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any])
         with torch.compiler.set_stance("force_eager"):
             check = attviz.check(model, **inputs)
     except Exception as error:
-        return Outcome(family, name, "crashed", note=f"{type(error).__name__}: {str(error)[:150]}")
-    return _outcome(family, name, check)
+        return Outcome(family, name, "crashed", note=f"{_said_by(error)}")
+    return outcome_of(family, name, check)
 
 
-def _outcome(family: str, path: str, check: attviz.Check) -> Outcome:
+def outcome_of(family: str, path: str, check: attviz.Check) -> Outcome:
+    """What a check says of a family on a path."""
     rows = check.layers
     errors = [row.error for row in rows if row.shape is not None]
     outcome = Outcome(family, path, "right", max(errors, default=float("nan")), rows)

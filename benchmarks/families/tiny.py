@@ -6,21 +6,20 @@ import importlib.util
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-from benchmarks.families.overrides import OVERRIDES
+from benchmarks.families.overrides import KEPT, OVERRIDES, WIDTH
 
 VOCABULARY = 99
 HEADS = 4
-WIDTH = 32
 _LARGE = 10**9
 
 # The first rule whose pattern matches the whole name of an attribute sets it; a rule never makes a number larger.
 _RULES: tuple[tuple[str, Callable[[int], int]], ...] = (
-    (r"(.*_)?token_(id|index)|.*_token_id_.*|forced_.*", lambda value: value if value < 8 else 3),
+    (r"(.*_)?(token|patch)_(id|index)|.*_token_id_.*|forced_.*", lambda value: value if value < 8 else 3),
     (r"(.*_)?vocab(ulary)?_size|n_vocab|vocab_size_.*|.*_vocab_size_.*", lambda value: VOCABULARY),
     (r".*codebook_size|num_quantizers|num_codebooks", lambda value: 64 if value >= 64 else value),
     (r"num_feat_extract_layers|num_adapter_layers|num_windows|num_res.*_layers", lambda value: value),
@@ -52,17 +51,30 @@ _RULES: tuple[tuple[str, Callable[[int], int]], ...] = (
     (r"num_.*groups|.*_groups", lambda value: 2),
 )
 
+_OF_DEPTH = frozenset(
+    pattern for pattern, _ in _RULES if any(word in pattern for word in ("token", "vocab", "feat_extract", "hidden_layers", "experts"))
+)
+Mode = Literal["small", "filled", "shallow"]
 
-def tiny_config(model_type: str, filled: bool = False) -> PretrainedConfig:
-    """A configuration of ``model_type`` of a few thousand parameters; ``filled`` gives sizes that are None by default a number too."""
-    config = shrink(CONFIG_MAPPING[model_type], model_type, filled)
+
+def tiny_config(model_type: str, mode: Mode = "small") -> PretrainedConfig:
+    """A configuration of ``model_type`` of a few thousand parameters, or, of mode ``"shallow"``, of a few million."""
+    config = shrink(CONFIG_MAPPING[model_type], model_type, mode)
     if isinstance(classes := MODEL_MAPPING_NAMES.get(model_type), (tuple, list)):
         config.architectures = [classes[0]]  # the registry offers several models for this configuration
     return config
 
 
-def shrink(kind: type[PretrainedConfig], model_type: str, filled: bool = False, **fixed: Any) -> PretrainedConfig:
-    """An instance of ``kind`` with small numbers, and of its sub-configurations too."""
+def shrink(kind: type[PretrainedConfig], model_type: str, mode: Mode = "small", **fixed: Any) -> PretrainedConfig:
+    """An instance of ``kind`` with small numbers, and of its sub-configurations too.
+
+    Args:
+        kind: The configuration's class.
+        model_type: The family, and the name of the sub-configuration behind a dot: what overrides are found by.
+        mode: ``"small"``; ``"filled"`` gives sizes that are None by default a number too; ``"shallow"`` keeps all widths as they are, for
+            families whose widths depend on each other, and makes few layers and a small vocabulary only.
+        **fixed: Values to set.
+    """
     full = kind()
     overrides = {**OVERRIDES.get(getattr(kind, "model_type", ""), {}), **OVERRIDES.get(model_type, {}), **fixed}
     layers = next(
@@ -74,35 +86,32 @@ def shrink(kind: type[PretrainedConfig], model_type: str, filled: bool = False, 
         if name.startswith("_") or name in overrides or isinstance(value, bool) or name in ("transformers_version", "dtype"):
             continue
         if isinstance(value, PretrainedConfig):
-            small[name] = shrink(type(value), f"{model_type}.{name}", filled)
+            small[name] = shrink(type(value), f"{model_type}.{name}", mode)
         elif isinstance(value, int):
-            smaller = _shrunk(name, value)
+            smaller = _shrunk(name, value, mode)
             if smaller != value:
                 small[name] = smaller
         elif isinstance(value, (list, tuple)) and kept is not None and len(value) == layers:
             small[name] = [value[index] for index in kept]
-        elif isinstance(value, (list, tuple)) and (stages := _shrunk_stages(name, value)) is not None:
+        elif isinstance(value, (list, tuple)) and mode != "shallow" and (stages := _shrunk_stages(name, value)) is not None:
             small[name] = type(value)(stages)
         elif isinstance(value, dict) and "mrope_section" in value:
             small[name] = {**value, "mrope_section": [2, 1, 1]}
-        elif name == "head_dim" and value is None:
+        elif name == "head_dim" and value is None and mode != "shallow":
             small[name] = WIDTH // HEADS
-        elif filled and value is None and _shrunk(name, _LARGE) != _LARGE:
+        elif mode == "filled" and value is None and _shrunk(name, _LARGE) != _LARGE:
             small[name] = _shrunk(name, _LARGE)
-    if _rotates_by_sections(kind):
+    if mode != "shallow" and _rotates_by_sections(kind):
         small["rope_parameters"] = _sections(full, small.get("rope_parameters"))
     if kept is not None:
         for name in ("num_hidden_layers", "num_layers", "n_layer"):
             if name in small:
                 small[name] = len(kept)
-    heads, key_heads = getattr(full, "num_attention_heads", None), getattr(full, "num_key_value_heads", None)
-    if heads == key_heads and "num_key_value_heads" in small and "num_key_value_heads" not in overrides:
+    heads, key_heads = vars(full).get("num_attention_heads"), vars(full).get("num_key_value_heads")  # reading them may be refused
+    if mode != "shallow" and heads == key_heads and "num_key_value_heads" in small and "num_key_value_heads" not in overrides:
         small["num_key_value_heads"] = HEADS
-    nested = {name.split(".", 1)[0] for name in overrides if "." in name}
-    small.update({name: value() if callable(value) else value for name, value in overrides.items() if "." not in name})
-    config = kind(**small)
-    assert not nested
-    return config
+    small.update({name: value() if callable(value) else value for name, value in overrides.items() if value is not KEPT})
+    return kind(**small)
 
 
 def _rotates_by_sections(kind: type[PretrainedConfig]) -> bool:
@@ -141,12 +150,13 @@ def _shrunk_stages(name: str, value: list[int] | tuple[int, ...]) -> list[int] |
     sizes = _STAGES.get(name)
     if sizes is None or not value or not all(isinstance(size, int) for size in value):
         return None
+    sizes += (sizes[-1],) * (len(value) - len(sizes))
     return [min(size, small) for size, small in zip(value, sizes, strict=False)]
 
 
-def _shrunk(name: str, value: int) -> int:
+def _shrunk(name: str, value: int, mode: Mode = "small") -> int:
     for pattern, rule in _RULES:
-        if re.fullmatch(pattern, name):
+        if (mode != "shallow" or pattern in _OF_DEPTH) and re.fullmatch(pattern, name):
             return min(value, rule(value)) if value > 0 else value
     return value
 

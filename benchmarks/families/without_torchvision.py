@@ -1,7 +1,8 @@
 """Imports timm where torchvision is not installed: its wheels replace the CPU build of torch, and no model needs more than a class of it.
 
 timm reads torchvision's image transforms and data sets when it is imported, for training; its models use ``FrozenBatchNorm2d`` at
-most. While it is imported, every module of torchvision is one that has every name; afterwards nothing of that is left.
+most. While it is imported, every module of torchvision is one that has every name; afterwards nothing of that is left. transformers offers
+its timm backbones only beside torchvision, which their forwards do not use either: it is told that timm is there.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ def import_timm() -> ModuleType | None:
         return None
     if importlib.util.find_spec("torchvision") is not None:
         return importlib.import_module("timm")
+    _tell_transformers()
     finder = _Finder()
     sys.meta_path.insert(0, finder)  # type: ignore[arg-type]
     try:
@@ -61,3 +63,15 @@ def import_timm() -> ModuleType | None:
         sys.meta_path.remove(finder)  # type: ignore[arg-type]
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
+
+
+def _tell_transformers() -> None:
+    """Its models with a timm backbone can be built."""
+    import transformers.utils
+    from transformers.utils import import_utils
+
+    def is_timm_available() -> bool:
+        return True
+
+    import_utils.is_timm_available = transformers.utils.is_timm_available = is_timm_available
+    import_utils.BACKENDS_MAPPING["timm"] = (is_timm_available, import_utils.BACKENDS_MAPPING["timm"][1])
