@@ -104,7 +104,7 @@ CHANGES = {
     "batch size": (lambda m, t: (m, t, {"batch_size": 3}), "batch_size: was '2', now '3'"),
     "layers": (lambda m, t: (m, t, {"layers": [0]}), r"layers: was 'None', now '\[0\]'"),
     "precision": (lambda m, t: (m, t, {"precision": "float32"}), "precision: was 'float16', now 'float32'"),
-    "metrics": (lambda m, t: (m, t, {"metrics": [metrics.HeadStatistics()]}), r"metrics: was '\[\]', now \"\['HeadStatistics'\]\""),
+    "metrics": (lambda m, t: (m, t, {"metrics": [metrics.HeadStatistics()]}), r"metrics: was '\[\]', now .*HeadStatistics"),
 }
 
 
