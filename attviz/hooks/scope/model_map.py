@@ -118,23 +118,28 @@ def _looks_like_attention(module: nn.Module) -> bool:
 
 def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: frozenset[str]) -> Iterator[str]:
     yield ""
+    stacks: dict[str, bool] = {}
     for name, module in modules.items():
         if not name or name in hidden or isinstance(module, (nn.ModuleList, nn.ModuleDict)):
             continue
-        if _is_block(name, modules, expected):
+        if _is_block(name, expected, stacks):
             continue  # a block of a stack: its forward is part of its container's
         if sum(below(layer, name) for layer in expected) > 1:
             yield name
 
 
-def _is_block(name: str, modules: dict[str, nn.Module], expected: Sequence[str]) -> bool:
-    """Whether a module lies in a numbered stack of several that attend; a number alone (nn.Sequential of one model) is none."""
+def _is_block(name: str, expected: Sequence[str], stacks: dict[str, bool]) -> bool:
+    """Whether a module lies in a numbered stack of several that attend; a number alone (nn.Sequential of one model) is none.
+
+    ``stacks`` keeps what was found of each stack: asked for every module of a large model, it was most of what entering a context took.
+    """
     parts = name.split(".")
     for at, part in enumerate(parts):
         if part.isdigit():
             stack = ".".join(parts[:at])
-            below_it = {layer[len(stack) + bool(stack) :].split(".")[0] for layer in expected if below(layer, stack)}
-            if len(below_it) > 1:
+            if stack not in stacks:
+                stacks[stack] = len({layer[len(stack) + bool(stack) :].split(".")[0] for layer in expected if below(layer, stack)}) > 1
+            if stacks[stack]:
                 return True
     return False
 
