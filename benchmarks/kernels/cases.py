@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from attviz.kernels.tokens import SEGMENT_CHUNK
-from attviz.kernels.triton import logsumexp, mass, qk, received, tokens, weights
+from attviz.kernels.triton import logsumexp, mass, qk, received, small_calls, tokens, weights
 from benchmarks.kernels.compile import Report
 
 BATCH, Q_LEN, NUM_HEADS = 2, 4096, 32
@@ -102,6 +102,14 @@ def pass_case(kernel: str, label: str, query: Tensor, key: Tensor, options: str 
     features = None if "reach" in options else meta(1, kv_len, 64 if "features" in options else 2)
     reach = 128 if "reach" in options else -1
     return Case(f"mass {label}", lambda: mass.launch(query, key, lse, features, reach, *rules), matrix=True, vector=vector)
+
+
+def calls_case(label: str, query: Tensor, key: Tensor, options: str = "") -> Case:
+    """``options``: some of bias, packed (heads of a group stand where queries should be), past (only the device knows it)."""
+    past = meta(dtype=torch.int64) if "past" in options else None
+    biases = [meta(1, 1, 1, key.shape[2], dtype=query.dtype)] * 2 if "bias" in options else []
+    given = ([query] * 2, [key] * 2, [meta(*query.shape[:3])] * 2, biases, 0.1, [0] * 2, past, "packed" in options)
+    return Case(f"calls {label}", lambda: small_calls.launch(*given))
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -199,6 +207,11 @@ def _regular() -> Iterator[Case]:
         yield qk_case(f"bf16 d128 causal, {options}", query, key, options)
     for kernel in ("received", "mass"):
         yield pass_case(kernel, "bf16 d128, packed", query, key, "packed queries")
+    for name, head_dim in (("bf16", 128), ("fp16", 64), ("fp32", 256)):
+        query, key = (meta(BATCH, heads, length, head_dim, dtype=DTYPES[name]) for heads, length in ((NUM_HEADS, 1), (8, 4096)))
+        yield calls_case(f"{name} d{head_dim}, a decode step", query, key)
+        packed = meta(BATCH, 8, NUM_HEADS // 8, head_dim, dtype=DTYPES[name])
+        yield calls_case(f"{name} d{head_dim}, bias, packed, past", packed, key, "bias packed past")
     for name, dtype in DTYPES.items():
         matrix = meta(BATCH, NUM_HEADS, Q_LEN, Q_LEN, dtype=dtype)
         yield Case(f"weights {name}", lambda matrix=matrix: weights.launch(matrix, 0, False))

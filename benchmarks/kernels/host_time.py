@@ -3,7 +3,8 @@
 python -m benchmarks.kernels.host_time       # prints one line a path; nothing is written
 
 What a driver itself takes (about 3 us on CUDA) comes on top. ``operator`` goes through torch.library and its checks, ``direct`` is what a
-capture calls inside the attention operator, ``jit`` is Triton's own way through its just-in-time compiler.
+capture calls inside the attention operator, ``jit`` is Triton's own way through its just-in-time compiler. ``decode, together`` is one
+launch for the 32 layers of a decode step: the table that tells the device where they are, and the launch, divided by the layers.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 import triton
 
 from attviz.kernels import logsumexp as operator
-from attviz.kernels.triton import launch, logsumexp
+from attviz.kernels.triton import launch, logsumexp, small_calls
 from benchmarks.kernels.compile import Recorded, recording
 
 REPEATS, ROUNDS = 300, 15
+LAYERS = 32
 
 
 class Nothing:
@@ -64,10 +66,16 @@ def paths() -> dict[str, Callable[[], object]]:
         launch._kept.clear()
         return logsumexp.launch_diagonal(*prefill, long, 0.1, None, None, 0, 0.0, *none, 0, -1, -1)
 
+    layers = [[torch.zeros_like(tensor) for _ in range(LAYERS)] for tensor in (*decode, short)]
+
+    def together() -> object:
+        return small_calls.launch(*layers, [], 0.1, [63] * LAYERS, None, False)
+
     return {
         "direct, prefill": direct(*prefill, long, 0),
         "direct, decode": direct(*decode, short, 63),
         "direct, packed": direct(*prefill, long, 0, edges, edges),
+        "decode, together": together,
         "operator, prefill": lambda: operator.diagonal_from_logsumexp(*prefill, long),
         "jit, prefill": jit,
     }
@@ -94,7 +102,8 @@ def main() -> int:
 
     with recording("sm_90", once), mock.patch.object(operator, "_logsumexp_op", logsumexp.launch), torch.no_grad():
         for name, run in paths().items():
-            print(f"{name:20} {measure(run):6.1f} us", flush=True)
+            layers = LAYERS if name == "decode, together" else 1
+            print(f"{name:20} {measure(run) / layers:6.1f} us a layer", flush=True)
     return 0
 
 
