@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from attviz.errors import ArgumentError
+from attviz.files import replacing
 from attviz.records import Analysis, Document
 
 Model = str | Path | Callable[[], tuple[Any, Any]]
@@ -131,7 +132,8 @@ def pool_states(rows: Iterable[Mapping[str, Any]], metrics: Sequence[Any]) -> Se
         for place, metric in enumerate(metrics):
             with tempfile.TemporaryDirectory(prefix="attviz-") as folder:
                 path = Path(folder) / "state"
-                path.write_bytes(bytes(row[f"{_STATE}{place}"]))
+                with replacing(path) as file:
+                    file.write(bytes(row[f"{_STATE}{place}"]))
                 seen = copy.deepcopy(metric)
                 seen.reset()
                 seen.load_state(path)

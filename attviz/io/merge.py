@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from attviz.errors import ArgumentError
-from attviz.files import check_output
+from attviz.files import check_output, replacing
 from attviz.io.archive import ArchiveDocuments
 from attviz.io.claims import claims_path
 from attviz.io.partial import PartialArchive
@@ -79,7 +79,8 @@ def pool_metrics(shards: Sequence[ArchiveDocuments], metrics: Sequence[Any]) -> 
         with tempfile.TemporaryDirectory(prefix="attviz-") as folder:
             for place, metric in enumerate(metrics):
                 state = Path(folder) / "state"
-                state.write_bytes(shard.file.rows(f"metric-{place}", 0, shard.file.tensors[f"metric-{place}"].shape[0]).tobytes())
+                with replacing(state) as file:
+                    file.write(shard.file.rows(f"metric-{place}", 0, shard.file.tensors[f"metric-{place}"].shape[0]).tobytes())
                 seen = copy.deepcopy(metric)
                 seen.reset()
                 seen.load_state(state)
