@@ -20,13 +20,17 @@ class DiagonalCall(AttentionCall):
 
     Attributes:
         diagonal: Weight of each query on its own key.
+        scores: The same of what went into the softmax, or of the mask that was added there: says which queries are padding. None where it
+            is not known.
     """
 
-    __slots__ = ("diagonal",)
+    __slots__ = ("diagonal", "scores")
 
-    def __init__(self, operator: str, diagonal: Float[Tensor, "batch num_heads q_len"]) -> None:
+    def __init__(
+        self, operator: str, diagonal: Float[Tensor, "batch num_heads q_len"], scores: Float[Tensor, "batch num_heads q_len"] | None = None
+    ) -> None:
         super().__init__(operator)
-        self.diagonal = diagonal
+        self.diagonal, self.scores = diagonal, scores
 
     @property
     def shape(self) -> tuple[int, int, int, int]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attviz.calls import AttentionCall
+from attviz.calls.banded import DiagonalCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.kernels import diagonal_of_bias
@@ -46,6 +47,8 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
         added: A copy of the mask at each query's own key, where one was made already.
         sparse: The mask may hide a token from itself that others see (graphs, top-k), so what all queries see has to be looked at.
     """
+    if isinstance(call, DiagonalCall):
+        return None if call.scores is None else Hidden(call.scores.clone(), None)
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None

@@ -12,6 +12,7 @@ from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.layout import Layout, arranged
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.padding import last_visible
+from attviz.kernels import diagonal_of_bias
 
 _PLAIN = Layout((((False, None),), ((True, None),)), 2, 3)
 
@@ -72,7 +73,10 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
     own = arranged(moved.diagonal(offset, -2, -1)[..., :q_len], layout)
     if own is None:
         return f"its softmax {tuple(weights.shape)} does not say how its axes are split into batch and heads"
-    return DiagonalCall(call.operator, own)
+    if call.logits is None:
+        return DiagonalCall(call.operator, own)
+    scores = call.logits.detach().permute(*leading, layout.rows, layout.keys).diagonal(offset, -2, -1)[..., :q_len]
+    return DiagonalCall(call.operator, own, arranged(scores, layout))
 
 
 def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
@@ -88,4 +92,7 @@ def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) ->
     found = arranged(call.own(), layout)
     if found is None:
         return f"its query {tuple(query.shape)} does not say how its axes are split into batch and heads"
-    return DiagonalCall(call.operator, found)
+    if call.bias is None or not isinstance(offset, int):
+        return DiagonalCall(call.operator, found)
+    added = diagonal_of_bias(call.bias.detach(), query.shape[-2], offset).expand(query.shape[:-1])
+    return DiagonalCall(call.operator, found, arranged(added, layout))

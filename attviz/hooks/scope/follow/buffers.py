@@ -54,6 +54,10 @@ def _wrote_view(traces: Traces, view: Tensor) -> None:
 
 def _name(traces: Traces, base: Tensor, written: Axes, shape: tuple[int, ...], starts: list[int], streams: frozenset[int]) -> None:
     symbols, known = traces.symbols, traces[base]
+    places = zip(known.axes, starts, shape, strict=True)
+    if tuple(symbols.sliced(axis, start, length) for axis, start, length in places) == tuple(written):
+        traces[base] = known._replace(streams=known.streams | streams)  # the same tokens, changed in place
+        return
     axes: list[Axis] = []
     for axis, length, size, start in zip(written, shape, base.shape, starts, strict=True):
         rest = size - start - length
