@@ -113,11 +113,14 @@ def _flex(given: Arguments) -> Tensor:
 
 def _over_all(function: Callable[..., Tensor], places: list[Tensor], buffers: tuple[Any, ...], *first: Tensor) -> Tensor:
     """``function`` of every (text, head, query, key), as its author writes it: for one of them."""
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
     fixed = (None,) * len(buffers)
     for axis in (3, 2, 1, 0):
         chosen = tuple(0 if other == axis else None for other in range(4))
         function = torch.vmap(function, in_dims=(0,) * len(first) + chosen + fixed)
-    return function(*first, *places, *buffers)
+    with TransformGetItemToIndex():  # lets ``table[q_idx]`` index with tensors; torch 2.9 has left its own by here
+        return function(*first, *places, *buffers)
 
 
 SCORES: dict[str, Callable[[Arguments], Tensor]] = {

@@ -24,6 +24,7 @@ from tests.test_decoding import CONFIGS, MAJOR, NEW, PROMPT, build, full_forward
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of torch, about how transformers compiles its block mask
+    pytest.mark.filterwarnings("ignore:return_lse is deprecated:FutureWarning"),  # torch 2.9, of transformers 4.57
     pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning"),
 ]
 
@@ -252,6 +253,8 @@ def test_between_samples_nothing_is_replaced():
 @pytest.mark.parametrize("family", ["bart", "clip", "deepseek_v3", "whisper"])
 def test_families_of_the_table_are_right(family):
     found = check_family(family, flex=True)[-1]
+    if found.verdict == "unbuilt" and MAJOR < 5:
+        pytest.skip(f"built with newer releases only: {found.note}")
     assert (found.path, found.verdict) == ("flex_attention", "right"), found
     assert {row.operator for row in found.recorded} == {"flex_attention"}
 
