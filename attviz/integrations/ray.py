@@ -6,7 +6,6 @@ often Ray restarts its task, because what the metrics saw travels with the batch
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from attviz.errors import ArgumentError
-from attviz.files import replacing
+from attviz.io.merge import merge_saved_state
 from attviz.records import Analysis, Document
 
 Model = str | Path | Callable[[], tuple[Any, Any]]
@@ -130,14 +129,7 @@ def pool_states(rows: Iterable[Mapping[str, Any]], metrics: Sequence[Any]) -> Se
         if held != len(metrics):
             raise ArgumentError(f"pool_states: the rows hold the states of {held} metrics, and {len(metrics)} were given.")
         for place, metric in enumerate(metrics):
-            with tempfile.TemporaryDirectory(prefix="attviz-") as folder:
-                path = Path(folder) / "state"
-                with replacing(path) as file:
-                    file.write(bytes(row[f"{_STATE}{place}"]))
-                seen = copy.deepcopy(metric)
-                seen.reset()
-                seen.load_state(path)
-            metric.merge_state(seen)
+            merge_saved_state(metric, bytes(row[f"{_STATE}{place}"]))
     return metrics
 
 

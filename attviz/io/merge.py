@@ -76,12 +76,22 @@ def pool_metrics(shards: Sequence[ArchiveDocuments], metrics: Sequence[Any]) -> 
         held = sum(name.startswith("metric-") for name in shard.file.tensors)
         if held != len(metrics):
             raise ArgumentError(f"{shard.path}: holds the states of {held} metrics, and {len(metrics)} were given. Give those of the run.")
-        with tempfile.TemporaryDirectory(prefix="attviz-") as folder:
-            for place, metric in enumerate(metrics):
-                state = Path(folder) / "state"
-                with replacing(state) as file:
-                    file.write(shard.file.rows(f"metric-{place}", 0, shard.file.tensors[f"metric-{place}"].shape[0]).tobytes())
-                seen = copy.deepcopy(metric)
-                seen.reset()
-                seen.load_state(state)
-                metric.merge_state(seen)
+        for place, metric in enumerate(metrics):
+            merge_saved_state(metric, shard.file.rows(f"metric-{place}", 0, shard.file.tensors[f"metric-{place}"].shape[0]).tobytes())
+
+
+def merge_saved_state(metric: Any, state: bytes) -> None:
+    """Merge what another process wrote with ``metric.save_state`` into a metric.
+
+    Raises:
+        FormatError: If the state is damaged.
+        MetricError: If it belongs to another metric or to other options.
+    """
+    with tempfile.TemporaryDirectory(prefix="attviz-") as folder:
+        path = Path(folder) / "state"
+        with replacing(path) as file:
+            file.write(state)
+        seen = copy.deepcopy(metric)
+        seen.reset()
+        seen.load_state(path)
+    metric.merge_state(seen)
