@@ -29,6 +29,7 @@ LOCK = Path("constraints.txt")
 TORCH = "2.13.0"  # locked: the CPU build the tests were written against
 BUILD = ("hatchling", "editables", "setuptools", "wheel")
 ALONE = ("vit-pytorch", "openai-whisper")  # installed without their dependencies, which would replace the CPU build of torch
+HELD = ("soupsieve<3",)  # what newer releases need Python 3.11.5 for: Debian 12 has 3.11.2
 HEADER = """\
 # Exact versions of everything that `make demo` and `make test` install, for Python 3.11 and newer. Written by `nox -s lock`.
 # torch is the CPU build that the tests were written against. A plain `pip install torch` fetches gigabytes of CUDA.
@@ -66,7 +67,7 @@ def lock(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--clear", session.virtualenv.location)
     session.install(f"torch=={TORCH}")
     session.install(*BUILD)
-    session.install("-e", ".[test]", f"torch=={TORCH}")
+    session.install("-e", ".[test]", f"torch=={TORCH}", *HELD)
     session.install("--no-deps", *ALONE)
     frozen = session.run("pip", "freeze", "--all", "--exclude-editable", "--exclude", "pip", silent=True)
     assert frozen is not None
