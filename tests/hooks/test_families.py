@@ -32,8 +32,6 @@ OF_THEIR_OWN_KIND = {
 }  # fmt: skip
 # Not right yet, or not to be settled; each with the reason. A family may leave this table unnoticed, but not enter it.
 UNSETTLED = {
-    "pegasus_x": "its global tokens are skipped, and padding in its blocks has a number",
-    "t5gemma2": "its decoder's joint attention over text and memory is taken for cross-attention",
     "deepseek_v4": "its attention over compressed keys is skipped",
     "swiftformer": "its additive attention has no row for each query: skipped, and the disturbance cannot tell",
     "videoprism": "one patch a frame: of one query and one key nothing can be learned",

@@ -96,6 +96,11 @@ def number_of_heads(module: nn.Module | None) -> int | None:
     return next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
 
 
+def predicts_ahead(module: nn.Module | None) -> bool:
+    """Whether a module has streams for later tokens next to the tokens' own (ProphetNet)."""
+    return isinstance(getattr(module, "ngram", None), int) and hasattr(module, "num_buckets")
+
+
 def has_sinks(module: nn.Module | None) -> bool:
     """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
     return module is not None and any(SINK in name for name in module._parameters)

@@ -17,8 +17,8 @@ from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
 from attviz.hooks.scope.evidence import Situation
 from attviz.hooks.scope.follow.answer import Answer
-from attviz.hooks.scope.model_map import Layout, is_of_library
-from attviz.hooks.scope.names import has_sinks, is_cross_attention, is_other_softmax, names_another
+from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.names import has_sinks, is_cross_attention, is_other_softmax, names_another, predicts_ahead
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
@@ -37,6 +37,7 @@ _ROWS = (
 )
 _MOVED = "; they stand in another order than in the input, so the record has no token ids"
 _OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
+_AHEAD = "its streams that predict later tokens attend to the tokens and to themselves: no query there is a token"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
 
 
@@ -137,7 +138,7 @@ class Judge:
             return Verdict(None, True, untold=answer.why)
         if answer.several and module not in self._named_modules:
             return Verdict(None, True, untold=_ONE_BY_ONE)
-        if not isinstance(call, (SoftmaxCall, FusedCall)) or (answer.joined and is_of_library(module)):
+        if not isinstance(call, (SoftmaxCall, FusedCall)):
             return None
         own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
         settled = settle(own, answer, context, followed)
@@ -217,6 +218,8 @@ class Judge:
         layout = layout_of(module)
         if layout is not None and module is not None:
             return _laid_out(layout, call, module, context)
+        if call.weights.ndim == 5 and predicts_ahead(module):
+            return Verdict(None, True, _AHEAD)
         call = unpacked(call, module, context)
         weights = call.weights
         q_len, kv_len = weights.shape[-2], weights.shape[-1]

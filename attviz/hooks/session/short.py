@@ -93,11 +93,7 @@ def _has_way(call: AttentionCall, judged: AttentionCall | None, answer: Answer |
         return False
     if (call.bias is not None and not is_of_library(module)) or (answer is not None and answer.moved):
         return False  # what its mask hides from a token others may see; its rows are not the tokens in their order
-    return answer is None or (answer.layout is None if _by_answer(answer, module) else is_of_library(module))
-
-
-def _by_answer(answer: Answer, module: nn.Module) -> bool:
-    return answer.kind == "self" and not (answer.joined and is_of_library(module))
+    return answer is None or (answer.layout is None if answer.kind == "self" else is_of_library(module))
 
 
 class ShortWays:
@@ -141,7 +137,7 @@ class ShortWays:
         assert isinstance(call, FusedCall)
         assert isinstance(judged, FusedCall)
         way = Way(scope.name, module, operator, scope.name in self._selection, evidence)
-        way.fit(call, judged, answer if answer is not None and _by_answer(answer, module) else None, context)
+        way.fit(call, judged, answer if answer is not None and answer.kind == "self" else None, context)
         self._ways[scope.name, scope.situation, ordinal] = way
 
     def take(self, local: ThreadState, scope: LayerScope, operator: Operator, call: Any) -> bool:

@@ -40,7 +40,6 @@ class Answer:
         single: It has no axis for heads: several in one call of the module, with the same axes, are its heads.
         buffer: The number of keys does not say where the queries' own are: they lie in a buffer of fixed length, or before others.
         before: Keys before the first query's own in the call that was followed.
-        joined: The keys hold tokens of another input, too.
         tokens: The same number for attentions of one forward among the same tokens.
         apart: Unsettled, but both sides were followed to the inputs and do not stand in the same order.
         alone: One query that was taken out of the tokens it attends to.
@@ -58,7 +57,6 @@ class Answer:
     buffer: bool = False
     before: int = 0
     tokens: int = 0
-    joined: bool = False
     apart: bool = False
     alone: bool = False
     several: bool = False
@@ -194,11 +192,10 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
     if any(symbol.kind == "buffer" for piece, _ in pieces for symbol in piece):
         return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
     extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
-    others = [piece for place, (piece, _) in enumerate(pieces) if place != own]
     why = f"the keys are the queries' own tokens and others ({', '.join(extra)} them)"
     # how many tokens of another input stand behind them is another number in every call
     varies = any(not learned(piece) for piece, _ in pieces[own + 1 :])
-    return Answer("self", why, after, joined=any(not learned(piece) for piece in others), buffer=varies, before=before)
+    return Answer("self", why, after, buffer=varies, before=before)
 
 
 def _reordered(axis: Axis) -> bool:
