@@ -200,7 +200,7 @@ def test_a_tokenizer_of_another_model_is_named(config, classifier):
         (["a"], {"max_length": 2}, "at least 3"),
         (["a"], {"overlap": 22}, "overlap must be from 0 to max_length - 3 = 21 tokens, got 22"),
         (["a"], {"batch_size": 0}, "batch_size must be at least 1"),
-        (["a"], {"precision": "int8"}, "'float16' or 'float32'"),
+        (["a"], {"precision": "int8"}, "'float32', 'float16', 'u16', 'u8'"),
     ],
 )
 def test_bad_input_is_named(classifier, tokenizer, texts, options, message):

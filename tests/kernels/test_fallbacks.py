@@ -9,7 +9,7 @@ import torch
 
 from attviz import kernels
 from attviz.errors import CaptureWarning
-from attviz.kernels import logsumexp, passes, qk, tokens, twins, weights
+from attviz.kernels import logsumexp, passes, qk, small_calls, tokens, twins, weights
 from attviz.kernels.tokens import TokenOrder, TokenState
 
 OPERATORS = {
@@ -18,6 +18,7 @@ OPERATORS = {
     "received_from_logsumexp": (passes._received_op, "received"),
     "mass_from_logsumexp": (passes._mass_op, "mass"),
     "diagonal_from_weights": (weights._weights_op, "weights"),
+    "weights_of_calls": (small_calls._calls_op, "small_calls"),
     "merge_by_token": (tokens._merge_op, "tokens"),
 }
 PAGE = Path(__file__).parents[2] / "docs" / "attention-kernels.md"
@@ -38,6 +39,8 @@ def call(name: str):
         state = TokenState.empty(5, 2)
         kernels.merge_by_token(state, TokenOrder.of(torch.arange(6)[None] % 5), torch.rand(1, 2, 6))
         return torch.cat([part.flatten().double() for part in state])
+    if name == "weights_of_calls":
+        return small_calls._calls_op([query] * 2, [query] * 2, [lse] * 2, [], 0.25, [0, 0], None, False)
     given = {
         "diagonal_from_logsumexp": (query, query, lse),
         "diagonal_from_qk": (query, query),
@@ -61,8 +64,8 @@ def test_a_launch_that_fails_is_computed_by_torch(name, monkeypatch):
 
     monkeypatch.setattr(module, "launch", broken)
     on_cuda = operator._backend_fns["cuda"]  # what runs for tensors on CUDA, here for those of the CPU
-    home = {"logsumexp": logsumexp, "qk": qk, "received": passes, "mass": passes, "weights": weights, "tokens": tokens}[twin]
-    attribute = next(attribute for attribute, value in vars(home).items() if value is operator)
+    homes = (logsumexp, passes, qk, small_calls, tokens, weights)
+    home, attribute = next((home, name) for home in homes for name, value in vars(home).items() if value is operator)
     monkeypatch.setattr(home, attribute, on_cuda)
     with pytest.warns(CaptureWarning, match=rf"{name} could not be compiled or launched(.|\n)*out of resource"):
         found = call(name)
@@ -76,7 +79,7 @@ def test_every_operator_with_a_twin_is_here_and_on_the_page():
     known = {operator for operator, _ in OPERATORS.values()}
     made = {
         value
-        for module in (logsumexp, passes, qk, tokens, weights)
+        for module in (logsumexp, passes, qk, small_calls, tokens, weights)
         for value in vars(module).values()
         if isinstance(value, torch._library.custom_ops.CustomOpDef)
     }

@@ -117,7 +117,7 @@ def test_tables_beyond_the_limit_are_refused_with_the_smaller_options(streams):
     metric.update(streams.make_record(0))
     assert metric.nbytes == pytest.approx(80_000, rel=1e-3)  # and a few counters
     message = r"layer 1 would grow its tables to 0.2 MiB, more than max_bytes=0.1 MiB \(1000 ids x 3 heads are 0.1 MiB\). Smaller: "
-    with pytest.raises(MetricError, match=message + r"by='layer' \(0.0 MiB per layer\), by='model' \(0.0 MiB in all\), tokens"):
+    with pytest.raises(MetricError, match=message + r"by='layer' \(0.0 MiB a layer\), by='model' \(0.0 MiB in all\), tokens"):
         metric.update(streams.make_record(1))
     assert list(metric._state.layers) == [0]
     metric.update(streams.make_record(0, 1))

@@ -83,7 +83,7 @@ def test_hostile_tokens_are_drawn_without_a_warning():
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tokens": ["a"]}, ShapeError, "num_tokens=1 tokens"),
+        ({"tokens": ["a"]}, ShapeError, "got 1 tokens and a diagonal of num_tokens=2"),
         ({"names": ["x"]}, ShapeError, "got 1 names for num_vectors=2"),
         ({"colors": ["red"]}, ShapeError, "got 1 colors for num_vectors=2"),
         ({"tint": 2}, ArgumentError, "from 0 to 1, got 2"),

@@ -218,8 +218,8 @@ READINGS: dict[str, tuple[r.Reading, Callable[[Situation], Tensor]]] = {
     "distance": (r.Distance(), lambda s: (s.weights * (torch.arange(s.weights.shape[3]) - s.own[:, None]).abs()).sum(-1)),
 }
 CANNOT = {  # and the words that say so
-    ("softmax, weights only", "max_logit"): "shows the weights of its rows, not the logits",
-    ("softmax, sinks", "max_logit"): "shows the weights of its rows, not the logits",
+    ("softmax, weights only", "max_logit"): "exposes the weights of its rows, but not the logits",
+    ("softmax, sinks", "max_logit"): "exposes the weights of its rows, but not the logits",
 }
 
 
