@@ -89,6 +89,23 @@ def test_batch_and_heads_in_one_axis_of_compiled_code():
     assert_right(cap, model.truth(x))
 
 
+class FoldedText(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attention = nn.Embedding(99, E), FoldedAttention()
+
+    def forward(self, input_ids):
+        return self.attention(self.embed(input_ids))
+
+
+def test_token_ids_split_batch_and_heads_of_compiled_code():
+    model, ids = FoldedText().eval(), torch.randint(0, 99, (B, T))
+    compiled = torch.compile(model, backend="aot_eager")
+    with torch.no_grad(), attviz.capture(compiled) as cap:
+        compiled(input_ids=ids)
+    assert_right(cap, model.attention.truth(model.embed(ids)))
+
+
 class ByHand(Mixer):
     def weigh(self, scores):
         return scores.exp() / scores.exp().sum(-1, keepdim=True)

@@ -187,10 +187,9 @@ class Judge:
     ) -> Verdict:
         shape = call.query.shape
         if len(shape) != 4 or context is None or context.length != shape[2]:  # grouped heads may be packed where queries should be
-            call = with_heads(unpacked(call, module, context))
-            shape = call.query.shape
-        call = checked(call)
-        q_len, kv_len = shape[2], call.key.shape[2]
+            call = unpacked(call, module, context)
+        call = checked(with_heads(call, context))
+        q_len, kv_len = call.query.shape[2], call.key.shape[2]
         if q_len == kv_len:
             return Verdict(call, True)
         offset = self._offset(q_len, kv_len, owner, context, call.bias)

@@ -48,6 +48,11 @@ def _lost(answer: Answer, q_len: int, kv_len: int) -> str:
     return f"q_len={q_len} but kv_len={kv_len}: the keys {what}, so attviz cannot tell which key belongs to each query"
 
 
+def _sinks(answer: Answer) -> int:
+    """Columns behind the own keys that are no keys: learned ones. Tokens of another input, and slots of a buffer, are keys."""
+    return 0 if answer.buffer else answer.behind
+
+
 def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
     weights, layout = call.weights, answer.layout
     if layout is None:
@@ -61,13 +66,13 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if layout.plain and layout.rows == 2 and layout.keys == 3:
-        return call.replace(kv_offset=offset, sinks=answer.behind)  # type: ignore[no-any-return]
+        return call.replace(kv_offset=offset, sinks=_sinks(answer))  # type: ignore[no-any-return]
     leading = [place for place in range(weights.ndim) if place not in (layout.rows, layout.keys)]
     moved = weights.permute(*leading, layout.rows, layout.keys)
     whole = arranged(moved, layout, view=True)
     if whole is not None:  # nothing of the size of the matrix was copied
         logits = None if call.logits is None else arranged(call.logits.permute(*leading, layout.rows, layout.keys), layout, view=True)
-        return call.replace(weights=whole, logits=logits, kv_offset=offset, sinks=answer.behind)  # type: ignore[no-any-return]
+        return call.replace(weights=whole, logits=logits, kv_offset=offset, sinks=_sinks(answer))  # type: ignore[no-any-return]
     if not isinstance(offset, int):
         return "its keys lie in a buffer whose length only the device knows"
     own = arranged(moved.diagonal(offset, -2, -1)[..., :q_len], layout)

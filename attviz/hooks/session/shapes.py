@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from attviz.calls.call import AttentionCall
@@ -11,13 +12,32 @@ from attviz.hooks.scope.model_map import is_of_library
 from attviz.hooks.scope.names import number_of_heads
 from attviz.hooks.scope.tokens import TokenContext
 
+# Where scaled_dot_product_attention is given three dimensions, its kernels see ``[1, batch * num_heads, q_len, head_dim]``.
+_AXIS_IN_FRONT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)
 
-def with_heads(call: FusedCall) -> FusedCall:
-    """A fused call of unbatched ``[num_heads, q_len, head_dim]`` inputs, with the batch put before it."""
+
+def with_heads(call: FusedCall, context: TokenContext | None = None) -> FusedCall:
+    """A fused call of ``[num_heads, q_len, head_dim]`` inputs with the batch put before it, or split off where the token ids say it."""
     if call.query.ndim != 3:
-        return call
+        return _split(call, context) if _unsplit(call) else call
     lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *call.query.shape[:2])
     return call.replace(query=call.query[None], key=call.key[None], logsumexp=lse)  # type: ignore[no-any-return]
+
+
+def _unsplit(call: FusedCall) -> bool:
+    return _AXIS_IN_FRONT and call.query.ndim == 4 and call.query.shape[0] == 1 and call.query.shape[1] == call.key.shape[1] > 1
+
+
+def _split(call: FusedCall, context: TokenContext | None) -> FusedCall:
+    batch = 1 if context is None or context.ids is None else context.ids.shape[0]
+    rows = call.query.shape[1]
+    if batch == 1 or rows % batch or call.logsumexp is None:
+        return call
+    query, key, lse = (x.reshape(batch, rows // batch, *x.shape[2:]) for x in (call.query, call.key, call.logsumexp))
+    bias = call.bias
+    if bias is not None and bias.ndim == 4 and bias.shape[1] == rows:
+        bias = bias.reshape(batch, rows // batch, *bias.shape[2:])
+    return call.replace(query=query, key=key, logsumexp=lse, bias=bias)  # type: ignore[no-any-return]
 
 
 def in_four_dimensions(call: SoftmaxCall, module: nn.Module | None, context: TokenContext | None, sinks: int) -> SoftmaxCall:
@@ -47,6 +67,9 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
 def folded(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> bool:
     """Whether batch and heads stand in one axis of an attention of unknown code, and nothing says how it is split."""
     shown = call.weights if isinstance(call, SoftmaxCall) else call.query if isinstance(call, FusedCall) else None
+    if isinstance(call, FusedCall) and _unsplit(call) and module is not None and not is_of_library(module):
+        rows = call.query.shape[1]
+        return rows % len(context.ids) != 0 if context is not None and context.ids is not None else number_of_heads(module) != rows
     if module is None or shown is None or shown.ndim != 3 or shown.shape[0] == 1 or shown.shape[-2] == 1 or is_of_library(module):
         return False
     if isinstance(call, SoftmaxCall) and shown.shape[-1] != shown.shape[-2]:

@@ -84,7 +84,8 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
         return answer
     leading = tuple(follow.symbols.beside([a, b]) for a, b in zip(one.axes[:-2], two.axes[:-2], strict=False)) or one.axes[:-2]
     layout = layout_of_axes(leading, tuple(query.shape[:-2]), query.ndim - 2, query.ndim - 1, summed)
-    single = query.ndim < 4 and not any(head for axis in layout.axes for head, _ in axis)
+    # torch 2.14 puts an axis before unbatched queries
+    single = (query.ndim < 4 or query.shape[0] == 1) and not any(head for axis in layout.axes for head, _ in axis)
     # of queries that no weight has made, nothing tells heads from texts: the operator's own order of axes holds
     own_order = layout.plain or (query.ndim == 4 and of_input(one.axes[-1]) and not any(sources(axis) & summed for axis in leading))
     return replace(answer, layout=None if own_order else layout, single=single, tokens=follow.symbols.number(one.axes[-2]))
