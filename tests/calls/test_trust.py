@@ -11,6 +11,7 @@ from torch.library import Library
 
 import attviz
 from attviz.calls import FusedCall, trust
+from attviz.calls.packed import PackedCall
 from attviz.errors import CaptureWarning
 from attviz.hooks.tap.operators import sdpa
 from attviz.hooks.tap.operators.registry import Operator
@@ -135,3 +136,17 @@ def test_operator_of_another_package_is_checked_too():
     finally:
         attviz.hooks.tap.operators.registry.unregister_operator("attviz_test::attend")
         library._destroy()
+
+
+@pytest.mark.parametrize("holds_sinks", [False, True])
+def test_sinks_that_weigh_little_do_not_settle_how_a_kernel_counts_them(holds_sinks):
+    """One query, three keys: with its sink left out the diagonal is off by 0.0019 only, which the bound would let pass."""
+    torch.manual_seed(0)
+    query, key, heavy = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 3, 8), torch.tensor([5.0])
+    for sinks in (torch.tensor([-0.0209]), heavy, torch.tensor([-0.0209])):  # the second call tells the ways apart
+        logits = (query.double() @ key.double().mT)[0, 0, 0]
+        columns = torch.cat([logits, sinks.double()])
+        lse = (columns if holds_sinks else logits).logsumexp(0).float().reshape(1, 1, 1)
+        call = PackedCall("flash", query, key, lse, {"scale": 1.0, "sinks": sinks})
+        torch.testing.assert_close(call.diagonal().double().flatten(), columns.softmax(0)[2:3], rtol=0, atol=1e-6)
+    assert trust.known("flash with sinks (0)" if holds_sinks else "flash with sinks", query)
