@@ -384,3 +384,42 @@ class Out(Qkv):
 def test_softmax_into_a_buffer_of_one_text():
     model, x = Out().eval(), torch.randn(T, E)
     assert_right(seen(model, x), diagonal(weights(model.q(x), model.k(x)))[None, None])
+
+
+class NothingYet(Qkv):
+    """DETR's first decoder layer: object queries attend to each other, and their values are zeros so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = nn.Embedding(T, E)
+
+    def forward(self, x):
+        places = self.places.weight[None].repeat(len(x), 1, 1)
+        nothing = torch.zeros_like(places)
+        q, k, v = (heads(f(part)) for f, part in ((self.q, nothing + places), (self.k, nothing + places), (self.v, nothing)))
+        return x + ((q @ k.mT * D**-0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    def truth(self, x):
+        q, k = (heads(f(self.places.weight[None].repeat(len(x), 1, 1))).double() for f in (self.q, self.k))
+        return (q @ k.mT * D**-0.5).softmax(-1).diagonal(0, -2, -1)
+
+
+def test_values_that_hold_nothing_yet_are_weighed_all_the_same():
+    model, x = NothingYet().eval(), torch.randn(B, T, E)
+    assert_right(seen(model, x), model.truth(x))
+
+
+class KeysMixed(Qkv):
+    """Weights that learned weights change along the keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(T, T)
+
+    def forward(self, x):
+        q, k, v = (heads(f(x)) for f in (self.q, self.k, self.v))
+        return (self.mix((q @ k.mT * D**-0.5).softmax(-1)) @ v).transpose(1, 2).flatten(2)
+
+
+def test_weights_that_are_mixed_along_the_keys_are_loud():
+    assert "a product with learned weights" in is_loud(KeysMixed().eval(), torch.randn(B, T, E))

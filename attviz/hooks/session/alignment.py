@@ -264,6 +264,8 @@ def _two_readings(answer: Answer | None) -> str:
 
 def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
     """Other keys than queries, and no cache: cross-attention where nobody followed it, and not told where it was followed in vain."""
+    if kv_len < q_len:
+        return Verdict(None, kv_len > 1, f"q_len={q_len} but kv_len={kv_len}: fewer keys than queries, so not every query has a key", call)
     if answer is not None and kv_len > 1 and answer.kind == "unsettled":
         return Verdict(None, True, untold=_unequal(q_len, kv_len))
     return Verdict(None, kv_len > 1, _unequal(q_len, kv_len), call)

@@ -171,7 +171,8 @@ class Follow(TorchDispatchMode):
                 one.weights.softmax.used.append("a product of two softmaxes")
                 two.weights.softmax.used.append("a product of two softmaxes")
                 return True
-            if trace.weights is not None and not other.streams:  # heads are mixed (talking heads); no values are weighed
+            values = other.streams or trace.axes[contracted] == other.axes[kept]  # of the keys' tokens, whatever they hold (DETR: zeros)
+            if trace.weights is not None and not values:  # heads are mixed (talking heads); no values are weighed
                 trace.weights.softmax.used.append(trace.weights.changed or "a product with learned weights")
             elif trace.weights is not None:
                 wrong = trace.weights.axis is not None and trace.weights.axis != contracted
