@@ -49,6 +49,8 @@ def _quiet():
 @pytest.mark.parametrize("family", sorted({*WRONG_ONCE, *ONCE_ONE_QUERY, *OF_THEIR_OWN_KIND} & set(families())))
 def test_every_attention_of_the_family_is_right(family):
     found = check_family(family)
+    if found[0].verdict == "unbuilt" and Version(transformers.__version__) < in_the_docs()[0]:
+        pytest.skip(f"built with newer releases only: {found[0].note}")
     if family in UNSETTLED:
         assert not any(outcome.verdict in ("crashed", "unbuilt") for outcome in found), found
         return

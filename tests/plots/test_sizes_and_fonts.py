@@ -47,7 +47,7 @@ def test_a_script_that_a_font_has_is_drawn_without_boxes():
     fonts = {font.name for font in font_manager.fontManager.ttflist}
     assert "Noto Sans Devanagari" in fonts, "apt-get install fonts-noto-core"
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         ax = series(np.full((2, 3), 0.3), tokens=["नमस्ते", "مرحبا", "привет"])
         assert "□" not in "".join(tick.get_text() for tick in ax.get_xticklabels())
         ax.figure.canvas.draw()

@@ -33,7 +33,7 @@ def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext 
 def _offset(
     answer: Answer, q_len: int, kv_len: int, context: TokenContext | None, followed: bool, scores: Tensor | None = None
 ) -> int | Tensor | None:
-    if answer.buffer and followed:
+    if answer.buffer and followed and answer.before >= 0:  # below: written behind a window that had rolled, so the cache says where
         return answer.before
     if answer.buffer or (context is not None and context.static):  # what was followed may have run without that cache
         return None if context is None else context.slot(q_len, kv_len)
