@@ -6,6 +6,7 @@ import contextlib
 
 import pytest
 import torch
+import transformers
 from transformers import DynamicCache, LlamaConfig, LlamaModel
 from transformers.cache_utils import Cache, QuantizedLayer
 
@@ -16,6 +17,7 @@ from tests.test_decoding import CACHE
 
 
 @pytest.mark.parametrize("training", [False, True])
+@pytest.mark.skipif(transformers.__version__ < "5", reason="transformers 4.57 does not compile its padding mask on this backend")
 def test_a_model_that_is_compiled_as_a_whole_gives_every_reading(training):
     model, (ids, mask) = build("llama"), batch("right")
     truth = expected(eager_weights(model, ids, mask), ids, mask)
