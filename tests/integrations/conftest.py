@@ -1,5 +1,7 @@
 """A small decoder and texts of bytes, for the tests of this folder."""
 
+import os
+
 import pytest
 import torch
 
@@ -28,3 +30,13 @@ def tiny_data():
     mask[::2, -3:] = 0
     labels = ids.masked_fill(mask == 0, -100)
     return [{"input_ids": i, "attention_mask": m, "labels": t} for i, m, t in zip(ids, mask, labels, strict=True)]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_left():
+    """transformers 4.57 leaves ``torch_compile=True`` of one Trainer in the environment, for all that come after it."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        if name.startswith("ACCELERATE_"):
+            del os.environ[name]
