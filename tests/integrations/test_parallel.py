@@ -12,6 +12,7 @@ import attviz
 from attviz.errors import ArgumentError
 
 
+@pytest.mark.skipif(torch.__version__ < "2.10", reason="torch 2.9: layers of tensor parallel models are skipped (docs/limits.md)")
 def test_records_say_which_heads_a_rank_holds_and_gather_joins_them(tmp_path):
     root = str(Path(__file__).parents[2])
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m"]
