@@ -22,7 +22,9 @@ from benchmarks.families.unbuilt import REASONS
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "supported-models.md"
 
-WRONG_ONCE = "deepseek_v32 deepseek_v4 flava git glm_moe_dsa gpt_oss pegasus_x prophetnet t5gemma2 udop vilt videoprism".split()
+WRONG_ONCE = (
+    "deepseek_v32 deepseek_v4 detr flava git glm_moe_dsa gpt_oss lightglue pegasus_x prophetnet t5gemma2 udop vilt videoprism"
+).split()
 ONCE_ONE_QUERY = "glpn pvt_v2 segformer swiftformer".split()
 OF_THEIR_OWN_KIND = {
     "albert": "one module for all layers", "big_bird": "blocks", "bloom": "ALiBi", "canine": "characters and molecules", "clip": "towers",

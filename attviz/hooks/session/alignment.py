@@ -105,7 +105,7 @@ class Judge:
             followed: Whether ``answer`` was read off this very call.
         """
         laid_out = isinstance(call, SoftmaxCall) and layout_of(module) is not None
-        if answer is not None and not laid_out and answer.kind != "unsettled":
+        if answer is not None and not laid_out and answer.kind != "unsettled" and not self._of_a_pair(answer, owner, module, situation):
             verdict = self._settled(call, answer, module, context, followed)
             if verdict is not None:
                 return verdict
@@ -152,6 +152,12 @@ class Judge:
             self._library[owner] = self._map.from_library(owner)
         return self._library[owner]
 
+    def _of_a_pair(self, answer: Answer, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
+        """Whether a library's cross-attention was given the other of a pair, whose axes are the same (LightGlue)."""
+        if answer.kind != "self" or answer.before or answer.behind or owner is None or module is None or not self.from_library(owner):
+            return False
+        return names_another(module, situation) and is_cross_attention(owner, module)
+
     def _is_cross(self, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
         """Whether names say that a module attends to another sequence: believed where nothing else is known."""
         if owner is None or module is None:
@@ -162,9 +168,7 @@ class Judge:
 
     def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, context: TokenContext | None) -> bool:
         """Whether an unsettled call of unknown code may be something else than what its shape says."""
-        if owner in self._named:
-            return False
-        if context is not None and context.registered and not situation:
+        if owner in self._named or (context is not None and context.registered and not situation):
             return False
         if isinstance(call, FusedCall):
             return call.key.shape[-2] > 1
