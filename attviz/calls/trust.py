@@ -59,8 +59,8 @@ def settled(operator: str, query: Tensor, by_hand: Callable[[], Tensor], *ways: 
             return way()
     if all(key in _verdicts for key in keys):
         return by_hand()
-    if query.is_cuda and torch.cuda.is_current_stream_capturing():
-        return ways[0]()  # nothing may be waited for inside a CUDA graph; the next ordinary call decides
+    if _recording(query.device):
+        return ways[0]()
     exact = by_hand()
     alive = exact > _DEAD
     if bool(alive.any()):
@@ -84,6 +84,11 @@ def _bound(exact: Tensor) -> Tensor:
     return 1e-2 + 2e-3 * exact.abs()
 
 
+def _recording(device: torch.device) -> bool:
+    """Whether a CUDA graph is being recorded: nothing may be waited for there, so the next ordinary call decides."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def _or_nan(way: Callable[[], Tensor], query: Tensor) -> Tensor:
     try:
         return way()
@@ -104,8 +109,8 @@ def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Cal
     good = _verdicts.get(key)
     if good is not None:
         return good
-    if query.is_cuda and torch.cuda.is_current_stream_capturing():
-        return True  # nothing may be waited for inside a CUDA graph; the next ordinary call decides
+    if _recording(query.device):
+        return True
     expected = exact()
     alive = expected > _DEAD
     if not bool(alive.any()):
@@ -123,8 +128,8 @@ def forget() -> None:
 
 
 def _decide(call: FusedCall, key: tuple[str, torch.dtype, torch.device]) -> bool:
-    if key[2].type == "cuda" and torch.cuda.is_current_stream_capturing():
-        return True  # nothing may be waited for inside a CUDA graph; the next ordinary call decides
+    if _recording(key[2]):
+        return True
     difference = _difference(call)
     if difference is None:
         return True  # no sampled row sees a key: undecided
