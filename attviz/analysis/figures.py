@@ -58,12 +58,14 @@ def write_figures(
         The path of each file as soon as it is written.
 
     Raises:
-        ArgumentError: If a figure or a document does not exist, or there is no document at all.
+        ArgumentError: If a figure or a document does not exist, there is no document at all, or the folder is a file.
     """
     names = list(FIGURES) if figures is None else [_known(name) for name in figures]
     least = _least_count(analysis) if min_count is None else min_count
     source = FigureSource(analysis, _chosen(analysis, documents), least, head, cloud_weight, special)
     place = Path(folder)
+    if place.exists() and not place.is_dir():
+        raise ArgumentError(f"{place}: is a file, but figures are written into a folder. Choose another output.")
     place.mkdir(parents=True, exist_ok=True)
     for name in names:
         for stem, figure in FIGURES[name](source):

@@ -39,11 +39,11 @@ def run(args: argparse.Namespace) -> int:
     """Read, choose, write."""
     if args.target.suffix not in _WRITERS:
         raise ArgumentError(f"{args.target}: the suffix must be one of {', '.join(_WRITERS)}; got {args.target.suffix or 'none'!r}.")
-    check_output(args.target, inputs=[args.source], overwrite=args.overwrite or args.target.suffix != ".attviz")
+    check_output(args.target, inputs=[args.source], overwrite=args.overwrite if args.target.suffix == ".attviz" else None)
     analysis = _chosen(read_analysis(args.source), args.documents)
     _WRITERS[args.target.suffix](analysis, args.target, [head_of(text, analysis) for text in args.head or []] or None)
     print(args.target)
-    print(f"{len(analysis.documents)} documents", file=sys.stderr)
+    print(f"{len(analysis.documents)} document{'' if len(analysis.documents) == 1 else 's'}", file=sys.stderr)
     return 0
 
 

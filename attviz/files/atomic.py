@@ -19,12 +19,12 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str], *, overwrite: bool = True, note: str = "") -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str], *, overwrite: bool | None = None, note: str = "") -> Iterator[IO[bytes]]:
     """A file to write into; when the block ends well it takes the place of ``path``, else nothing has happened.
 
     Args:
         path: The output; a symbolic link is itself replaced, what it points at stays.
-        overwrite: Whether an existing file may be replaced.
+        overwrite: As :func:`check_output`.
         note: What else to tell the user when the disk is full, after saying that the old file is unchanged.
 
     Yields:

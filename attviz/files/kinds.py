@@ -10,6 +10,7 @@ from pathlib import Path
 from attviz.errors import ArgumentError, FormatError
 
 _SPARSE_BYTES, _SPARSE_RATIO = 64 << 20, 64
+_MARK, _MARKED_BYTES = b'"attviz', 1 << 16
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a FIFO"),
@@ -78,13 +79,14 @@ def open_regular(path: str | os.PathLike[str], what: str = "a file", flags: int 
     return descriptor
 
 
-def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool = True) -> Path:
+def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool | None = None) -> Path:
     """Refuse an output that could not, or must not, be written; makes its folder.
 
     Args:
         path: The file to write.
         inputs: What is read; none of these may be the output.
-        overwrite: Whether an existing regular file may be replaced.
+        overwrite: Of an archive, whether an existing one may be replaced; a file without our mark never is. None for outputs that are
+            made again at will (pages, tables, figures), which replace any regular file.
 
     Raises:
         ArgumentError: If it is an input, a device or a folder, or exists and may not be replaced.
@@ -103,7 +105,7 @@ def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.Path
     return target
 
 
-def _check_target(target: Path, overwrite: bool) -> None:
+def _check_target(target: Path, overwrite: bool | None) -> None:
     try:
         found = os.lstat(target)
         if stat.S_ISLNK(found.st_mode):
@@ -114,8 +116,21 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise ArgumentError(f"{target}: cannot be written: {error.strerror}.") from error
     if (kind := kind_of(found.st_mode)) is not None:
         raise ArgumentError(f"{target}: is {kind}, but attviz replaces regular files only. Choose another output.")
-    if not overwrite:
+    if overwrite is False:
         raise ArgumentError(f"{target}: already exists. Choose another output, or allow replacing it with --overwrite (overwrite=True).")
+    if overwrite and found.st_size and not _is_marked(target):
+        raise ArgumentError(
+            f"{target}: was not written by attviz, which replaces archives of its own only. Choose another output, or remove it."
+        )
+
+
+def _is_marked(path: Path) -> bool:
+    """Whether a file says at its beginning that we wrote it: archives name their format there, as states and statistics do."""
+    descriptor = open_regular(path, "an archive")
+    try:
+        return _MARK in os.read(descriptor, _MARKED_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _same(one: str | os.PathLike[str], other: Path) -> bool:

@@ -61,6 +61,12 @@ def test_bad_input_is_named(tmp_path, options, message):
     assert plt.get_fignums() == []
 
 
+def test_a_file_is_not_a_folder_of_figures(tmp_path):
+    (tmp_path / "run.attviz").touch()
+    with pytest.raises(ArgumentError, match=r"run.attviz: is a file, but figures are written into a folder"):
+        list(write_figures(analysis(), tmp_path / "run.attviz"))
+
+
 def test_an_analysis_without_documents_is_named(tmp_path):
     with pytest.raises(ArgumentError, match="no documents"):
         list(write_figures(Analysis(("l0",), []), tmp_path))

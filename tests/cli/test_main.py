@@ -154,7 +154,7 @@ def test_convert_to_the_other_formats(archive, tmp_path, capsys):
     assert call(capsys, "convert", archive, tmp_path / "a.tex", "--documents", 1, "--head", "1.3")[0] == 0
     assert (tmp_path / "a.tex").read_text().count("colorbox") == 6
     code, out, err = call(capsys, "convert", archive, tmp_path / "a.json", "--head", "0.1", "--documents", 2)
-    assert (code, out.strip(), err.strip()) == (0, str(tmp_path / "a.json"), "1 documents")
+    assert (code, out.strip(), err.strip()) == (0, str(tmp_path / "a.json"), "1 document")
     assert [vector.name for vector in io.read_attviz_json(tmp_path / "a.json")[0].sets[0].vectors] == ["layer 0 head 1"]
 
 

@@ -11,9 +11,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import attviz
+from attviz import io
+from attviz.analysis import Analysis
 from attviz.errors import ArgumentError, FormatError
 from attviz.files import Lock, check_input, check_output, replacing, replacing_text
 from attviz.files.lock import lock_descriptor
@@ -133,6 +137,19 @@ def test_the_output_is_not_the_input_by_whatever_name(tmp_path):
         check_output(tmp_path / "texts.csv", overwrite=False)
     with pytest.raises(ArgumentError, match="must name a file"):
         check_output("")
+
+
+def test_overwrite_replaces_archives_only(tmp_path):
+    ours, foreign, empty = tmp_path / "run.attviz", tmp_path / "model.safetensors", tmp_path / "empty"
+    io.save(Analysis(("0",), []), ours)
+    save_file({"weight": np.ones(3)}, foreign)
+    empty.touch()
+    before = foreign.read_bytes()
+    check_output(ours, overwrite=True)
+    check_output(empty, overwrite=True)
+    with pytest.raises(ArgumentError, match="was not written by attviz, which replaces archives of its own only"):
+        io.save(Analysis(("0",), []), foreign, overwrite=True)
+    assert (foreign.read_bytes(), names(tmp_path)) == (before, ["empty", "model.safetensors", "run.attviz"])
 
 
 def test_a_full_disk_says_so_and_leaves_the_old_file_alone(tmp_path):
