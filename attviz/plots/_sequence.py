@@ -143,7 +143,7 @@ def _layout(tokens: Sequence[str], columns: int) -> list[_Cell]:
     cells: list[_Cell] = []
     column = line = 0
     for piece in readable_pieces(tokens):
-        text = drawable(shorten(piece.text, min(columns, _MOST_COLUMNS_A_TOKEN)), MONO)
+        text = shorten(drawable(piece.text, MONO), min(columns, _MOST_COLUMNS_A_TOKEN))  # a box is wider than a mark
         width = max(display_width(text), 1)
         gap = 0 if piece.continues or column == 0 else 1
         if column + gap + width > columns:

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from attviz.errors import ArgumentError, ShapeError
@@ -59,6 +59,7 @@ def test_the_rest_of_a_long_text_is_counted():
 
 @pytest.mark.filterwarnings("ignore::attviz.plots._fonts.MissingFontWarning")  # of any script hypothesis thinks of
 @given(st.lists(st.text(min_size=1, max_size=40), min_size=1, max_size=60), st.integers(8, 80))
+@example(["\x1f\U000119d4"], 8)  # a combining mark no font has: its box takes a column
 @settings(max_examples=60, deadline=None)
 def test_layout_keeps_order_and_margin(tokens, columns):
     cells = _layout(tokens, columns)
