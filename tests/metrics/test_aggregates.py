@@ -16,7 +16,7 @@ import attviz.metrics as metrics
 from attviz.errors import ArgumentError, DtypeError, ShapeError
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(1, 4))
-VALUES = st.one_of(st.sampled_from([0.0, 0.25, 0.29, 0.5, 1.0]), st.floats(0, 1, width=32))
+VALUES = st.one_of(st.sampled_from([0.0, 0.25, float(np.float32(0.29)), 0.5, 1.0]), st.floats(0, 1, width=32))
 DIAGONALS = SHAPES.flatmap(lambda shape: hnp.arrays(np.float32, shape, elements=VALUES)).map(torch.from_numpy)
 BY_PAPER = ("mean", "std", "max", "min", "range", "entropy")
 
