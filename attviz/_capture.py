@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -21,6 +21,7 @@ from attviz.protocols import Listener, Metric
 from attviz.readings import Reading
 from attviz.readings.keys import special_ids
 from attviz.records import CapturedDocument, CrossRecord, DiagonalRecord
+from attviz.selecting import Layers
 from attviz.tables import Tables
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def capture(
     *,
     metrics: Listener | Iterable[Listener] | None = None,
     keep: Keep = "last",
-    layers: Sequence[str | int] | str | int | None = None,
+    layers: Layers = None,
     every: int = 1,
     strict: bool = True,
     token_ids: TokenSource | None = None,
@@ -51,8 +52,8 @@ def capture(
         model: Any transformer: transformers, ``torch.nn``, hand-written; eager, compiled before or inside the context.
         metrics: One or more objects with ``update(record)``, fed layer by layer as the forward runs.
         keep: ``"last"`` forward (safe in a training loop), ``"all"``, or ``"none"`` (metrics only).
-        layers: Which attention modules to capture: names (of a module or a container), glob patterns, or indices in order of
-            registration. All by default. A module named here may have any class name.
+        layers: Which attention modules to capture: one or several names (of a module or of one around it), glob patterns, or indices
+            or slices in order of registration. All by default. A module named here may have any class name.
         every: Record every N-th forward only; the others run without hooks on their layers and without the tap.
         strict: Raise :class:`CaptureError` on exit if a layer ran unseen; False warns instead.
         token_ids: For models whose forward has no ``input_ids``: the ids ``[batch, q_len]``, the name of the parameter that holds them,
@@ -94,7 +95,7 @@ class Capture(Tables):
         *,
         metrics: Listener | Iterable[Listener] | None = None,
         keep: Keep = "last",
-        layers: Sequence[str | int] | str | int | None = None,
+        layers: Layers = None,
         every: int = 1,
         strict: bool = True,
         token_ids: TokenSource | None = None,

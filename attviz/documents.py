@@ -55,20 +55,6 @@ def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None
     raise ArgumentError(f"{who}: needs an Analysis, a Capture, or Documents, got {what}.")
 
 
-def only_text(source: Any, who: str) -> Document:
-    """The only document of a source that holds one text.
-
-    Raises:
-        ArgumentError: If it holds several, or none.
-    """
-    analysis = as_analysis(source, who)
-    if len(analysis.documents) != 1:
-        raise ArgumentError(
-            f"{who}: shows one text, but {type(source).__name__} holds {len(analysis.documents)}. Choose one: source.documents[0]."
-        )
-    return analysis.documents[0]
-
-
 def captured_documents(
     texts: Sequence[CapturedDocument], who: str, tokens: Sequence[Sequence[str]] | None = None, tokenizer: Any | None = None
 ) -> Iterator[Document]:

@@ -187,7 +187,7 @@ def test_figures_of_a_text_take_one_text_and_refuse_a_batch(cap, name):
     for source in (cap.documents[1], as_analysis(cap, "plots").documents[1]):
         assert figure(source) is not None
         plt.close("all")
-    with pytest.raises(ArgumentError, match=rf"plots.{name}: shows one text, but Capture holds 2. Choose one: source.documents\[0\]"):
+    with pytest.raises(ArgumentError, match=rf"plots.{name}: shows one text, but Capture holds 2. Choose one, such as documents=0"):
         figure(cap)
     with pytest.raises(ShapeError, match="is a batch, whose texts would be pooled as if they were heads"):
         figure(cap.diagonal.nan_to_num(), tokens=list("abcde"))

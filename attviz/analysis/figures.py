@@ -1,4 +1,4 @@
-"""Every figure of the paper from one analysis: what is drawn of it, and how it is called on disk."""
+"""The registry of figures: what each draws of an analysis, and the name of its file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attviz.errors import ArgumentError
 from attviz.files import replacing
 from attviz.plots._source import FigureSource, vectors
 from attviz.records import Analysis, Document
-from attviz.selecting import Documents, choose_documents
+from attviz.selecting import Documents, Heads, Layers, choose_documents, choose_part
 from attviz.spelling import shorten
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def write_figures(
     folder: str | os.PathLike[str],
     *,
     figures: Sequence[str] | None = None,
+    layers: Layers = None,
+    heads: Heads = None,
     documents: Documents = None,
     min_count: int | None = None,
-    head: tuple[int, int] | None = None,
     cloud_weight: str = "count_top",
     special: bool = False,
     caption: bool = False,
@@ -41,28 +42,32 @@ def write_figures(
 
     Args:
         analysis: From :func:`attviz.analyze` or :func:`attviz.io.load`.
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
         figures: Names out of :data:`FIGURES`; None draws all that the analysis has data for.
+        layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all.
+        heads: Heads to draw: one or several indices or slices. ``layers=3, heads=7`` draws a single head, its token bars for one.
         documents: Which documents get the figures that show one text: one or several indices or slices; None takes up to three, spread
             over the data set.
         min_count: For bars, clouds and similarities; None takes 5 from a hundred documents on, else 1.
-        head: (layer, head) of the token bars; None pools all heads.
-        cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it stands in the top third of the
-            head's occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
+        cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it is in the top third of the head's
+            occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
         special: Count [CLS], [SEP] and the like; left out by default, as in the page and the tables.
         caption: Write model and document under each figure.
         formats: ``"png"``, ``"svg"``, ``"pdf"``, or whatever matplotlib writes.
-        dpi: Of pictures made of dots.
+        dpi: Dots per inch, for bitmaps.
 
     Yields:
         The path of each file as soon as it is written.
 
     Raises:
-        ArgumentError: If a figure or a document does not exist, there is no document at all, or the folder is a file.
+        UnknownLayerError: If a layer matches nothing.
+        ArgumentError: If a figure, a head or a document does not exist, there is no document at all, or the folder is a
+            file.
     """
     names = list(FIGURES) if figures is None else [_known(name) for name in figures]
     least = _least_count(analysis) if min_count is None else min_count
-    source = FigureSource(analysis, _chosen(analysis, documents), least, head, cloud_weight, special)
+    texts, part = _chosen(analysis, documents), choose_part(analysis, layers, heads, who="write_figures")
+    source = FigureSource(part.analysis, texts, least, cloud_weight, special, part.layers, part.heads)
     place = Path(folder)
     if place.exists() and not place.is_dir():
         raise ArgumentError(f"{place}: is a file, but figures are written into a folder. Choose another output.")
@@ -109,7 +114,7 @@ def _saved(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> Iter
                 with replacing(path) as file:
                     figure.savefig(file, dpi=dpi, format=suffix)
             except ValueError as error:
-                raise ArgumentError(f"format {suffix!r} is not one that matplotlib writes: {error}") from error
+                raise ArgumentError(f"write_figures: matplotlib cannot write the format {suffix!r}: {error}") from error
             yield path
     finally:
         plt.close(figure)
@@ -117,14 +122,14 @@ def _saved(figure: Figure, stem: Path, formats: Sequence[str], dpi: int) -> Iter
 
 def _known(name: str) -> str:
     if name not in FIGURES:
-        raise ArgumentError(f"figure must be one of {', '.join(FIGURES)}; got {name!r}.")
+        raise ArgumentError(f"write_figures: figures must be among {', '.join(FIGURES)}; got {name!r}.")
     return name
 
 
 def _chosen(analysis: Analysis, documents: Documents) -> list[int]:
     count = len(analysis.documents)
     if not count:
-        raise ArgumentError("the analysis has no documents: there is nothing to draw.")
+        raise ArgumentError("write_figures: the analysis has no documents, so there is nothing to draw.")
     if documents is None:  # spread over the data set, so that a sorted one does not show its first class only
         return sorted({int(place) for place in np.linspace(0, count - 1, min(_SHOWN, count))})
     return choose_documents(count, documents, "write_figures")
@@ -147,10 +152,10 @@ def _sequence(source: FigureSource) -> Iterator[tuple[str, Figure]]:
 
     for stem, document in _each(source, "sequence"):
         rows = source.values(document)  # [CLS] and [SEP] would take the whole scale
-        names = None
+        names = [f"L{layer} H{head}" for layer in source.numbers[0] for head in source.numbers[1]]
         if rows.shape[0] * rows.shape[1] > _MOST_SEQUENCE_VECTORS:
             rows = rows.mean(axis=1)
-            names = [f"mean L{layer}" for layer in range(len(rows))]
+            names = [f"mean L{layer}" for layer in source.numbers[0]]
         tint = rows.reshape(-1, len(document.tokens)).mean(axis=0)
         yield stem, sequence(rows, tokens=document.tokens, names=names, tint=tint).figure  # type: ignore[misc]
 

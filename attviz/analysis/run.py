@@ -84,7 +84,7 @@ def analyze(
         long: ``"truncate"`` or ``"split"`` longer texts.
         overlap: Tokens that neighbouring pieces of a split text share.
         delimiter: Split each text at this string first; every piece becomes a document.
-        layers: Layers to keep, as in :func:`attviz.capture`: one or several names, patterns or indices.
+        layers: Layers to keep, as in :func:`attviz.capture`: one or several indices, slices, names or glob patterns.
         metrics: One or more streaming metrics to feed. Their states are saved with an archive, so that a resumed run returns the same
             statistics; an object of your own needs ``save_state(path)`` and ``load_state(path)`` for that.
         reading: For texts, store this instead of the diagonal: one number per token, layer and head, such as ``Offset(-1)``.
@@ -176,7 +176,7 @@ def settings_of(
     model: nn.Module,
     batch_size: int,
     precision: str,
-    layers: Sequence[str | int] | None,
+    layers: Sequence[str | int | slice] | None,
     metrics: Sequence[Any],
     known: Sequence[str] | None,
     reading: Reading | None,

@@ -28,6 +28,7 @@ from attviz.io.shard_names import PIECES
 from attviz.io.stopped import Entry, text_hash
 from attviz.readings import Reading
 from attviz.records import Document
+from attviz.selecting import Layers
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -41,7 +42,7 @@ class TextRunner:
         model: nn.Module,
         tokenizer: Any,
         *,
-        layers: Sequence[str | int] | None,
+        layers: Layers,
         metrics: Any,
         reading: Reading | None = None,
         documents: bool = True,

@@ -51,15 +51,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     from attviz import io
     from attviz.analysis.figures import write_figures
-    from attviz.cli.convert import write_latex
 
     args.output.mkdir(parents=True, exist_ok=True)
-    written = [
-        io.save(analysis, args.output / "demo.attviz", precision="float32", overwrite=True),
-        io.write_attviz_json(io.attviz_documents(analysis), args.output / "demo.json"),
-        args.output / "demo.tex",
-    ]
-    write_latex(analysis, written[-1])
+    written = [io.write(analysis, args.output / f"demo{suffix}", overwrite=True) for suffix in (".attviz", ".json", ".tex")]
     for path in write_figures(analysis, args.output, documents=slice(None), special=args.special):
         _say(f"drawn {path}")
         written.append(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -19,21 +20,21 @@ def add_list(parser: argparse.ArgumentParser, name: str, of: Callable[[str], Any
     parser.add_argument(name, action="extend", type=several, metavar=metavar, help=help)
 
 
-def layer(text: str) -> int | str:
-    """An index, or a name or pattern.
+def layer(text: str) -> int | slice | str:
+    """An index or a range, or else a name or pattern.
 
     Example:
-        >>> layer("-1"), layer("encoder.*")
-        (-1, 'encoder.*')
+        >>> layer("-1"), layer("2:4"), layer("encoder.*")
+        (-1, slice(2, 4, None), 'encoder.*')
     """
-    return int(text) if text.lstrip("-").isdecimal() else text
+    return place(text) if re.fullmatch(r"-?\d+|-?\d*:-?\d*", text) else text
 
 
-def document(text: str) -> int | slice:
+def place(text: str) -> int | slice:
     """An index, or a range as Python writes it.
 
     Example:
-        >>> document("3"), document(":200"), document("10:20")
+        >>> place("3"), place(":200"), place("10:20")
         (3, slice(None, 200, None), slice(10, 20, None))
     """
     if ":" not in text:
@@ -44,8 +45,8 @@ def document(text: str) -> int | slice:
 def add_selectors(parser: argparse.ArgumentParser, *names: str) -> None:
     """``--layers``, ``--heads`` and ``--documents``, as every subcommand has them."""
     if "layers" in names:
-        add_list(parser, "--layers", layer, help="indices, names or patterns of layers: 4,5 or '*.attention' (default: all)")
+        add_list(parser, "--layers", layer, help="indices, ranges, names or patterns, such as 4,5 or 8: or '*.attention' (default: all)")
     if "heads" in names:
-        add_list(parser, "--heads", int, metavar="N,N,...", help="indices of heads (default: all)")
+        add_list(parser, "--heads", place, metavar="N,A:B,...", help="indices or ranges, such as 3,7 or :4 (default: all)")
     if "documents" in names:
-        add_list(parser, "--documents", document, metavar="N,A:B,...", help="indices or ranges of documents: 3,17 or :200 (default: all)")
+        add_list(parser, "--documents", place, metavar="N,A:B,...", help="indices or ranges, such as 3,17 or :200 (default: all)")

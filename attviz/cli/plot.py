@@ -2,6 +2,7 @@
 
 attviz plot run.attviz -o figures/
 attviz plot run.attviz --figures series,sequence --documents 3,17 --formats pdf -o paper/
+attviz plot run.attviz --figures token_bars --layers 3 --heads 7
 """
 
 from __future__ import annotations
@@ -10,22 +11,21 @@ import argparse
 import sys
 from pathlib import Path
 
+from attviz.analysis.figures import FIGURES
 from attviz.cli.lists import add_list, add_selectors
 
 HELP = "draw figures from an archive"
-_FIGURES = "sequence series aggregates head_map token_bars word_clouds head_similarity distributions quantiles image_map"  # a test holds it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz plot``."""
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help="such as run.attviz, or an AttViz .json")
-    add_list(parser, "--figures", str, help=f"all (default), or several of: {_FIGURES.replace(' ', ', ')}")
+    add_list(parser, "--figures", str, help=f"all (default), or several of: {', '.join(FIGURES)}")
     parser.add_argument("-o", "--output", type=Path, default=Path("figures"), metavar="DIR", help="folder (default: %(default)s)")
-    add_selectors(parser, "documents")
+    add_selectors(parser, "layers", "heads", "documents")
     parser.add_argument(
         "--min-count", type=int, metavar="N", help="leave out rarer tokens (default: 5 for a hundred documents or more, else 1)"
     )
-    parser.add_argument("--head", metavar="L.H", help="token bars of one head, such as 3.7 (layer 3, head 7), instead of all heads pooled")
     parser.add_argument("--cloud-weight", default="count_top", metavar="W", help="count_top, mean or sum (default: %(default)s)")
     parser.add_argument("--special", action="store_true", help="count [CLS], [SEP] and the like, which are left out by default")
     parser.add_argument("--caption", action="store_true", help="write model and document under each figure")
@@ -36,18 +36,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draw; the paths go to stdout, one per line."""
     from attviz.analysis.figures import write_figures
-    from attviz.cli.convert import head_of, read_analysis
+    from attviz.io import read
 
     names = None if not args.figures or "all" in args.figures else args.figures
-    analysis = read_analysis(args.archive)
+    analysis = read(args.archive)
     written = 0
     for path in write_figures(
         analysis,
         args.output,
         figures=names,
+        layers=args.layers,
+        heads=args.heads,
         documents=args.documents,
         min_count=args.min_count,
-        head=None if args.head is None else head_of(args.head, analysis),
         cloud_weight=args.cloud_weight,
         special=args.special,
         caption=args.caption,

@@ -3,7 +3,8 @@
 from attviz.io.archive import ArchiveDocuments, load, save
 from attviz.io.attviz_documents import analysis_of, attviz_documents
 from attviz.io.attviz_json import parse_attviz, read_attviz_json, write_attviz_json
-from attviz.io.latex import escape_latex, to_latex
+from attviz.io.by_suffix import WRITERS, read, write
+from attviz.io.latex import escape_latex, to_latex, write_latex
 from attviz.io.merge import merge
 from attviz.io.shard_names import shard_path
 from attviz.io.shards import open_shards
@@ -11,6 +12,7 @@ from attviz.io.table import to_csv, to_pandas, to_parquet
 from attviz.io.verify import ArchiveReport, verify
 
 __all__ = [
+    "WRITERS",
     "ArchiveDocuments",
     "ArchiveReport",
     "analysis_of",
@@ -20,6 +22,7 @@ __all__ = [
     "merge",
     "open_shards",
     "parse_attviz",
+    "read",
     "read_attviz_json",
     "save",
     "shard_path",
@@ -28,7 +31,9 @@ __all__ = [
     "to_pandas",
     "to_parquet",
     "verify",
+    "write",
     "write_attviz_json",
+    "write_latex",
 ]
 
 

@@ -6,28 +6,31 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from attviz.errors import ArgumentError, FormatError
+from attviz.errors import FormatError
 from attviz.records import Analysis, AttvizDocument, AttvizSet, AttvizVector, Document
+from attviz.selecting import Documents, Heads, Layers, choose_part
 
 
-def attviz_documents(analysis: Analysis, *, heads: Sequence[tuple[int, int]] | None = None) -> Iterator[AttvizDocument]:
-    """Documents for the AttViz tool, one vector per head, generated lazily.
+def attviz_documents(
+    analysis: Analysis, *, layers: Layers = None, heads: Heads = None, documents: Documents = None
+) -> Iterator[AttvizDocument]:
+    """Documents for the AttViz tool, one vector per head, generated lazily. The original page is slow beyond a few dozen vectors.
 
     Args:
         analysis: The documents.
-        heads: (layer, head) of the vectors to keep; None keeps all, but the original page is slow beyond a few dozen.
+        layers: Layers to keep: one or several indices, slices, names or glob patterns; None keeps all.
+        heads: Heads to keep: one or several indices or slices.
+        documents: Documents to keep: one or several indices or slices.
 
     Raises:
-        ArgumentError: If a head does not exist.
+        UnknownLayerError: If a layer matches nothing.
+        ArgumentError: If a head or a document does not exist.
     """
-    for document in analysis.documents:
-        num_layers, num_heads, _ = document.diagonal.shape
-        chosen = heads if heads is not None else [(layer, head) for layer in range(num_layers) for head in range(num_heads)]
-        for layer, head in chosen:
-            if not (0 <= layer < num_layers and 0 <= head < num_heads):
-                raise ArgumentError(f"layer {layer} head {head} does not exist: the analysis has {num_layers} layers of {num_heads} heads.")
-        values = document.diagonal.astype(np.float32)
-        vectors = tuple(AttvizVector(tuple(values[layer, head].tolist()), f"layer {layer} head {head}") for layer, head in chosen)
+    part = choose_part(analysis, layers, heads, documents, who="io.attviz_documents")
+    names = [f"layer {layer} head {head}" for layer in part.layers for head in part.heads]
+    for document in part.analysis.documents:
+        rows = document.diagonal.astype(np.float32).reshape(len(names), -1)
+        vectors = tuple(AttvizVector(tuple(row.tolist()), name) for row, name in zip(rows, names, strict=True))
         yield AttvizDocument(
             text=document.text,
             sets=(AttvizSet(document.tokens, vectors),),

@@ -2,13 +2,17 @@ r"""Coloured text for a paper: the more attention a token pays to its own positi
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
+from attviz.documents import Diagonals, as_analysis
 from attviz.errors import ArgumentError, ShapeError
-from attviz.spelling import readable_pieces
+from attviz.files import replacing_text
+from attviz.spelling import readable_pieces, special_tokens
 
 # Every character that TeX reads in its own way, those that join into ligatures among them.
 _SPECIALS = {
@@ -122,3 +126,26 @@ def _escape(char: str, unicode: str) -> str:
     if char.isprintable() and (unicode == "keep" or "\u00c0" <= char <= "\u00ff"):
         return char
     return f"U+{ord(char):04X}"
+
+
+def write_latex(source: Diagonals, path: str | os.PathLike[str]) -> Path:
+    """Write a LaTeX document with a paragraph per text, tinted by the mean over all heads; special tokens stay white.
+
+    Args:
+        source: An Analysis, a Capture or Documents.
+        path: The ``.tex`` file; an existing one is replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    parts = []
+    for document in as_analysis(source, "io.write_latex").documents:
+        row = document.diagonal.astype(np.float64).mean(axis=(0, 1))
+        row[special_tokens(document.tokens, document.special)] = 0.0  # [CLS] and [SEP] would take the whole scale
+        parts.append(to_latex(document.tokens, row))
+    with replacing_text(path) as file:
+        file.write(LATEX_PREAMBLE + "\n\n\\bigskip\n".join(parts) + LATEX_END)
+    return Path(path)

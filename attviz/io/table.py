@@ -14,7 +14,7 @@ import numpy as np
 from attviz.documents import Diagonals, as_analysis
 from attviz.errors import MissingExtraError
 from attviz.files import replacing, replacing_text
-from attviz.records import Document
+from attviz.selecting import Documents, Heads, Layers, Part, choose_part
 from attviz.spelling import printable
 
 if TYPE_CHECKING:
@@ -23,25 +23,35 @@ if TYPE_CHECKING:
 _FORMULA = "=+-@\N{FULLWIDTH EQUALS SIGN}\N{FULLWIDTH PLUS SIGN}\N{FULLWIDTH HYPHEN-MINUS}\N{FULLWIDTH COMMERCIAL AT}\N{MINUS SIGN}"
 
 
-def to_pandas(analysis: Diagonals) -> pd.DataFrame:
+def to_pandas(analysis: Diagonals, *, layers: Layers = None, heads: Heads = None, documents: Documents = None) -> pd.DataFrame:
     """A data frame with one row per token: its position, the token, and one column per head (``L0H3``).
 
-    Accepts an Analysis, a Capture or Documents. ``cap.to_pandas()`` is the long form, with one row per value.
+    ``cap.to_pandas()`` is the long form, with one row per value.
+
+    Args:
+        analysis: An Analysis, a Capture or Documents.
+        layers: Layers to keep: one or several indices, slices, names or glob patterns; None keeps all.
+        heads: Heads to keep: one or several indices or slices.
+        documents: Documents to keep: one or several indices or slices.
 
     Raises:
         MissingExtraError: If pandas is not installed.
+        UnknownLayerError: If a layer matches nothing.
+        ArgumentError: If a head or a document does not exist.
     """
     try:
         import pandas as pd
     except ImportError as error:
         raise MissingExtraError("to_pandas needs pandas: pip install 'attviz[tables]'") from error
-    documents = as_analysis(analysis, "io.to_pandas").documents
-    frames = [pd.DataFrame(_columns(place, document)) for place, document in enumerate(documents)]
+    part = choose_part(as_analysis(analysis, "io.to_pandas"), layers, heads, documents, who="io.to_pandas")
+    frames = [pd.DataFrame(columns) for columns in _columns(part)]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def to_parquet(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
-    """Write the rows of :func:`to_pandas` as Parquet.
+def to_parquet(
+    analysis: Diagonals, path: str | os.PathLike[str], *, layers: Layers = None, heads: Heads = None, documents: Documents = None
+) -> Path:
+    """Write the rows of :func:`to_pandas`, which explains the arguments, as Parquet.
 
     Raises:
         MissingExtraError: If pandas or pyarrow is not installed.
@@ -51,12 +61,14 @@ def to_parquet(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     except ImportError as error:
         raise MissingExtraError("Parquet needs pyarrow: pip install 'attviz[tables]'") from error
     with replacing(path) as file:
-        to_pandas(analysis).to_parquet(file, index=False)
+        to_pandas(analysis, layers=layers, heads=heads, documents=documents).to_parquet(file, index=False)
     return Path(path)
 
 
-def to_csv(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
-    """Write the same rows as CSV, document by document.
+def to_csv(
+    analysis: Diagonals, path: str | os.PathLike[str], *, layers: Layers = None, heads: Heads = None, documents: Documents = None
+) -> Path:
+    """Write the rows of :func:`to_pandas`, which explains the arguments, as CSV, document by document.
 
     A cell that a spreadsheet would run as a formula (it begins with ``= + - @``, plain or full-width, perhaps after blanks) gets a
     leading apostrophe; control characters are made visible. :func:`to_pandas` and :func:`to_parquet` keep text unchanged.
@@ -64,33 +76,33 @@ def to_csv(analysis: Diagonals, path: str | os.PathLike[str]) -> Path:
     Raises:
         OSError: If the file cannot be written.
     """
-    documents = as_analysis(analysis, "io.to_csv").documents
+    part = choose_part(as_analysis(analysis, "io.to_csv"), layers, heads, documents, who="io.to_csv")
     with replacing_text(path, newline="", errors="backslashreplace") as file:
         writer = csv.writer(file)
-        for place, document in enumerate(documents):
-            columns = _columns(place, document)
-            if place == 0:
+        for number, columns in enumerate(_columns(part)):
+            if number == 0:
                 writer.writerow(columns)
             writer.writerows(_rows(columns))
     return Path(path)
 
 
-def _columns(place: int, document: Document) -> dict[str, Any]:
-    count = len(document.tokens)
-    num_layers, num_heads, _ = document.diagonal.shape
-    unknown = [None] * count
-    columns: dict[str, Any] = {
-        "document": [place] * count,
-        "name": [document.name] * count,
-        "position": list(range(count)),
-        "token": list(document.tokens),
-        "token_id": unknown if document.token_ids is None else document.token_ids.tolist(),
-        "special": unknown if document.special is None else document.special.tolist(),
-        "label": [document.label] * count,
-        "prediction": [document.prediction] * count,
-    }
-    values = document.diagonal.astype(np.float32)
-    return columns | {f"L{layer}H{head}": values[layer, head] for layer in range(num_layers) for head in range(num_heads)}
+def _columns(part: Part) -> Iterator[dict[str, Any]]:
+    names = [f"L{layer}H{head}" for layer in part.layers for head in part.heads]
+    for place, document in zip(part.documents, part.analysis.documents, strict=True):
+        count = len(document.tokens)
+        unknown = [None] * count
+        columns: dict[str, Any] = {
+            "document": [place] * count,
+            "name": [document.name] * count,
+            "position": list(range(count)),
+            "token": list(document.tokens),
+            "token_id": unknown if document.token_ids is None else document.token_ids.tolist(),
+            "special": unknown if document.special is None else document.special.tolist(),
+            "label": [document.label] * count,
+            "prediction": [document.prediction] * count,
+        }
+        rows = document.diagonal.astype(np.float32).reshape(len(names), -1)
+        yield columns | dict(zip(names, rows, strict=True))
 
 
 def _rows(columns: dict[str, Any]) -> Iterator[list[Any]]:

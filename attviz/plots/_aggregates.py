@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 
 def aggregates(
@@ -24,6 +25,9 @@ def aggregates(
     *,
     tokens: Sequence[str] | None = None,
     kinds: Sequence[str] = ("mean", "std", "max", "min", "range", "entropy"),
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **bar_kwargs: Any,
 ) -> Axes:
@@ -33,10 +37,13 @@ def aggregates(
     compare their shapes.
 
     Args:
-        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+        diagonal: A Capture, an Analysis or a Document; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN leaves a gap.
         tokens: As the tokenizer spells them; without them, or for more than 140, the axis shows positions.
         kinds: From top to bottom; see :func:`attviz.plots.series` for the names.
+        layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all. Not for an array.
+        heads: Heads to draw: one or several indices or slices. Not for an array.
+        documents: The text to draw, if the source holds several. Not for an array.
         ax: Where to draw; None makes a figure that fits.
         **bar_kwargs: For ``Axes.bar``.
 
@@ -47,7 +54,7 @@ def aggregates(
         ShapeError: If tokens and diagonal differ in length.
         ArgumentError: If a value is not a probability, or an aggregate is unknown, or none is requested.
     """
-    drawn, tokens = text_of(diagonal, tokens, "plots.aggregates")
+    drawn, tokens, *_ = text_of(diagonal, tokens, "plots.aggregates", layers, heads, documents)
     values = vectors_by_token(drawn, tokens, "plots.aggregates")
     if not kinds:
         raise ArgumentError("plots.aggregates: kinds must name at least one aggregate.")

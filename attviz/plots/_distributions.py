@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1.5, 2)))
 _MOST = 20_000  # a kernel density of more points costs time and shows the same curve
@@ -27,6 +28,9 @@ def distributions(
     log: bool = True,
     floor: float = 1e-6,
     label: str = PROBABILITY,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **kde_kwargs: Any,
 ) -> Axes:
@@ -38,6 +42,9 @@ def distributions(
         log: Logarithmic axis; the density is then per factor of ten.
         floor: On a logarithmic axis, values below it (zero included) are drawn here; the legend says how many.
         label: Axis label, with the unit.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for arrays.
+        heads: Heads that count: one or several indices or slices. Not for arrays.
+        documents: Documents that count: one or several indices or slices. Not for arrays.
         ax: Where to draw.
         **kde_kwargs: For ``seaborn.kdeplot``.
 
@@ -49,7 +56,7 @@ def distributions(
     """
     import seaborn as sns
 
-    source = source_of(values, "plots.distributions")
+    source = source_of(values, "plots.distributions", layers, heads, documents)
     sets: Any = values if source is None else source.token_values
     if not sets:
         raise ArgumentError("plots.distributions: values must hold at least one named array.")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 _MOST_WRITTEN = 200  # cells with their number in them
 
@@ -27,6 +28,9 @@ def head_map(
     vmax: float | None = None,
     cmap: str = "viridis",
     annotate: bool | None = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **imshow_kwargs: Any,
 ) -> Axes:
@@ -39,6 +43,9 @@ def head_map(
         vmax: Upper end; None takes the largest value. Give 1 to compare models.
         cmap: A colour map; viridis is safe for the colour-blind.
         annotate: Write the numbers into the cells; None does so up to 200 heads.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for an array.
+        heads: Heads that count: one or several indices or slices. Not for an array.
+        documents: Documents that count: one or several indices or slices. Not for an array.
         ax: Where to draw.
         **imshow_kwargs: For ``Axes.imshow``.
 
@@ -48,7 +55,7 @@ def head_map(
     Raises:
         ShapeError: If ``values`` is not a non-empty matrix.
     """
-    source = source_of(values, "plots.head_map")
+    source = source_of(values, "plots.head_map", layers, heads, documents)
     values = np.asarray(values if source is None else source.head_means(), dtype=np.float64)
     if values.ndim != 2 or values.size == 0:
         raise ShapeError(f"plots.head_map: values must be [num_layers, num_heads] and not empty, got shape {list(values.shape)}.")
@@ -57,8 +64,9 @@ def head_map(
     image = ax.imshow(values, **({"vmin": vmin, "vmax": vmax, "cmap": cmap, "aspect": "auto"} | imshow_kwargs))
     ax.figure.colorbar(image, ax=ax, label=label)
     ax.set(xlabel="head", ylabel="layer")
-    ax.set_xticks(_ticks(num_heads))
-    ax.set_yticks(_ticks(num_layers))
+    layer_numbers, head_numbers = (range(num_layers), range(num_heads)) if source is None else source.numbers
+    ax.set_xticks(_ticks(num_heads), [str(head_numbers[head]) for head in _ticks(num_heads)])
+    ax.set_yticks(_ticks(num_layers), [str(layer_numbers[layer]) for layer in _ticks(num_layers)])
     if annotate if annotate is not None else values.size <= _MOST_WRITTEN:
         _write(ax, values, image)
     return ax

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 _MOST_NAMED = 48
 
@@ -31,6 +32,9 @@ def head_similarity(
     vmin: float | None = None,
     vmax: float | None = None,
     cmap: str = "viridis",
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **imshow_kwargs: Any,
 ) -> Axes:
@@ -46,6 +50,9 @@ def head_similarity(
         vmin: Lower end of the colours; None takes the smallest value off the diagonal.
         vmax: Upper end; None takes the largest value off the diagonal.
         cmap: A colour map.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for an array.
+        heads: Heads that count: one or several indices or slices. Not for an array.
+        documents: Documents that count: one or several indices or slices. Not for an array.
         ax: Where to draw.
         **imshow_kwargs: For ``Axes.imshow``.
 
@@ -55,7 +62,7 @@ def head_similarity(
     Raises:
         ShapeError: If the matrix is not square, holds fewer than two heads, or the names do not fit.
     """
-    source = source_of(similarity, "plots.head_similarity")
+    source = source_of(similarity, "plots.head_similarity", layers, heads, documents)
     if source is not None:
         similarity, names, null = source.similarity(names, null)
     matrix = np.asarray(similarity, dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attviz.documents import Diagonals, only_text
+from attviz.documents import Diagonals
 from attviz.errors import ArgumentError, ShapeError
 from attviz.plots._canvas import PROBABILITY_ON_BAR, new_axes
 from attviz.plots._source import text_of
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
+    from attviz.selecting import Documents, Heads, Layers
+
 
 def image_map(
     values: Float[np.ndarray, " num_tokens"] | Diagonals,
     *,
     grid: tuple[int, int] | None = None,
-    layer: int | None = None,
-    head: int | None = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     image: Float[np.ndarray, "height width *channels"] | None = None,
     alpha: float = 0.65,
     label: str = PROBABILITY_ON_BAR,
@@ -32,11 +35,12 @@ def image_map(
     """Draw one value per patch as a heat map, over the image when it is given.
 
     Args:
-        values: One per token; or a Capture, a Document or an Analysis of one image, of which the mean over layers and heads is drawn.
+        values: One per token; or a Capture, a Document or an Analysis, of which the mean over layers and heads is drawn.
             Tokens before the patches ([CLS], registers) are left out: the last ``rows * columns`` are drawn.
         grid: (rows, columns) of the patches; a Document of :func:`attviz.analyze` knows its own.
-        layer: Of a Capture, Document or Analysis, this layer only.
-        head: This head only.
+        layers: Layers to average: one or several indices, slices, names or glob patterns; None takes all. Not for an array.
+        heads: Heads to average: one or several indices or slices. Not for an array.
+        documents: The image to draw, if the source holds several. Not for an array.
         image: Grey or RGB, as ``Axes.imshow`` takes it; stretched to the grid.
         alpha: Of the heat map over the image.
         label: What the colour means.
@@ -49,39 +53,25 @@ def image_map(
 
     Raises:
         ShapeError: If there are fewer values than patches, or they are not in a row.
+        ArgumentError: If the grid is not known, or a layer, head or document does not exist.
     """
-    values, grid = _patches(values, grid, layer, head)
+    found = text_of(values, None, "plots.image_map", layers, heads, documents)
+    array = np.asarray(found.values if found.document is None else found.document.diagonal, dtype=np.float64)
+    if found.document is not None:  # special tokens too: a patch is none
+        array, grid = array.mean((0, 1)), grid or found.document.grid
+    if grid is None:
+        raise ArgumentError("plots.image_map: give grid=(rows, columns) of the patches, such as (14, 14) for 224 pixels and patches of 16.")
     rows, columns = grid
-    if values.ndim != 1 or rows < 1 or columns < 1 or len(values) < rows * columns:
+    if array.ndim != 1 or rows < 1 or columns < 1 or len(array) < rows * columns:
         raise ShapeError(
-            f"plots.image_map: values must hold at least {rows} x {columns} patches in one row, got shape {list(values.shape)}."
+            f"plots.image_map: values must hold at least {rows} x {columns} patches in one row, got shape {list(array.shape)}."
         )
     ax = new_axes(ax, 5.0, 4.2)
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     if image is not None:
         ax.imshow(image, extent=extent, cmap="gray")
     style: dict[str, Any] = {"cmap": cmap, "extent": extent, "alpha": alpha if image is not None else 1.0, "interpolation": "nearest"}
-    drawn = ax.imshow(values[-rows * columns :].reshape(rows, columns), **(style | imshow_kwargs))
+    drawn = ax.imshow(array[-rows * columns :].reshape(rows, columns), **(style | imshow_kwargs))
     ax.figure.colorbar(drawn, ax=ax, label=label)
     ax.set(xlabel="patch column", ylabel="patch row")
     return ax
-
-
-def _patches(values: Any, grid: tuple[int, int] | None, layer: int | None, head: int | None) -> tuple[np.ndarray, tuple[int, int]]:
-    """One value per token, and the grid; of whatever holds diagonals, the mean over the chosen layers and heads."""
-    found, tokens = text_of(values, None, "plots.image_map")
-    if tokens is not None:
-        document = only_text(values, "plots.image_map")
-        grid = grid or document.grid
-        for what, chosen, count in (("layer", layer, found.shape[0]), ("head", head, found.shape[1])):
-            if chosen is not None and not 0 <= chosen < count:
-                raise ArgumentError(f"plots.image_map: {what} {chosen} does not exist: there are {count}.")
-        found = document.diagonal.astype(np.float64)
-        found = found if layer is None else found[layer : layer + 1]
-        found = found if head is None else found[:, head : head + 1]
-        found = found.mean((0, 1))
-    elif layer is not None or head is not None:
-        raise ArgumentError("plots.image_map: layer= and head= choose from a Capture, Document or Analysis; an array is drawn as it is.")
-    if grid is None:
-        raise ArgumentError("plots.image_map: give grid=(rows, columns) of the patches, such as (14, 14) for 224 pixels and patches of 16.")
-    return np.asarray(found, dtype=np.float64), grid

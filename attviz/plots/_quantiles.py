@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 _POINTS = 400
 
@@ -25,6 +26,9 @@ def quantiles(
     values: Mapping[str, Float[np.ndarray, " num_values"]] | Drawable,
     *,
     log: bool = True,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **plot_kwargs: Any,
 ) -> Axes:
@@ -35,6 +39,9 @@ def quantiles(
     Args:
         values: Name -> values; NaN, and zero if ``log``, are left out. Or a Capture, an Analysis or Documents.
         log: Take logarithms first: a straight line then means a log-normal distribution.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for arrays.
+        heads: Heads that count: one or several indices or slices. Not for arrays.
+        documents: Documents that count: one or several indices or slices. Not for arrays.
         ax: Where to draw.
         **plot_kwargs: For ``Axes.plot``.
 
@@ -44,7 +51,7 @@ def quantiles(
     Raises:
         ArgumentError: If a set has fewer than two different values.
     """
-    source = source_of(values, "plots.quantiles")
+    source = source_of(values, "plots.quantiles", layers, heads, documents)
     sets: Any = values if source is None else source.token_values
     if not sets:
         raise ArgumentError("plots.quantiles: values must hold at least one named array.")

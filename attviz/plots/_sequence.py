@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 _SCALES = ("shared", "vector", "probability")
 _MOST_NAMED_VECTORS = 24
@@ -54,13 +55,16 @@ def sequence(
     max_tokens: int = 256,
     max_height: float = 20.0,
     fontsize: float = 9.0,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **line_kwargs: Any,
 ) -> Axes:
     """Write the tokens in lines, each with one stroke per vector below it: the stronger, the more opaque.
 
     Args:
-        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+        diagonal: A Capture, an Analysis or a Document; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN draws no stroke.
         tokens: As the tokenizer spells them; None takes those of the source. The pieces of a word are joined.
         names: One per vector, written left of its strokes; None numbers them.
@@ -72,6 +76,9 @@ def sequence(
         max_tokens: Draw this many tokens; the figure says how many follow.
         max_height: Draw as many lines as fit this height in inches, if the figure is made here.
         fontsize: Of the text, in points.
+        layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all. Not for an array.
+        heads: Heads to draw: one or several indices or slices. Not for an array.
+        documents: The text to draw, if the source holds several. Not for an array.
         ax: Where to draw; None makes a figure that fits. For your own axes, choose ``columns`` and ``fontsize`` to match.
         **line_kwargs: For the strokes (``LineCollection``).
 
@@ -82,12 +89,12 @@ def sequence(
         ShapeError: If tokens, names, colours or tint do not fit the diagonal.
         ArgumentError: If a value is not a probability, or ``scale``, ``columns`` or ``tint`` is invalid.
     """
-    drawn, tokens = text_of(diagonal, tokens, "plots.sequence")
+    drawn, tokens, _, *numbers = text_of(diagonal, tokens, "plots.sequence", layers, heads, documents)
     if tokens is None:
         raise ArgumentError("plots.sequence: needs tokens, which an array does not have. Pass tokens=[...], or a Document.")
     values = vectors_by_token(drawn, tokens, "plots.sequence")
     strengths, legend = _strengths(values, choice(scale, _SCALES, "scale", "plots.sequence"))
-    labels, hues = _names_and_colors(np.shape(drawn), names, colors)
+    labels, hues = _names_and_colors(np.shape(drawn), names, colors, numbers)
     cells = _layout(tokens[:max_tokens], _at_least(columns, 8, "columns"))
     pitch, band = _stroke_rows(values.shape[0])
     if ax is None:
@@ -120,7 +127,9 @@ def _strengths(values: np.ndarray, scale: str) -> tuple[np.ndarray, str]:
     return scaled, f"full colour: probability {top:.3g} (99 % quantile) and above"
 
 
-def _names_and_colors(shape: tuple[int, ...], names: Sequence[str] | None, colors: Sequence[str] | None) -> tuple[list[str], list[str]]:
+def _names_and_colors(
+    shape: tuple[int, ...], names: Sequence[str] | None, colors: Sequence[str] | None, numbers: Sequence[Sequence[int] | None]
+) -> tuple[list[str], list[str]]:
     num_vectors = int(np.prod(shape[:-1], dtype=int))
     num_heads = shape[-2] if len(shape) >= 3 else 1
     layered = len(shape) >= 3 and num_vectors > len(HUES)
@@ -131,11 +140,12 @@ def _names_and_colors(shape: tuple[int, ...], names: Sequence[str] | None, color
     hues = list(colors) if colors is not None else [HUES[(v // num_heads if layered else v) % len(HUES)] for v in range(num_vectors)]
     if names is not None:
         return [drawable(str(name)) for name in names], hues
-    if not layered:
+    layers, heads = (range(num_vectors) if given is None else given for given in numbers)
+    if not layered and numbers[0] is None:
         return [str(vector) for vector in range(num_vectors)], hues
     if num_vectors <= _MOST_NAMED_VECTORS:
-        return [f"L{v // num_heads} H{v % num_heads}" for v in range(num_vectors)], hues
-    return [f"layer {v // num_heads}" if v % num_heads == 0 else "" for v in range(num_vectors)], hues
+        return [f"L{layers[v // num_heads]} H{heads[v % num_heads]}" for v in range(num_vectors)], hues
+    return [f"layer {layers[v // num_heads]}" if v % num_heads == 0 else "" for v in range(num_vectors)], hues
 
 
 def _layout(tokens: Sequence[str], columns: int) -> list[_Cell]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 
 def series(
@@ -28,19 +29,25 @@ def series(
     aggregate: str | ArrayLike = "mean",
     log: bool = True,
     floor: float | None = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **plot_kwargs: Any,
 ) -> Axes:
     """Draw one aggregate over the vectors as a line, its extremes as red dots and the other vectors as grey ones.
 
     Args:
-        diagonal: A Capture, an Analysis or a Document of one text; or probabilities ``[num_layers, num_heads, num_tokens]`` or
+        diagonal: A Capture, an Analysis or a Document; or probabilities ``[num_layers, num_heads, num_tokens]`` or
             ``[num_vectors, num_tokens]``; NaN is a gap.
         tokens: As the tokenizer spells them; without them, or for more than 140, the axis shows positions.
         aggregate: ``"mean"``, ``"std"``, ``"max"``, ``"min"``, ``"range"``, ``"entropy"``, ``"binned entropy"``,
             ``"shannon entropy"``, or one value per token.
         log: Logarithmic axis. Values below ``floor``, zero included, are drawn as an open caret on it.
         floor: Lowest value of the logarithmic axis; None takes the power of ten below the 2 % quantile.
+        layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all. Not for an array.
+        heads: Heads to draw: one or several indices or slices. Not for an array.
+        documents: The text to draw, if the source holds several. Not for an array.
         ax: Where to draw; None makes a figure wide enough for the tokens.
         **plot_kwargs: For the line (``Axes.plot``).
 
@@ -51,7 +58,7 @@ def series(
         ShapeError: If the tokens, the diagonal and the aggregate differ in length.
         ArgumentError: If a value is not a probability, or the aggregate or the floor is invalid.
     """
-    drawn, tokens = text_of(diagonal, tokens, "plots.series")
+    drawn, tokens, *_ = text_of(diagonal, tokens, "plots.series", layers, heads, documents)
     values = vectors_by_token(drawn, tokens, "plots.series")
     name, line = _line(values, aggregate)
     ax = new_axes(ax, width_for(values.shape[1]), 3.6)

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from attviz.documents import Diagonals, as_analysis, only_text
+from attviz.documents import Diagonals, as_analysis
 from attviz.errors import ArgumentError
 from attviz.records import Analysis, Captured, CapturedDocument, Document
+from attviz.selecting import Documents, Heads, Layers, choose_part
 from attviz.spelling import readable_labels, special_tokens
 from attviz.vocabulary import Vocabulary, vocabulary
 
@@ -30,26 +31,32 @@ class FigureSource:
         analysis: The documents.
         documents: Which of them get figures of their own, by index.
         min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
-        head: (layer, head) of the token bars; None pools all heads.
         cloud_weight: What the size of a word means: one of :data:`CLOUD_WEIGHTS`.
         special: Count [CLS], [SEP] and the like.
+        layers: Indices of its layers in the model; None counts them.
+        heads: Indices of its heads in the model; None counts them.
     """
 
     analysis: Analysis
     documents: Sequence[int] = ()
     min_count: int = 1
-    head: tuple[int, int] | None = None
     cloud_weight: str = "count_top"
     special: bool = False
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.cloud_weight not in CLOUD_WEIGHTS:
             raise ArgumentError(f"cloud_weight must be one of {', '.join(map(repr, CLOUD_WEIGHTS))}; got {self.cloud_weight!r}.")
-        shape = next((document.diagonal.shape[:2] for document in self.analysis.documents), (0, 0))
-        if self.head is not None and not (0 <= self.head[0] < shape[0] and 0 <= self.head[1] < shape[1]):
-            raise ArgumentError(
-                f"layer {self.head[0]} head {self.head[1]} does not exist: there are {shape[0]} layers of {shape[1]} heads."
-            )
+
+    @cached_property
+    def numbers(self) -> tuple[Sequence[int], Sequence[int]]:
+        """Indices of layers and heads in the model: what they are called in a figure."""
+        shape = next((document.diagonal.shape for document in self.analysis.documents), (0, 0))
+        return (
+            range(shape[0]) if self.layers is None else self.layers,
+            range(shape[1]) if self.heads is None else self.heads,
+        )
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -87,13 +94,6 @@ class FigureSource:
         values[:, :, ~self.counted(document)] = np.nan
         return values
 
-    def bars(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, std and maximum of each token, of the chosen head or pooled over all."""
-        if self.head is None:
-            return self.vocabulary.pooled()
-        table, (layer, head) = self.vocabulary, self.head
-        return table.mean[:, layer, head], table.std[:, layer, head], table.max[:, layer, head]
-
     def head_means(self) -> np.ndarray:
         """Mean diagonal of each head over all tokens that count, ``[num_layers, num_heads]``."""
         total, count = np.zeros(()), 0
@@ -118,7 +118,8 @@ class FigureSource:
             for place in self.frequent.tolist():
                 cloud[labels[place]] = cloud.get(labels[place], 0.0) + float(weights[place, head])
             clouds.append(cloud)
-        return clouds, [f"layer {head // num_heads} head {head % num_heads}" for head in heads]
+        layer_numbers, head_numbers = self.numbers
+        return clouds, [f"layer {layer_numbers[head // num_heads]} head {head_numbers[head % num_heads]}" for head in heads]
 
     def comparable(self) -> bool:
         """Whether there are two tokens, and two heads or layers, to rank."""
@@ -136,7 +137,10 @@ class FigureSource:
         num_items, num_layers, num_heads = mean.shape
         heads = num_layers * num_heads <= _MOST_SIMILAR_HEADS
         scores = torch.from_numpy((mean.reshape(num_items, -1) if heads else mean.mean(axis=2)).T.copy())
-        names = names or [f"{row // num_heads}.{row % num_heads}" if heads else f"layer {row}" for row in range(len(scores))]
+        layer_numbers, head_numbers = self.numbers
+        if heads and names is None:
+            names = [f"{layer}.{head}" for layer in layer_numbers for head in head_numbers]
+        names = names or [f"layer {layer}" for layer in layer_numbers]
         if null is None:
             null = float(torch.nanmean(fuji_null(scores, permutations=_NULL_PERMUTATIONS).mean))
         return fuji_matrix(scores).numpy(), names, null
@@ -164,19 +168,61 @@ def ordinary(document: Document) -> np.ndarray:
 Drawable = Diagonals | FigureSource
 
 
-def source_of(value: Any, who: str) -> FigureSource | None:
-    """What a figure was given, if it holds diagonals; None for an array or a mapping, which the figure draws as it is."""
+def source_of(
+    value: Any, who: str, layers: Layers = None, heads: Heads = None, documents: Documents = None, min_count: int = 1
+) -> FigureSource | None:
+    """What a figure was given, if it holds diagonals; None for an array or a mapping, which the figure draws as it is.
+
+    Raises:
+        ArgumentError: If an array comes with selectors, or they choose what does not exist.
+    """
+    chosen = layers is not None or heads is not None or documents is not None
     if isinstance(value, FigureSource):
         return value
-    return FigureSource(as_analysis(value, who)) if _holds_diagonals(value) else None
+    if _holds_diagonals(value):
+        part = choose_part(as_analysis(value, who), layers, heads, documents, who=who)
+        return FigureSource(part.analysis, min_count=min_count, layers=part.layers, heads=part.heads)
+    if chosen:
+        raise ArgumentError(
+            f"{who}: layers=, heads= and documents= choose from a Capture, an Analysis or Documents; an array is drawn as it is."
+        )
+    return None
 
 
-def text_of(value: Any, tokens: Sequence[str] | None, who: str) -> tuple[Any, Sequence[str] | None]:
-    """Diagonal and tokens of the one text that a figure shows, special tokens missing (NaN): pass arrays to draw them too."""
-    if not _holds_diagonals(value):
-        return value, tokens
-    document = only_text(value, who)
-    return FigureSource(Analysis((), (document,))).values(document), document.tokens if tokens is None else tokens
+class Text(NamedTuple):
+    """The one text that a figure shows.
+
+    Attributes:
+        values: Its diagonals, ``[num_layers, num_heads, num_tokens]``, special tokens missing (NaN); or the array as it was given.
+        tokens: As the tokenizer spells them; None for an array without.
+        document: None for an array.
+        layers: Indices of its layers in the model; None for an array.
+        heads: Indices of its heads in the model; None for an array.
+    """
+
+    values: Any
+    tokens: Sequence[str] | None
+    document: Document | None = None
+    layers: Sequence[int] | None = None
+    heads: Sequence[int] | None = None
+
+
+def text_of(
+    value: Any, tokens: Sequence[str] | None, who: str, layers: Layers = None, heads: Heads = None, documents: Documents = None
+) -> Text:
+    """Diagonal and tokens of the one text that a figure shows, special tokens missing (NaN): pass arrays to draw them too.
+
+    Raises:
+        ArgumentError: If the source holds several texts and ``documents`` does not choose one; or as :func:`source_of`.
+    """
+    source = source_of(value, who, layers, heads, documents)
+    if source is None:
+        return Text(value, tokens)
+    texts = source.analysis.documents
+    if len(texts) != 1:
+        raise ArgumentError(f"{who}: shows one text, but {type(value).__name__} holds {len(texts)}. Choose one, such as documents=0.")
+    document = texts[0]
+    return Text(source.values(document), document.tokens if tokens is None else tokens, document, *source.numbers)
 
 
 def _holds_diagonals(value: Any) -> bool:

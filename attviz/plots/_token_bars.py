@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 
 def token_bars(
@@ -28,6 +29,9 @@ def token_bars(
     count: Int[np.ndarray, " num_tokens"] | None = None,
     k: int = 35,
     min_count: int = 1,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     ax: Axes | None = None,
     **bar_kwargs: Any,
 ) -> Axes:
@@ -41,6 +45,9 @@ def token_bars(
         count: Occurrences of each, written after the token.
         k: At most this many bars.
         min_count: Leave out tokens that occur more rarely; it needs ``count``.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for an array.
+        heads: Heads that count: one or several indices or slices. Not for an array.
+        documents: Documents that count: one or several indices or slices. Not for an array.
         ax: Where to draw.
         **bar_kwargs: For the bars of the means (``Axes.barh``).
 
@@ -51,9 +58,9 @@ def token_bars(
         ShapeError: If the arrays differ in length.
         ArgumentError: If no token is left, or ``min_count`` is given without counts.
     """
-    source = source_of(mean, "plots.token_bars")
+    source = source_of(mean, "plots.token_bars", layers, heads, documents, min_count)
     if source is not None:
-        (mean, std, maximum), tokens, count = source.bars(), source.vocabulary.tokens, source.vocabulary.count
+        (mean, std, maximum), tokens, count = source.vocabulary.pooled(), source.vocabulary.tokens, source.vocabulary.count
     if tokens is None:
         raise ArgumentError("plots.token_bars: needs tokens to name the bars, which an array lacks. Pass tokens=[...], or an Analysis.")
     columns = {"mean": mean, "std": std, "maximum": maximum, "count": count}

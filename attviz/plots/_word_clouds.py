@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from attviz.plots._source import Drawable
+    from attviz.selecting import Documents, Heads, Layers
 
 
 def word_clouds(
@@ -27,6 +28,9 @@ def word_clouds(
     max_words: int = 60,
     columns: int | None = None,
     random_state: int = 0,
+    layers: Layers = None,
+    heads: Heads = None,
+    documents: Documents = None,
     axes: Sequence[Axes] | None = None,
     **cloud_kwargs: Any,
 ) -> np.ndarray:
@@ -43,6 +47,9 @@ def word_clouds(
         max_words: At most this many tokens per cloud, the heaviest first.
         columns: Clouds side by side; None chooses.
         random_state: Seed of the layout and the colours.
+        layers: Layers that count: one or several indices, slices, names or glob patterns; None counts all. Not for weights of your own.
+        heads: Heads that count: one or several indices or slices. Not for weights of your own.
+        documents: Documents that count: one or several indices or slices. Not for weights of your own.
         axes: One per cloud; None makes a figure.
         **cloud_kwargs: For ``wordcloud.WordCloud``.
 
@@ -52,7 +59,7 @@ def word_clouds(
     Raises:
         ArgumentError: If there is no head, a weight is negative or not finite, or names or axes do not match.
     """
-    source = source_of(frequencies, "plots.word_clouds")
+    source = source_of(frequencies, "plots.word_clouds", layers, heads, documents)
     clouds: Any = frequencies
     if source is not None:
         clouds, found = source.clouds()

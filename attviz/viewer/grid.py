@@ -34,7 +34,7 @@ class Grid:
 
 
 def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Layers, heads: Heads) -> Grid:
-    """Pick layers by index, name or glob pattern, and heads by index.
+    """Pick layers by index, slice, name or glob pattern, and heads by index or slice.
 
     Raises:
         UnknownLayerError: If a layer matches nothing; the message lists the layers there are.

@@ -52,8 +52,8 @@ def view(
             ``attviz.io.read_attviz_json`` returns). Or several of these by name, of the same texts, to compare:
             ``{"base": a, "tuned": b}``, or the ``Comparison`` that :func:`attviz.compare` returns.
         title: Title of the page and its window.
-        layers: Layers to keep: one or several indices, names or glob patterns. None keeps all.
-        heads: Heads to keep: one or several indices.
+        layers: Layers to keep: one or several indices, slices, names or glob patterns. None keeps all.
+        heads: Heads to keep: one or several indices or slices.
         documents: Documents to keep: one or several indices or slices.
         tokens: For a capture: the token strings of each sequence.
         tokenizer: For a capture: converts its ``token_ids`` to strings.
@@ -185,7 +185,9 @@ def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None 
             payload.need("images")
         payload.add(entry)
         if pairs is not None:
-            attach_pairs(payload, document, f"documents[{place}]", pairs[place], options.layers, grid.heads if options.heads else None)
+            attach_pairs(
+                payload, document, f"documents[{place}]", pairs[place], options.layers, None if options.heads is None else grid.heads
+            )
     names = [str(name) for name in classes or ()]
     names += [f"class {i}" for i in range(len(names), labels + 1)]
     found = findings.fields(others.insights(findings), options.similarity)

@@ -8,6 +8,7 @@ from attviz.analysis.figures import FIGURES, write_figures
 from attviz.errors import ArgumentError
 from attviz.plots._source import FigureSource
 from attviz.records import Analysis, Document
+from attviz.selecting import choose_part
 from attviz.vocabulary import vocabulary
 
 WORDS = "the old bridge over river bank was closed open late".split()
@@ -48,11 +49,11 @@ def test_patches_are_drawn_over_their_grid(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"figures": ["pie"]}, "figure must be one of sequence, series, .*; got 'pie'"),
-        ({"head": (2, 0)}, "layer 2 head 0 does not exist: there are 2 layers of 4 heads"),
+        ({"figures": ["pie"]}, "write_figures: figures must be among sequence, series, .*; got 'pie'"),
+        ({"heads": 4}, "heads contains 4, but the model has heads 0 to 3"),
         ({"cloud_weight": "count"}, "cloud_weight must be one of 'count_top', 'mean', 'sum'; got 'count'"),
         ({"documents": [9]}, "document 9 does not exist: there are documents 0 to 4"),
-        ({"formats": ["doc"], "figures": ["head_map"]}, "format 'doc' is not one that matplotlib writes"),
+        ({"formats": ["doc"], "figures": ["head_map"]}, "matplotlib cannot write the format 'doc'"),
     ],
 )
 def test_bad_input_is_named(tmp_path, options, message):
@@ -75,12 +76,14 @@ def test_an_analysis_without_documents_is_named(tmp_path):
 def test_bars_of_a_head_and_weights_of_clouds():
     one = analysis()
     table = vocabulary(one)
-    source = FigureSource(one, [0], 1, head=(1, 2), cloud_weight="sum")
-    np.testing.assert_array_equal(source.bars()[0], table.mean[:, 1, 2])
-    np.testing.assert_array_equal(source.bars()[2], table.max[:, 1, 2])
-    np.testing.assert_allclose(source.cloud_weights()[:, 6], table.mean[:, 1, 2] * table.count)
+    part = choose_part(one, layers=1, heads=2, who="test")
+    mean, std, largest = FigureSource(part.analysis, [0], 1).vocabulary.pooled()
+    np.testing.assert_allclose(mean, table.mean[:, 1, 2])
+    np.testing.assert_allclose(std, table.std[:, 1, 2])
+    np.testing.assert_array_equal(largest, table.max[:, 1, 2])
+    sums = FigureSource(one, [0], 1, cloud_weight="sum").cloud_weights()
+    np.testing.assert_allclose(sums[:, 6], table.mean[:, 1, 2] * table.count)
     np.testing.assert_array_equal(FigureSource(one, [0], 1).cloud_weights(), table.top.reshape(len(table.tokens), -1))
-    np.testing.assert_array_equal(FigureSource(one, [0], 1).bars()[0], table.pooled()[0])
 
 
 def words_of(path):

@@ -136,7 +136,7 @@ def test_plot_reads_files_of_the_original_tool(tmp_path, capsys):
 
 
 def test_plot_names_an_unknown_figure_and_document(archive, tmp_path, capsys):
-    assert "figure must be one of sequence, series" in mistake(capsys, "plot", archive, "--figures", "pie", "-o", tmp_path)
+    assert "figures must be among sequence, series" in mistake(capsys, "plot", archive, "--figures", "pie", "-o", tmp_path)
     assert "document 7 does not exist" in mistake(capsys, "plot", archive, "--documents", 7, "-o", tmp_path)
 
 
@@ -151,9 +151,9 @@ def test_convert_to_attviz_json_and_back_keeps_the_values(archive, tmp_path, cap
 def test_convert_to_the_other_formats(archive, tmp_path, capsys):
     assert call(capsys, "convert", archive, tmp_path / "a.csv")[0] == 0
     assert (tmp_path / "a.csv").read_text().splitlines()[1].startswith("0,0,0,[CLS]")
-    assert call(capsys, "convert", archive, tmp_path / "a.tex", "--documents", 1, "--head", "1.3")[0] == 0
+    assert call(capsys, "convert", archive, tmp_path / "a.tex", "--documents", 1, "--layers", 1, "--heads", 3)[0] == 0
     assert (tmp_path / "a.tex").read_text().count("colorbox") == 6
-    code, out, err = call(capsys, "convert", archive, tmp_path / "a.json", "--head", "0.1", "--documents", 2)
+    code, out, err = call(capsys, "convert", archive, tmp_path / "a.json", "--layers", 0, "--heads", 1, "--documents", 2)
     assert (code, out.strip(), err.strip()) == (0, str(tmp_path / "a.json"), "1 document")
     assert [vector.name for vector in io.read_attviz_json(tmp_path / "a.json")[0].sets[0].vectors] == ["layer 0 head 1"]
 
@@ -162,9 +162,9 @@ def test_convert_to_the_other_formats(archive, tmp_path, capsys):
     ("target", "options", "message"),
     [
         ("a.docx", [], "the suffix must be one of .attviz, .json, .csv, .parquet, .tex; got '.docx'"),
-        ("a.json", ["--head", "x"], "--head must be like 3.7"),
-        ("a.json", ["--head", "9.0"], "layer 9 head 0 does not exist: there are 2 layers of 4 heads"),
-        ("a.csv", ["--head", "0.0"], "--head is for .json and .tex"),
+        ("a.json", ["--heads", "9"], "io.attviz_documents: heads contains 9, but the model has heads 0 to 3"),
+        ("a.csv", ["--layers", "9"], "io.to_csv: layers=9 matches none of the 2 layers"),
+        ("b.attviz", ["--heads", "0"], "an archive counts its heads from 0, so heads= cannot be kept"),
         ("a.json", ["--documents", "5"], "document 5 does not exist"),
     ],
 )

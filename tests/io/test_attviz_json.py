@@ -154,10 +154,10 @@ def analysis():
 
 
 def test_an_analysis_becomes_attviz_documents_and_back():
-    written = list(attviz_documents(analysis(), heads=[(1, 2), (0, 0)]))
-    assert [vector.name for vector in written[0].sets[0].vectors] == ["layer 1 head 2", "layer 0 head 0"]
+    written = list(attviz_documents(analysis(), layers="l1", heads=[2, 0]))
+    assert [vector.name for vector in written[0].sets[0].vectors] == ["layer 1 head 2", "layer 1 head 0"]
     back = analysis_of(written)
-    np.testing.assert_array_equal(back.documents[0].diagonal[0], analysis().documents[0].diagonal[[1, 0], [2, 0]])
+    np.testing.assert_array_equal(back.documents[0].diagonal[0], analysis().documents[0].diagonal[[1, 1], [2, 0]])
     assert (back.label_names, back.documents[0].prediction, back.documents[0].name) == (("x", "y"), 1, "first")
     np.testing.assert_array_equal(back.documents[0].probabilities, [0.25, 0.75])
     assert len(next(attviz_documents(analysis())).sets[0].vectors) == 6
@@ -170,5 +170,5 @@ def test_documents_that_do_not_fit_together_are_named():
     more = AttvizDocument("a", (AttvizSet(("a",), (AttvizVector((0.1,)), AttvizVector((0.2,)))),))
     with pytest.raises(FormatError, match=r"\[1\].sets\[0\]: must have 1 vectors like the sets before, has 2"):
         analysis_of([one, more])
-    with pytest.raises(ArgumentError, match="layer 5 head 0 does not exist: the analysis has 2 layers of 3 heads"):
-        list(attviz_documents(analysis(), heads=[(5, 0)]))
+    with pytest.raises(ArgumentError, match="heads contains 5, but the model has heads 0 to 2"):
+        list(attviz_documents(analysis(), heads=[5]))

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from attviz import io
 from attviz.analysis.reading import read_texts
 from attviz.cli import main
-from attviz.cli.convert import write_latex
 from attviz.cli.table import token_table
 from attviz.errors import ArgumentError, AttvizError, FormatError
 from attviz.records import Analysis, Document
@@ -103,7 +102,7 @@ def test_cells_of_a_csv_hold_neither_formulas_nor_control_characters(tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-recommended)")
 def test_latex_of_hostile_text_compiles_and_prints_it(tmp_path):
     tokens = [*EVIL, *"\\{}$&#%_^~<>|\"'`-,!?", "^^M", "\\input{/etc/passwd}", "é", "日本", "�", "--", "``"]
-    write_latex(evil_analysis(tokens), tmp_path / "a.tex")
+    io.write_latex(evil_analysis(tokens), tmp_path / "a.tex")
     assert harmless((tmp_path / "a.tex").read_text(encoding="utf-8"))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "a.tex"]
     shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace", timeout=60, check=False)

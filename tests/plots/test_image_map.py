@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import attviz
-from attviz.errors import ArgumentError, ShapeError
+from attviz.errors import ArgumentError, ShapeError, UnknownLayerError
 from attviz.plots import image_map
 
 
@@ -41,14 +41,14 @@ def test_a_capture_is_drawn_as_it_is(seen):
     diagonal = seen.diagonal[:, 0, :, 1:].numpy()
     drawn = image_map(seen, grid=(2, 3)).images[0].get_array()
     np.testing.assert_allclose(drawn, diagonal.mean((0, 1)).reshape(2, 3), rtol=1e-6)
-    drawn = image_map(seen.documents[0], grid=(2, 3), layer=1, head=0).images[0].get_array()
+    drawn = image_map(seen.documents[0], grid=(2, 3), layers=1, heads=0).images[0].get_array()
     np.testing.assert_allclose(drawn, diagonal[1, 0].reshape(2, 3), rtol=1e-6)
 
 
 def test_what_a_capture_does_not_say_is_asked_for(seen):
     with pytest.raises(ArgumentError, match=r"give grid=\(rows, columns\) of the patches"):
         image_map(seen)
-    with pytest.raises(ArgumentError, match="layer 2 does not exist: there are 2"):
-        image_map(seen, grid=(2, 3), layer=2)
-    with pytest.raises(ArgumentError, match="head= choose from a Capture"):
-        image_map(np.zeros(6), grid=(2, 3), head=0)
+    with pytest.raises(UnknownLayerError, match="layers=2 matches none of the 2 layers"):
+        image_map(seen, grid=(2, 3), layers=2)
+    with pytest.raises(ArgumentError, match="heads= and documents= choose from a Capture"):
+        image_map(np.zeros(6), grid=(2, 3), heads=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 from torch import nn
@@ -19,6 +18,7 @@ from attviz.hooks.session.observer import Observer
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.tap.hub import listen, thread_state, unlisten
 from attviz.hooks.tap.places import watched_places
+from attviz.selecting import Layers
 
 
 class Session:
@@ -36,7 +36,7 @@ class Session:
         model: nn.Module,
         recorder: Recorder,
         *,
-        layers: Sequence[str | int] | str | int | None,
+        layers: Layers,
         every: int,
         strict: bool,
         token_ids: TokenSource | None,
