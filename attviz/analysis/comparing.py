@@ -60,7 +60,7 @@ def compare(
     """
     compared = list(a) if b is None and isinstance(a, Sequence) and not isinstance(a, str) else [a, b]
     if len(compared) < 2 or any(one is None for one in compared):
-        raise ArgumentError("compare: needs two models, compare(a, b, texts, tokenizer), or a list of them in place of both.")
+        raise ArgumentError("compare: needs two models, compare(a, b, texts, tokenizer), or a list of models as the first argument.")
     if resamples < 100 or not 0 < level < 1:
         raise ArgumentError(f"compare: resamples={resamples} must be at least 100 and level={level} between 0 and 1.")
     if steps is not None and len(steps) != len(compared):
@@ -82,7 +82,7 @@ def _analysis(one: Any, texts: list[str], tokenizer: Any, options: dict[str, Any
         _check_reading(one, options.get("reading"))
         return one
     if not texts:
-        raise ArgumentError("compare: texts= is empty, and models need something to read.")
+        raise ArgumentError("compare: texts= is empty. Pass at least one text.")
     if isinstance(one, str):
         from attviz.analysis.models import load_model
 
@@ -90,10 +90,10 @@ def _analysis(one: Any, texts: list[str], tokenizer: Any, options: dict[str, Any
         tokenizer = own if tokenizer is None else tokenizer
     elif not isinstance(one, nn.Module):
         if not callable(one):
-            raise ArgumentError(f"compare: takes models, names, functions that load one, or analyses; got {type(one).__name__}.")
+            raise ArgumentError(f"compare: pass models, their names, functions that load one, or analyses; got {type(one).__name__}.")
         one = one()
     if tokenizer is None:
-        raise ArgumentError("compare: tokenizer= is missing. Give the one that all models share.")
+        raise ArgumentError("compare: tokenizer= is missing. Pass the one that all models share.")
     chosen: dict[str, Any] = {"precision": "float32", "progress": False} | options
     return analyze(one, tokenizer, texts, **chosen)
 
@@ -103,7 +103,7 @@ def _check_reading(one: Analysis, reading: Reading | None) -> None:
     held, wanted = one.settings.get("reading"), None if reading is None else reading.name
     if held != wanted:
         raise ArgumentError(
-            f"compare: this analysis holds {held or 'the diagonal'}, not {wanted or 'the diagonal'}. Make it with "
+            f"compare: this analysis holds {held or 'the diagonal'}, not {wanted or 'the diagonal'}. Create it with "
             f"attviz.analyze(model, tokenizer, texts{'' if wanted is None else ', reading=...'})."
         )
 
@@ -112,17 +112,17 @@ def _check(first: Analysis, other: Analysis) -> None:
     if len(first.documents) != len(other.documents):
         raise ArgumentError(f"compare: one analysis has {len(first.documents)} texts, the other {len(other.documents)}.")
     if not len(first.documents):
-        raise ArgumentError("compare: there is no text to compare.")
+        raise ArgumentError("compare: the analyses have no texts.")
     for place, (one, two) in enumerate(zip(first.documents, other.documents, strict=True)):
         if one.tokens != two.tokens:
             raise ArgumentError(
-                f"compare: text {place} has {len(one.tokens)} tokens in one model and {len(two.tokens)} in the other, or others: only "
-                "models that share a tokenizer can be compared token by token."
+                f"compare: text {place} is split differently by the two models ({len(one.tokens)} and {len(two.tokens)} tokens). Only models "
+                "that share a tokenizer can be compared token by token."
             )
         if one.diagonal.shape != two.diagonal.shape:
             raise ArgumentError(
                 f"compare: the models have [num_layers, num_heads] = {list(one.diagonal.shape[:2])} and {list(two.diagonal.shape[:2])}; "
-                "heads can only be compared one by one. Choose layers of both with layers=."
+                "so their heads do not correspond. Choose matching layers with layers=."
             )
 
 

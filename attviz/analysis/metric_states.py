@@ -35,7 +35,7 @@ class MetricStates:
             names = ", ".join(type(metric).__name__ for metric in self._metrics)
             raise ArgumentError(
                 f"{self._partial.folder} holds a stopped run whose metrics ({names}) cannot be restored: "
-                "each would need save_state(path) and load_state(path). "
+                "each needs save_state(path) and load_state(path). "
                 "Remove the folder to start over, or run without the metric to resume."
             )
         saved = [(count, note["metrics"]) for count, note in self._partial.notes() if "metrics" in note]
@@ -78,7 +78,7 @@ class MetricStates:
 
     def _load(self, files: Any) -> None:
         if not isinstance(files, list) or len(files) != len(self._metrics):
-            raise FormatError(f"{self._partial.folder}: the saved metrics are different ones. Remove the folder to start over.")
+            raise FormatError(f"{self._partial.folder}: the saved metrics are not those of this run. Remove the folder to start over.")
         for name, metric in zip(files, self._metrics, strict=True):
             if name is None:
                 metric.reset()

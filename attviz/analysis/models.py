@@ -89,7 +89,7 @@ def load_model(
     except Exception as error:  # a damaged folder ends in any exception that transformers, tokenizers or safetensors know
         reason = _reason(error, trust_remote_code, allow_pickle)
         if attention is not None and "attn_implementation" in reason:
-            raise ArgumentError(f"attention={attention!r} (--attention) cannot be had for {name!r}: {reason}") from error
+            raise ArgumentError(f"attention={attention!r} (--attention) is not available for {name!r}: {reason}") from error
         raise ArgumentError(f"model {name!r} could not be loaded: {reason}") from error
     _check_complete(model, sorted(found["missing_keys"]), name)
     if source != name:  # the path of an installed package says nothing to a reader of the archive

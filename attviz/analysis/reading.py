@@ -162,7 +162,7 @@ def _table(table: Rows, text: str | None, label: str | None, where: str, names: 
         texts.append(_text(row, text, number, where))
         raw.append(None if label is None else row.get(label))
     if not texts:
-        raise FormatError(f"{where}: there is no text below the columns {', '.join(columns)}.")
+        raise FormatError(f"{where}: no row follows the columns {', '.join(columns)}.")
     labels, found = (None, None) if label is None else _labels(raw, where, label)
     return TextTable(texts, labels, tuple(names) if names else found, [str(number) for number in range(len(texts))], table.oddities)
 

@@ -21,36 +21,36 @@ class StoppedRun:
         self._entries = chain.from_iterable(partial.batches())
 
     def has_done(self, inputs: Sequence[Entry], names: Sequence[str]) -> bool:
-        """Whether the next inputs are on the disk already, after a look whether they are the same.
+        """Whether the next inputs are on disk already; they are compared with what is there.
 
         Args:
             inputs: What would go to the disk; sizes that are not known yet are -1.
             names: Of the documents, for the message.
 
         Raises:
-            ArgumentError: Naming the document that has changed, and what of it.
+            ArgumentError: If a document has changed; the message says which, and how.
         """
         if not self._left:
             return False
         if self._left < len(inputs):
-            raise self._refusal(f"{len(inputs)} texts run together where {self._left} did")
+            raise self._refusal(f"this run batches {len(inputs)} texts where the stopped run had {self._left}")
         self._left -= len(inputs)
         for new, name in zip(inputs, names, strict=True):
             self._compare(next(self._entries), new, name)
         return True
 
     def finish(self) -> None:
-        """Nothing more will come.
+        """Finish the comparison.
 
         Raises:
-            ArgumentError: If the stopped run had done more.
+            ArgumentError: If the stopped run had more documents.
         """
         if self._left:
-            raise self._refusal(f"the data set ends {self._left} documents before the end of what was done")
+            raise self._refusal(f"the stopped run had {self._left} more documents than the data set")
 
     def _compare(self, old: Entry, new: Entry, name: str) -> None:
         if new.number != old.number:
-            raise self._refusal(f"document {name!r} stands where another did")
+            raise self._refusal(f"document {name!r} is where the stopped run had another one")
         changed = [what for kind, what in _KINDS.items() if getattr(new, kind) not in (getattr(old, kind), -1)]
         if changed:
             raise self._refusal(f"document {name!r} has changed: {', '.join(changed)}")

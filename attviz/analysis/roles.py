@@ -83,11 +83,11 @@ def _repeated(
     begins = isinstance(begin, int) and 0 <= begin < size
     if isinstance(limit, int) and period * repeats + begins > limit:
         raise ArgumentError(
-            f"head_roles: {period * repeats + begins} tokens, and the model takes {limit}. Choose a smaller period= or fewer repeats=."
+            f"head_roles: texts of {period * repeats + begins} tokens are too long for the model, which takes {limit}. Choose a smaller period= or fewer repeats=."
         )
     usable = torch.tensor([token for token in range(size) if token not in special and not (begins and token == begin)])
     if len(usable) < 2:
-        raise ArgumentError(f"head_roles: a vocabulary of {size} leaves {len(usable)} ordinary tokens; two are needed.")
+        raise ArgumentError(f"head_roles: a vocabulary of {size} has {len(usable)} ordinary tokens; at least two are needed.")
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for _ in range(texts):

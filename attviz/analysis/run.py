@@ -136,7 +136,7 @@ def _work(
 ) -> Work:
     """What remains to be done once there is an archive to do it into: over texts, or, without ``cutting``, over images or sounds."""
     if cutting is None and reading is not None:
-        raise ArgumentError("analyze: reading= is for texts; of images and sounds only the diagonal is kept. Use attviz.capture(read=...).")
+        raise ArgumentError("analyze: reading= works for texts only. For images and sounds, use attviz.capture(read=...).")
     if cutting is None:
         return partial(run_signals, model, tokenizer, sources, **options)
     runner = TextRunner(model, tokenizer, layers=options["layers"], metrics=options["metrics"], reading=reading)
@@ -149,17 +149,17 @@ def _output(
     """The file to write, looked at before any work is done."""
     if reading is not None and reading.unit != "probability" and archive is not None:
         raise ArgumentError(
-            f"analyze: an archive holds probabilities, and {reading.name!r} is in {reading.unit}. Leave archive= out, or read the numbers "
+            f"analyze: an archive holds probabilities, but {reading.name!r} is in {reading.unit}. Leave archive= out, or read the numbers "
             "with metrics=."
         )
     if archive is None:
         if shard is not None:
-            raise ArgumentError("shard= needs archive=, next to which the shards are written.")
+            raise ArgumentError("shard= needs archive=: the shards are written next to it.")
         return None
     if isinstance(shard, tuple):
         check_shard(*shard)
     elif shard not in (None, "any"):
-        raise ArgumentError(f'shard must be (index, count), or "any" for whatever no other process has; got {shard!r}.')
+        raise ArgumentError(f'shard must be (index, count), or "any" to take what no other process has; got {shard!r}.')
     if shard is not None:
         return check_output(archive)  # it is written by the merge; shards have names of their own
     return check_output(archive, overwrite=overwrite or os.path.lexists(f"{os.fspath(archive)}.part"))
@@ -183,7 +183,7 @@ def settings_of(
 ) -> dict[str, str]:
     """What the run was asked for, as text."""
     if reading is not None and reading.unit != "probability" and precision in ("u8", "u16"):
-        raise ArgumentError(f"precision={precision!r} holds probabilities, and {reading.name!r} is in {reading.unit}. Use 'float32'.")
+        raise ArgumentError(f"precision={precision!r} holds probabilities, but {reading.name!r} is in {reading.unit}. Use 'float32'.")
     named = {} if reading is None else {"reading": reading.name}
     return {
         **named,

@@ -114,8 +114,8 @@ class TextRunner:
         found: Tensor = cap.reading(self.reading.name)
         if found.shape != diagonal.shape or self.reading.per != "query":
             raise ArgumentError(
-                f"{self.reading.name!r} gives {list(found.shape)}, not one number for each token [num_layers, batch, num_heads, q_len]. "
-                "Take a reading such as Offset(-1), Keys(first=1) or RowEntropy()."
+                f"{self.reading.name!r} has shape {list(found.shape)} instead of one number per token [num_layers, batch, num_heads, q_len]. "
+                "Use a reading such as Offset(-1), Keys(first=1) or RowEntropy()."
             )
         return found
 
@@ -150,7 +150,7 @@ class _Empty:
         if self._waiting and stopped.has_done(*_entries(self._waiting)):
             self._count, self._waiting = len(self._waiting), []
         if self._waiting and not self._partial.layers and not self._partial.is_shard:
-            raise ArgumentError(f"all {len(self._waiting)} texts are without tokens: there is nothing to analyse.")
+            raise ArgumentError(f"none of the {len(self._waiting)} texts has any tokens, so there is nothing to analyse.")
         self._append()
         return self._count
 

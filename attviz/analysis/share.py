@@ -64,7 +64,7 @@ class ClaimedWindows:
         for metric in metrics:
             if not (hasattr(metric, "save_state") and hasattr(metric, "load_state")):
                 raise ArgumentError(
-                    f"metrics: {type(metric).__name__} cannot be joined over several processes: it needs save_state(path) and "
+                    f"metrics: {type(metric).__name__} cannot be pooled over several processes: it needs save_state(path) and "
                     "load_state(path), as the streaming metrics of attviz.metrics have."
                 )
 
@@ -112,7 +112,7 @@ class ClaimedWindows:
             try:
                 metric.save_state(self._shard.partial.folder / name)
             except MetricError as error:
-                raise ArgumentError(f"metrics: {error} It cannot be joined over several processes.") from error
+                raise ArgumentError(f"metrics: {error} It cannot be pooled over several processes.") from error
         return names
 
 

@@ -114,7 +114,7 @@ def _tokens(num_tokens: int, inputs: dict[str, Tensor], model: nn.Module) -> tup
     if patch is None or before < 0:
         raise ArgumentError(
             f"the {num_tokens} tokens of {type(model).__name__} cannot be laid out as patches of {patch} in an image of "
-            f"{height} x {width}. Models that merge patches have no grid: use attviz.capture and name the tokens yourself."
+            f"{height} x {width}. Models that merge patches have no grid: use attviz.capture and pass tokens= to attviz.view."
         )
     names = [f"[before {place}]" for place in range(before)] if before != 1 else ["[CLS]"]
     return (rows, columns), tuple([*names, *[f"{row},{column}" for row in range(rows) for column in range(columns)]])

@@ -161,7 +161,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
             raise ValueError("a metric that is no name")
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise FormatError(
-            f"{target}: not the statistics of a corpus ({type(error).__name__}). `attviz analyze --statistics` makes them."
+            f"{target}: not statistics of a corpus ({type(error).__name__}). `attviz analyze --statistics` makes them."
         ) from error
     found = {}
     for name in names:
@@ -211,9 +211,7 @@ def metric_of(identity: str) -> Any:
             del given["reading"]  # some have no choice
         return kind(**given)
     except (ValueError, TypeError, RecursionError, ArgumentError) as error:
-        raise FormatError(
-            f"no metric of attviz.metrics is {identity[:200]!r}: construct yours, and read its state with load_state."
-        ) from error
+        raise FormatError(f"attviz.metrics has no {identity[:200]!r}. Construct your metric and call its load_state(path).") from error
 
 
 def _names(metrics: Sequence[Any]) -> list[str]:

@@ -136,4 +136,4 @@ def _column(rows: Iterator[Any], asked: str | None, where: str, columns: list[st
             raise FormatError(f"{where}: row {number} has no text in column {name!r}.")
         yield value
     if number < 0:
-        raise FormatError(f"{where}: there is no text in it.")
+        raise FormatError(f"{where}: the file has no text.")

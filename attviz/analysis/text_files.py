@@ -69,7 +69,7 @@ def check_magic(raw: bytes, where: str) -> None:
     """
     for magic, what in _MAGIC.items():
         if raw.startswith(magic):
-            raise FormatError(f"{where}: is {what}.")
+            raise FormatError(f"{where}: this is {what}.")
 
 
 @contextmanager

@@ -115,7 +115,7 @@ class PackedCall(ScoreCall):
     def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Query, key, log-sum-exp of the rows and what is added to the scaled scores."""
         if self.options.get("softcap"):
-            raise self.cannot("QueryKey", "its scores are capped, so they are not the sum of a product and a bias")
+            raise self.cannot("QueryKey", "its scores are capped, so they are not a product plus a bias")
         return super().pairs()
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:

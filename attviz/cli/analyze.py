@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a hub id or a local folder")
     parser.add_argument("data", type=Path, metavar="DATA", help="a file or folder of texts (see above); - reads standard input")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the archive to write, such as run.attviz")
-    parser.add_argument("--format", choices=FORMATS, help="of DATA (default: by its suffix; text for standard input)")
-    parser.add_argument("--encoding", metavar="NAME", help="of a text file, such as cp1252 (default: UTF-8)")
+    parser.add_argument("--format", choices=FORMATS, help="format of DATA (default: by its suffix; text for standard input)")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of a text file, such as cp1252 (default: UTF-8)")
     parser.add_argument("--text-column", metavar="NAME", help="column of the texts (default: text, text_a, sentence, content or document)")
     parser.add_argument("--label-column", metavar="NAME", help="column of the classes (default: label, labels or class, if present)")
     add_list(parser, "--label-names", str, help="names of the classes, in the order of their indices")
@@ -56,12 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "float16", "u16", "u8"),
         default="float16",
-        help="of the stored values; u8 is off by up to 2.8 %% (default: %(default)s)",
+        help="precision of the stored values; u8 is off by up to 2.8 %% (default: %(default)s)",
     )
     parser.add_argument(
         "--device", default="cpu", metavar="DEVICE", help="cpu, cuda, mps, ..., or auto: spread over what is there (default: %(default)s)"
     )
-    parser.add_argument("--shard", metavar="I/N|any", help="one of N processes, or any: take what no other has (torchrun needs no option)")
+    parser.add_argument("--shard", metavar="I/N|any", help="process I of N; any: take what no other process has (torchrun needs neither)")
     parser.add_argument(
         "--statistics",
         nargs="?",

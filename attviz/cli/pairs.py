@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("pairs.html"), metavar="HTML", help="the page (default: %(default)s)")
     parser.add_argument("--max-length", type=int, metavar="N", help="longest text in tokens (default: what the model allows)")
     add_selectors(parser, "layers", "heads")
-    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,18 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``attviz view``."""
     parser.add_argument("source", type=Path, metavar="FILE", help="an archive (run.attviz), or an AttViz JSON file (*.json)")
     parser.add_argument("-o", "--output", type=Path, metavar="HTML", help="the page (default: FILE with the suffix .html)")
-    parser.add_argument("--open", action="store_true", help="show the page in the browser")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     parser.add_argument("--title", metavar="TEXT", help="title of the page (default: the model, or the file)")
     add_selectors(parser, "layers", "heads", "documents")
     parser.add_argument(
         "--pairs",
         action="store_true",
-        help="also which token attends to which; an archive has no query and key, use `attviz pairs` instead",
+        help="also show which token attends to which (an archive has no query and key: use `attviz pairs` instead)",
     )
     parser.add_argument(
         "--precision", choices=("u16", "u8", "f32"), default="u16", help="bytes per value: 2, 1 or 4 (default: %(default)s)"
     )
-    parser.add_argument("--text-only", action="store_true", help="the tinted text alone, about a third of the size, to embed somewhere")
+    parser.add_argument("--text-only", action="store_true", help="only the tinted text, about a third of the size, for embedding")
 
 
 def run(args: argparse.Namespace) -> int:

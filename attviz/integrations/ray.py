@@ -45,7 +45,9 @@ class _Stage:
 
         refused = sorted({"archive", "shard", "metrics", "long", "delimiter", "labels", "names"} & options.keys())
         if refused:
-            raise ArgumentError(f"{type(self).__name__}: {', '.join(refused)} cannot be given: each text of a batch must give one row.")
+            raise ArgumentError(
+                f"{type(self).__name__}: {', '.join(refused)} is not allowed here: each text of a batch must become one row."
+            )
         self.model, self.tokenizer = model() if callable(model) else load_model(str(model))
         self.model.to(device)
         self.text_column, self.options = text_column, options | {"progress": False}

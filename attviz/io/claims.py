@@ -145,8 +145,8 @@ class Claims:
         if done is not None:
             if done.digest != digest:
                 raise ArgumentError(
-                    f"{self.path}: a run over other texts: those of window {window} have changed since they were analysed. "
-                    f"Run with the old data to go on, or remove {self.path.name} and the shards beside it to begin again."
+                    f"{self.path}: another run: the texts of window {window} have changed since they were analysed. "
+                    f"Run with the old data to continue, or remove {self.path.name} and the shards next to it to start over."
                 )
             return False
         owner = self._claimed.get(window)
@@ -222,7 +222,7 @@ class Claims:
         while (end := raw.find(b"\n", place)) >= 0:
             line = parsed_line(raw[place : end + 1])
             if line is None:
-                raise ArgumentError(f"{self.path}: not the claims of a run of attviz, or damaged. Move it away to begin again.")
+                raise ArgumentError(f"{self.path}: not the claims of a run of attviz, or damaged. Move it away to start over.")
             if self._read == 0 and place == 0:
                 self._check_head(line)
             else:
@@ -241,8 +241,8 @@ class Claims:
             raise ArgumentError(f"{self.path}: not the claims of a run of attviz. Move it away, or choose another output.")
         if told := different(line["settings"], self.settings):
             raise ArgumentError(
-                f"{self.path} belongs to a run that was not the same ({told}). Run it as before to go on, or remove "
-                f"{self.path.name} and the shards beside it to begin again."
+                f"{self.path} belongs to a different run ({told}). Run the same command as before to continue, or remove "
+                f"{self.path.name} and the shards next to it to start over."
             )
 
     def _append(self, line: Mapping[str, Any]) -> None:

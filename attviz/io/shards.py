@@ -58,7 +58,9 @@ class ShardedDocuments(LazyDocuments):
         self.shards = shards
         self.settings = joined_settings(self.shards)
         if not holds_documents(shards[0]):
-            raise FormatError(f"{shards[0].path}: of a run of --statistics, which keeps no documents. `attviz merge` joins its metrics.")
+            raise FormatError(
+                f"{shards[0].path}: comes from a run with --statistics, which keeps no documents. `attviz merge` joins its metrics."
+            )
         full = next((shard for shard in self.shards if shard.layers), self.shards[0])
         self.layers, self._num_heads = full.layers, full.file.tensors["diagonal"].shape[2]
         self.precision = full.precision
@@ -86,7 +88,7 @@ class ShardedDocuments(LazyDocuments):
             starts = _rows(shard, "window_start", len(windows))
             ends = np.append(starts[1:], len(shard))
             if len(windows) and (starts[0] != 0 or (starts > ends).any()):
-                raise FormatError(f"{shard.path}: window_start must rise from 0 to its {len(shard)} documents. Make the shard again.")
+                raise FormatError(f"{shard.path}: window_start must increase from 0 to its {len(shard)} documents. Recreate the shard.")
             rows.append(np.stack([windows, np.full_like(windows, place), starts, ends - starts], axis=1))
         table = np.concatenate(rows)
         table = table[np.argsort(table[:, 0], kind="stable")]
@@ -169,7 +171,7 @@ def _share(shard: ArchiveDocuments) -> tuple[int, int]:
         if type(size) is not int or type(texts) is not int or size < 1 or not 0 <= texts < 1 << 60:
             raise ValueError("not a size")
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{shard.path}: does not say how large its run was ({type(error).__name__}). Make it again.") from error
+        raise FormatError(f"{shard.path}: does not say how large its run was ({type(error).__name__}). Recreate it.") from error
     return size, texts
 
 

@@ -18,7 +18,7 @@ def check_query_and_key(name: str, query: Tensor, key: Tensor) -> None:
     """Raise unless query and key are ``[batch, heads, length, head_dim]`` of one attention, with whole groups of heads."""
     if query.dim() != 4 or key.dim() != 4:
         raise ShapeError(
-            f"{name}: query and key have four dimensions, [batch, heads, length, head_dim], got {tuple(query.shape)} and "
+            f"{name}: query and key must have four dimensions, [batch, heads, length, head_dim]; got {tuple(query.shape)} and "
             f"{tuple(key.shape)}.\n  Packed tensors [total, heads, head_dim] become x.transpose(0, 1)[None]."
         )
     check_floating(name, query=query, key=key)
@@ -48,7 +48,7 @@ def check_floating(name: str, **tensors: Tensor | None) -> None:
         if tensor.dtype not in _FLOATS:
             raise DtypeError(f"{name}: {role} must be float16, bfloat16, float32 or float64, got {tensor.dtype}.")
         if tensor.device != device:
-            raise DtypeError(f"{name}: all tensors live on one device, got {role} on {tensor.device} and the first on {device}.")
+            raise DtypeError(f"{name}: all tensors must be on one device, but {role} is on {tensor.device} and the first on {device}.")
 
 
 def check_bias(name: str, bias: Tensor | None, query: Tensor, key: Tensor) -> None:
@@ -81,7 +81,7 @@ def check_sinks(name: str, sinks: Tensor | None, query: Tensor) -> None:
         return
     check_floating(name, query=query, sinks=sinks)
     if tuple(sinks.shape) != (query.shape[1],):
-        raise ShapeError(f"{name}: sinks hold one logit per head, [num_heads] = ({query.shape[1]},), got {tuple(sinks.shape)}.")
+        raise ShapeError(f"{name}: sinks must hold one logit per head, [num_heads] = ({query.shape[1]},), got {tuple(sinks.shape)}.")
 
 
 def resolve_scale(scale: float | None, query: Tensor) -> float:
@@ -102,7 +102,7 @@ def resolve_kv_offset(name: str, kv_offset: int | None, query: Tensor, key: Tens
 def check_softcap(name: str, softcap: float) -> None:
     """Raise unless the cap is 0 (none) or positive."""
     if not softcap >= 0:
-        raise ArgumentError(f"{name}: softcap is 0 (none) or positive, got {softcap}.")
+        raise ArgumentError(f"{name}: softcap must be 0 (none) or positive, got {softcap}.")
 
 
 def resolve_index(name: str, index: Tensor | int | None, query: Tensor) -> tuple[int, Tensor | None]:
@@ -111,7 +111,7 @@ def resolve_index(name: str, index: Tensor | int | None, query: Tensor) -> tuple
         return index or 0, None
     batch, num_heads, q_len, _ = query.shape
     if index.is_floating_point() or index.dtype is torch.bool or index.device != query.device:
-        raise DtypeError(f"{name}: index holds key slots, an integer tensor on {query.device}, got {index.dtype} on {index.device}.")
+        raise DtypeError(f"{name}: index must be an integer tensor of key slots on {query.device}, got {index.dtype} on {index.device}.")
     if tuple(index.shape) == (batch, q_len):
         index = index[:, None]
     if tuple(index.shape) not in ((batch, 1, q_len), (batch, num_heads, q_len)):
@@ -132,15 +132,19 @@ def check_packed(
         return None
     given = [role for role, tensor in unwanted.items() if tensor is not None]
     if given:
-        raise ArgumentError(f"{name}: {' and '.join(given)} have no meaning for packed texts; leave them out with cu_seqlens_q.")
+        raise ArgumentError(f"{name}: {' and '.join(given)} cannot be combined with cu_seqlens_q (packed texts).")
     if query.dim() == 4 and query.shape[0] != 1:
-        raise ShapeError(f"{name}: packed texts come as batch 1, [1, heads, total, head_dim], got batch={query.shape[0]}.")
+        raise ShapeError(f"{name}: packed texts must come as batch 1, [1, heads, total, head_dim]; got batch={query.shape[0]}.")
     cu_k = cu_q if cu_k is None else cu_k
     for role, bounds in (("cu_seqlens_q", cu_q), ("cu_seqlens_k", cu_k)):
         if bounds.dim() != 1 or bounds.dtype not in (torch.int32, torch.int64) or bounds.device != query.device:
-            raise DtypeError(f"{name}: {role} is a 1-D int32 or int64 tensor on {query.device}, got {bounds.dtype} {tuple(bounds.shape)}.")
+            raise DtypeError(
+                f"{name}: {role} must be a 1-D int32 or int64 tensor on {query.device}, got {bounds.dtype} {tuple(bounds.shape)}."
+            )
         if not bounds.is_contiguous():
             raise ShapeError(f"{name}: {role} must be contiguous; pass {role}.contiguous().")
     if cu_q.shape != cu_k.shape or cu_q.numel() == 0:
-        raise ShapeError(f"{name}: cu_seqlens_q and cu_seqlens_k hold one bound more than texts, got {cu_q.numel()} and {cu_k.numel()}.")
+        raise ShapeError(
+            f"{name}: cu_seqlens_q and cu_seqlens_k must both hold one bound more than there are texts; got {cu_q.numel()} and {cu_k.numel()}."
+        )
     return cu_q, cu_k

@@ -195,7 +195,7 @@ def _run(
         offset = checks.resolve_kv_offset(name, kv_offset, query, key)
         rows = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)
     elif kv_offset is not None:
-        raise ArgumentError(f"{name}: packed texts are aligned at their ends; leave out kv_offset with cu_seqlens_q.")
+        raise ArgumentError(f"{name}: kv_offset cannot be combined with cu_seqlens_q: packed texts are aligned at their ends.")
     elif texts[0].numel() == 1:  # no text at all
         nothing = torch.full(query.shape[:3], torch.nan, device=query.device)
         return nothing, nothing, nothing

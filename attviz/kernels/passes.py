@@ -139,7 +139,9 @@ def _resolved(name: str, query: Tensor, key: Tensor, logsumexp: Tensor, options:
     """The options in the order of the schemas, and the log-sum-exp as rows."""
     rules = resolve_options(name, query, key, options)
     if rules.sinks is not None:
-        raise ArgumentError(f"{name}: sinks belong into the logsumexp, torch.logaddexp(logsumexp, sinks[:, None]); leave them out here.")
+        raise ArgumentError(
+            f"{name}: sinks must be part of the logsumexp: pass torch.logaddexp(logsumexp, sinks[:, None]) instead of sinks=."
+        )
     checks.check_floating(name, query=query, logsumexp=logsumexp)
     batch, num_heads, q_len, _ = query.shape
     return (*rules[:6], *rules[7:]), rows_of_logsumexp(logsumexp, batch, num_heads, q_len)

@@ -157,12 +157,14 @@ def resolve_options(name: str, query: Tensor, key: Tensor, options: QkOptions) -
     checks.check_bias(name, bias, query, key)
     checks.check_mask(name, "key_mask", key_mask, ((batch, key.shape[2]),))
     if slopes is not None and tuple(slopes.shape) not in ((num_heads,), (batch, num_heads)):
-        raise ShapeError(f"{name}: alibi_slopes are [num_heads] or [batch, num_heads], got {tuple(slopes.shape)} for {num_heads} heads.")
+        raise ShapeError(
+            f"{name}: alibi_slopes must be [num_heads] or [batch, num_heads], got {tuple(slopes.shape)} for {num_heads} heads."
+        )
     softcap = options.get("softcap", 0.0)
     checks.check_softcap(name, softcap)
     alignment = options.get("causal_alignment", "bottom_right")
     if alignment not in ("bottom_right", "top_left"):
-        raise ArgumentError(f"{name}: causal_alignment is 'bottom_right' or 'top_left', got {alignment!r}.")
+        raise ArgumentError(f"{name}: causal_alignment must be 'bottom_right' or 'top_left', got {alignment!r}.")
     kv_offset, cu_q, cu_k = options.get("kv_offset"), options.get("cu_seqlens_q"), options.get("cu_seqlens_k")
     cu_q, cu_k = checks.check_packed(name, query, cu_q, cu_k, bias=bias, key_mask=key_mask) or (None, None)
     if cu_q is None:

@@ -191,9 +191,9 @@ def rows_of_logsumexp(logsumexp: Tensor, batch: int, num_heads: int, q_len: int)
     if len(shape) == 3 and shape[:2] == (batch, num_heads) and shape[2] >= q_len:
         return logsumexp if shape[2] == q_len else logsumexp[:, :, :q_len]
     raise ShapeError(
-        f"rows_of_logsumexp: no known layout of a log-sum-exp, got shape {tuple(logsumexp.shape)} for batch={batch} "
+        f"rows_of_logsumexp: a log-sum-exp of unknown layout, shape {tuple(logsumexp.shape)} for batch={batch} "
         f"num_heads={num_heads} q_len={q_len}.\n  Known: [batch, num_heads, >= q_len], [batch, num_heads, q_len, 1], and for batch=1 "
-        f"[num_heads, >= q_len] or [q_len, num_heads]. An empty one means that the kernel was not asked for it."
+        f"[num_heads, >= q_len] or [q_len, num_heads]. An empty tensor means that the kernel was not asked to return it."
     )
 
 
@@ -216,7 +216,7 @@ def diagonal_of_bias(bias: Tensor, q_len: int, kv_offset: int = 0) -> Tensor:
         tensor([ 1.,  6., 11.])
     """
     if not 1 <= bias.dim() <= 4:
-        raise ShapeError(f"diagonal_of_bias: a bias has 1 to 4 dimensions, got {bias.dim()}: {tuple(bias.shape)}.")
+        raise ShapeError(f"diagonal_of_bias: a bias must have 1 to 4 dimensions, got {bias.dim()}: {tuple(bias.shape)}.")
     rows = 1 if bias.dim() == 1 else bias.shape[-2]
     columns = bias.shape[-1]
     if rows not in (1, q_len) or (columns != 1 and columns < kv_offset + q_len):

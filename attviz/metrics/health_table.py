@@ -66,7 +66,7 @@ class HealthTable(NamedTuple):
     def dormant(self, weight: float = 0.9) -> Float[Tensor, " num_layers"]:
         """Share of a layer's heads that put more than ``weight`` of their attention on the first token (arXiv:2410.13835)."""
         if self.rows.ndim == 1:
-            raise ArgumentError("HealthTable.dormant: counts heads, but per_layer() has pooled them. Call it on the table per head.")
+            raise ArgumentError("HealthTable.dormant: per_layer() has pooled the heads that this counts. Call it on the table per head.")
         seen = ~self.first_token.isnan()
         return (self.first_token > weight).sum(1) / seen.sum(1)
 

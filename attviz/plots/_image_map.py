@@ -60,7 +60,7 @@ def image_map(
     if found.document is not None:  # special tokens too: a patch is none
         array, grid = array.mean((0, 1)), grid or found.document.grid
     if grid is None:
-        raise ArgumentError("plots.image_map: give grid=(rows, columns) of the patches, such as (14, 14) for 224 pixels and patches of 16.")
+        raise ArgumentError("plots.image_map: pass grid=(rows, columns) of the patches, such as (14, 14) for 224 pixels and patches of 16.")
     rows, columns = grid
     if array.ndim != 1 or rows < 1 or columns < 1 or len(array) < rows * columns:
         raise ShapeError(

@@ -102,7 +102,7 @@ class FigureSource:
             total = total + document.diagonal[:, :, kept].astype(np.float64).sum(axis=2)
             count += int(kept.sum())
         if not count:
-            raise ArgumentError("plots: every token is special, so no head has a mean. Pass an array of your own to head_map.")
+            raise ArgumentError("plots.head_map: every token is special, so no head has a mean. Pass an array of your own.")
         return total / count
 
     def clouds(self) -> tuple[list[dict[str, float]], list[str]]:
@@ -128,7 +128,9 @@ class FigureSource:
     def similarity(self, names: Sequence[str] | None = None, null: float | None = None) -> tuple[np.ndarray, Sequence[str], float]:
         """AUFUJI between heads (layers, where heads are too many) over the tokens that occur often enough, names, and the null's level."""
         if not self.comparable():
-            raise ArgumentError("plots.head_similarity: ranks tokens in heads, so it needs at least two of each in the source.")
+            raise ArgumentError(
+                "plots.head_similarity: compares how heads rank tokens, so the source needs at least two heads and two tokens."
+            )
         import torch
 
         from attviz.metrics import fuji_matrix, fuji_null

@@ -48,7 +48,7 @@ class Rows(Reading):
         if size > self.max_bytes:
             raise ReadingError(
                 f"{len(self.queries)} rows of {kv_len} keys for {batch} texts and {num_heads} heads are {size / 2**30:.2f} GiB a layer, "
-                f"and max_bytes is {self.max_bytes / 2**30:.2f} GiB: ask for fewer rows, or for TopKeys, Received or Segments"
+                f"and max_bytes is {self.max_bytes / 2**30:.2f} GiB. Ask for fewer rows, or for TopKeys, Received or Segments"
             )
         far = [query for query in self.queries if not -q_len <= query < q_len]
         if far:

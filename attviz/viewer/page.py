@@ -62,7 +62,7 @@ class Page:
             MissingExtraError: If anywidget is not installed.
         """
         if self._payload.show != "page":
-            raise ArgumentError('page.widget(): show="text" is a frame without a widget; make the page again without show.')
+            raise ArgumentError('page.widget(): a page made with show="text" has no widget. Call attviz.view without show=.')
         from attviz.viewer.widget import make_widget
 
         return make_widget(self._payload)

@@ -85,10 +85,10 @@ def view(
     if show not in ("page", "text"):
         raise ArgumentError(f'view: show must be "page" or "text", got {show!r}.')
     if show == "text" and pairs:
-        raise ArgumentError('view: show="text" shows no pairs; leave one of the two out.')
+        raise ArgumentError('view: show="text" cannot show pairs. Leave one of the two out.')
     if isinstance(source, (str, bytes)):
         raise ArgumentError(
-            "view: does not read paths. Use `attviz view FILE -o page.html`, or call attviz.io.load or read_attviz_json first."
+            "view: source is a path. Use `attviz view FILE -o page.html`, or call attviz.io.load or read_attviz_json first."
         )
     options = _Options(
         title, listed(layers), listed(heads), listed(documents), images, causal, check_precision(precision), max_bytes, similarity
@@ -117,7 +117,7 @@ def _payload(
     if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
         if getattr(source, "reading", None) is not None:
             raise ArgumentError(
-                f"view: the page speaks of the attention to the own position, and this compares {source.reading.name!r}. "
+                f"view: the page shows attention to a token's own position, but this comparison is of {source.reading.name!r}. "
                 "Use .figure or .table."
             )
         changes, source = Changes(source.low, source.high, source.level), dict(zip(source.names, source.analyses, strict=True))

@@ -164,7 +164,9 @@ def test_any_reading_of_a_token_is_compared(classifier, other, tokenizer, make):
     label = found.figure.axes[-1].get_ylabel()
     assert f"change of the mean {reading.name} ({reading.unit})" in label
     assert len(found.table) == 8
-    with pytest.raises(ArgumentError, match=r"the page speaks of the attention to the own position, and this compares .* Use \.figure"):
+    with pytest.raises(
+        ArgumentError, match=r"the page shows attention to a token's own position, but this comparison is of .* Use \.figure"
+    ):
         found.view([0])
     plt.close("all")
 
@@ -186,7 +188,7 @@ def test_a_series_of_checkpoints_of_another_reading_are_curves(classifier, other
 def test_readings_that_do_not_fit_a_comparison_are_told(classifier, tokenizer, found, tmp_path):
     with pytest.raises(ArgumentError, match=r"'rows\(-1\)' gives .* not one number for each token"):
         attviz.compare(classifier, classifier, TEXTS, tokenizer, reading=r.Rows(-1))
-    with pytest.raises(ArgumentError, match=r"this analysis holds the diagonal, not offset\(-1\). Make it with .*reading=\.\.\."):
+    with pytest.raises(ArgumentError, match=r"this analysis holds the diagonal, not offset\(-1\). Create it with .*reading=\.\.\."):
         attviz.compare(found.analyses[0], found.analyses[1], reading=r.Offset(-1))
     previous = attviz.analyze(classifier, tokenizer, TEXTS, reading=r.Offset(-1), progress=False)
     assert previous.settings["reading"] == "offset(-1)"

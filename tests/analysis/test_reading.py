@@ -65,7 +65,7 @@ def test_a_hugging_face_data_set_with_its_class_names():
         ("a.csv", "x,y\n1,2\n", {"text_column": "z"}, "no column 'z'; found 'x', 'y'"),
         ("a.csv", "text\na\n", {"label_column": "z"}, "no column 'z'; found 'text'. Name the label column"),
         ("a.csv", "", {}, "found none"),
-        ("a.csv", "text\n", {}, "no text below the columns text"),
+        ("a.csv", "text\n", {}, "no row follows the columns text"),
         ("a.csv", "label,text\n1\n", {}, "row 0 has no text in column 'text'"),
         ("a.csv", b"text\n\xe9\n", {}, r"not UTF-8 .byte 5"),
         ("a.jsonl", "{\n", {}, "line 1 is not JSON"),

@@ -71,5 +71,5 @@ def test_a_text_without_tokens_alone_cannot_be_analysed(without_padding):
     from attviz.errors import ArgumentError
 
     model = GPT2Model(GPT2Config(vocab_size=4, n_positions=16, n_embd=8, n_layer=1, n_head=2)).eval()
-    with pytest.raises(ArgumentError, match="all 2 texts are without tokens"):
+    with pytest.raises(ArgumentError, match="none of the 2 texts has any tokens"):
         analyze(model, without_padding, ["", " "], progress=False)

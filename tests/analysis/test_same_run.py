@@ -142,8 +142,8 @@ def test_other_versions_are_named(classifier, tokenizer, tmp_path, monkeypatch):
     [
         (["the old bridge", "goal", *TEXTS[2:]], LABELS, "document 'n1' has changed: its text"),
         (TEXTS, [2, 0, 0, 2, 2], "document 'n1' has changed: its label"),
-        (["the old bridge"], LABELS[:1], "document 'n0' stands where another did"),
-        (["match"], LABELS[1:2], "document 'n0' stands where another did"),
+        (["the old bridge"], LABELS[:1], "document 'n0' is where the stopped run had another one"),
+        (["match"], LABELS[1:2], "document 'n0' is where the stopped run had another one"),
     ],
 )
 def test_a_generator_is_compared_as_it_is_read(classifier, tokenizer, tmp_path, texts, labels, message):
@@ -173,7 +173,7 @@ def test_a_metric_that_cannot_be_restored_is_refused(classifier, tokenizer, tmp_
             pass
 
     stopped(classifier, tokenizer, tmp_path / "run", metrics=Count())
-    with pytest.raises(ArgumentError, match=r"whose metrics \(Count\) cannot be restored: each would need save_state"):
+    with pytest.raises(ArgumentError, match=r"whose metrics \(Count\) cannot be restored: each needs save_state"):
         run(classifier, tokenizer, tmp_path / "run", metrics=Count())
 
 

@@ -144,7 +144,7 @@ def test_metrics_of_all_processes_dead_ones_included_are_pooled(classifier, toke
         assert torch.equal(getattr(pooled.compute(), name), getattr(whole.compute(), name))
     for name in ("mean", "std"):
         torch.testing.assert_close(getattr(pooled.compute(), name), getattr(whole.compute(), name), rtol=1e-12, atol=0)
-    with pytest.raises(ArgumentError, match="object cannot be joined over several processes: it needs save_state"):
+    with pytest.raises(ArgumentError, match="object cannot be pooled over several processes: it needs save_state"):
         run(classifier, tokenizer, tmp_path / "other", texts, shard="any", metrics=[type("object", (), {"update": print})()])
 
 
@@ -153,7 +153,7 @@ def test_what_is_missing_or_does_not_belong_is_named(classifier, tokenizer, tmp_
     run(classifier, tokenizer, tmp_path / "run", texts, shard=(1, 3))
     with pytest.raises(FormatError, match="of 20 texts, those from 0 to 5, 12 to 17, 18 to 19 are not done. Run the same command again"):
         io.merge(tmp_path / "run")
-    with pytest.raises(ArgumentError, match=r"run.claims belongs to a run that was not the same \(max_length: was '24', now '9'\)"):
+    with pytest.raises(ArgumentError, match=r"run.claims belongs to a different run \(max_length: was '24', now '9'\)"):
         run(classifier, tokenizer, tmp_path / "run", texts, shard=(2, 3), max_length=9)
     changed = (text if place else "changed" for place, text in enumerate(texts))
     run(classifier, tokenizer, tmp_path / "streamed", (text for text in texts), shard=(0, 3))

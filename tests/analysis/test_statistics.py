@@ -77,7 +77,7 @@ def test_a_stopped_run_goes_on_with_any_number_of_processes(classifier, tokenize
         accumulated(classifier, tokenizer, corpus(60), tmp_path / "run.stats", shard=(index, count))
     handle.remove()
     assert len(forwards) == 2 * (10 - 2 - 1)
-    with pytest.raises(FormatError, match="of a run of --statistics, which keeps no documents"):
+    with pytest.raises(FormatError, match="comes from a run with --statistics, which keeps no documents"):
         from attviz import io
 
         io.load(tmp_path / "run.stats")
@@ -142,7 +142,7 @@ def test_a_stream_gives_the_texts_and_the_oddities_of_the_table(tmp_path, name):
         ("a.jsonl", b'{"text": "a"}\n{"text": 1}\n', "row 1 has no text in column 'text'"),
         ("a.txt", b"ok\n\xff\xfe\n", "not UTF-8"),
         ("a.txt", b"\x1f\x8b000", "compressed by gzip"),
-        ("a.txt", b"\n", "there is no text in it"),
+        ("a.txt", b"\n", "the file has no text"),
     ],
 )
 def test_what_cannot_be_read_is_named_in_a_stream_too(tmp_path, name, content, message):
@@ -162,14 +162,14 @@ def test_parquet_and_folders_stream(tmp_path):
 
 def test_foreign_statistics_are_refused(classifier, tokenizer, tmp_path):
     (tmp_path / "x").write_text("{}")
-    with pytest.raises(FormatError, match="not the statistics of a corpus"):
+    with pytest.raises(FormatError, match="not statistics of a corpus"):
         read_statistics(tmp_path / "x")
     (tmp_path / "x").write_text(json.dumps({"attviz": "statistics", "version": 1, "metrics": ["../a"], "settings": {}, "model_name": ""}))
-    with pytest.raises(FormatError, match="not the statistics of a corpus"):
+    with pytest.raises(FormatError, match="not statistics of a corpus"):
         read_statistics(tmp_path / "x")
-    with pytest.raises(FormatError, match="no metric of attviz.metrics is .*: construct yours"):
+    with pytest.raises(FormatError, match="attviz.metrics has no .*. Construct your metric"):
         statistics_module.metric_of('system({"x": 1})')
     with pytest.raises(ArgumentError, match="accumulate: needs metrics="):
         accumulate(classifier, tokenizer, ["a"], [], tmp_path / "y")
-    with pytest.raises(ArgumentError, match="It cannot be joined over several processes"):
+    with pytest.raises(ArgumentError, match="It cannot be pooled over several processes"):
         accumulate(classifier, tokenizer, ["the bridge"], metrics.TokenStatistics(), tmp_path / "y", progress=False)

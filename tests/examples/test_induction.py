@@ -60,6 +60,6 @@ def test_what_cannot_be_is_told():
     from transformers import GPT2Config, GPT2LMHeadModel
 
     small = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=32, vocab_size=40, bos_token_id=39))
-    with pytest.raises(ArgumentError, match="49 tokens, and the model takes 32. Choose a smaller period="):
+    with pytest.raises(ArgumentError, match="texts of 49 tokens are too long for the model, which takes 32. Choose a smaller period="):
         attviz.head_roles(small)
     assert attviz.head_roles(small, period=8, texts=8).mass.shape == (6, 1, 2)

@@ -124,7 +124,7 @@ def test_where_nothing_tells_it_is_loud_and_the_message_names_the_cure():
 @pytest.mark.usefixtures("known")
 def test_a_name_is_taken_once():
     kind = CacheKind(lambda name, value: False, lambda cache: 0, name="notebook True")
-    with pytest.raises(ArgumentError, match="register_cache: cache 'notebook True' is in the table already. Pass replace=True"):
+    with pytest.raises(ArgumentError, match="register_cache: cache 'notebook True' is already registered. Pass replace=True"):
         attviz.register_cache(kind)
     assert attviz.register_cache(kind, replace=True) is kind
     unregister_cache(kind)

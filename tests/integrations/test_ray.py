@@ -35,7 +35,7 @@ def test_a_local_ray_of_two_workers_gives_what_one_process_gives(folder):
 def test_a_stage_says_what_does_not_fit(folder, classifier, tokenizer):  # noqa: F811
     with pytest.raises(ArgumentError, match="columns must be some of tokens, token_ids, diagonal, mean, head_mean; got 'text'"):
         DiagonalStage(folder, columns=("text",))
-    with pytest.raises(ArgumentError, match="DiagonalStage: delimiter cannot be given: each text of a batch must give one row"):
+    with pytest.raises(ArgumentError, match="DiagonalStage: delimiter is not allowed here: each text of a batch must become one row"):
         DiagonalStage(folder, delimiter="|")
     stage = DiagonalStage(lambda: (classifier, tokenizer), text_column="body", columns=("token_ids", "head_mean"))
     with pytest.raises(ArgumentError, match=r"no column 'body' in the batch; found 'text'. Pass text_column=."):

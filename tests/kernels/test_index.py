@@ -104,11 +104,11 @@ def test_options_that_do_not_fit_are_named():
     query, logsumexp, edges = torch.randn(1, 2, 4, 8), torch.zeros(1, 2, 4), torch.tensor([0, 4])
     with pytest.raises(ShapeError, match=r"index must be \[batch, q_len\] = \(1, 4\) or (.*) = \(1, 2, 4\), got \(4,\)"):
         diagonal_from_logsumexp(query, query, logsumexp, index=torch.zeros(4, dtype=torch.long))
-    with pytest.raises(DtypeError, match=r"index holds key slots, an integer tensor on cpu, got torch\.float32"):
+    with pytest.raises(DtypeError, match=r"index must be an integer tensor of key slots on cpu, got torch\.float32"):
         diagonal_from_logsumexp(query, query, logsumexp, index=torch.zeros(1, 4))
     with pytest.raises(ArgumentError, match="leave out kv_offset with cu_seqlens_q"):
         diagonal_from_logsumexp(query, query, logsumexp, cu_seqlens_q=edges, kv_offset=0)
-    with pytest.raises(ArgumentError, match="bias and row_mask have no meaning for packed texts"):
+    with pytest.raises(ArgumentError, match="bias and row_mask cannot be combined with cu_seqlens_q"):
         mask = torch.ones(1, 4, dtype=torch.bool)
         diagonal_from_logsumexp(query, query, logsumexp, cu_seqlens_q=edges, bias=torch.zeros(4, 4), row_mask=mask)
 

@@ -123,7 +123,7 @@ def test_errors_name_the_sizes():
     query, key, logsumexp = torch.randn(2, 4, 5, 8), torch.randn(2, 2, 7, 8), torch.zeros(2, 4, 5)
     with pytest.raises(ShapeError, match="got kv_offset=3"):
         diagonal_from_logsumexp(query, key, logsumexp, kv_offset=3)
-    with pytest.raises(ShapeError, match=r"no known layout of a log-sum-exp, got shape \(2, 5, 4\)"):
+    with pytest.raises(ShapeError, match=r"a log-sum-exp of unknown layout, shape \(2, 5, 4\)"):
         diagonal_from_logsumexp(query, key, logsumexp.mT)
     with pytest.raises(ShapeError, match=r"row_mask must be of shape \(2, 5\) or \(2, 4, 5\), got \(5,\)"):
         diagonal_from_logsumexp(query, key, logsumexp, row_mask=torch.ones(5, dtype=torch.bool))
@@ -131,7 +131,7 @@ def test_errors_name_the_sizes():
         diagonal_from_logsumexp(query, key, logsumexp.long())
     with pytest.raises(DtypeError, match="key on meta and the first on cpu"):
         diagonal_from_logsumexp(query, key.to("meta"), logsumexp)
-    with pytest.raises(ArgumentError, match=r"softcap is 0 \(none\) or positive, got -1"):
+    with pytest.raises(ArgumentError, match=r"softcap must be 0 \(none\) or positive, got -1"):
         diagonal_from_logsumexp(query, key, logsumexp, softcap=-1.0)
 
 

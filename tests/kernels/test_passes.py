@@ -66,7 +66,7 @@ def test_opcheck(name):
 
 def test_bad_input_is_named():
     query, lse = torch.randn(1, 2, 4, 8), torch.zeros(1, 2, 4)
-    with pytest.raises(ArgumentError, match="sinks belong into the logsumexp"):
+    with pytest.raises(ArgumentError, match="sinks must be part of the logsumexp"):
         received_from_logsumexp(query, query, lse, sinks=torch.zeros(2))
     with pytest.raises(ShapeError, match=r"features must be \[kv_len, num_features\]"):
         mass_from_logsumexp(query, query, lse, torch.zeros(5, 1))

@@ -153,11 +153,11 @@ def test_options_that_do_not_fit_are_named():
         diagonal_from_qk(query, query, key_mask=torch.ones(2, 4))
     with pytest.raises(ShapeError, match=r"key_mask must be of shape \(2, 4\), got \(2, 5\)"):
         diagonal_from_qk(query, query, key_mask=torch.ones(2, 5, dtype=torch.bool))
-    with pytest.raises(ShapeError, match=r"sinks hold one logit per head, \[num_heads\] = \(6,\), got \(5,\)"):
+    with pytest.raises(ShapeError, match=r"sinks must hold one logit per head, \[num_heads\] = \(6,\), got \(5,\)"):
         diagonal_from_qk(query, query, sinks=torch.zeros(5))
-    with pytest.raises(ShapeError, match=r"alibi_slopes are \[num_heads\] or \[batch, num_heads\], got \(5,\)"):
+    with pytest.raises(ShapeError, match=r"alibi_slopes must be \[num_heads\] or \[batch, num_heads\], got \(5,\)"):
         diagonal_from_qk(query, query, alibi_slopes=torch.zeros(5))
-    with pytest.raises(ArgumentError, match="softcap is 0"):
+    with pytest.raises(ArgumentError, match="softcap must be 0"):
         diagonal_from_qk(query, query, softcap=-1.0)
     with pytest.raises(ArgumentError, match="'bottom_right' or 'top_left', got 'middle'"):
         diagonal_from_qk(query, query, causal_alignment="middle")
@@ -167,13 +167,13 @@ def test_packed_options_that_do_not_fit_are_named():
     query, edges = torch.randn(1, 2, 4, 8), torch.tensor([0, 4])
     with pytest.raises(ArgumentError, match="without cu_seqlens_q"):
         diagonal_from_qk(query, query, cu_seqlens_k=edges)
-    with pytest.raises(ArgumentError, match="no meaning for packed"):
+    with pytest.raises(ArgumentError, match="cannot be combined with cu_seqlens_q"):
         diagonal_from_qk(query, query, cu_seqlens_q=edges, bias=torch.zeros(4, 4))
-    with pytest.raises(ShapeError, match="come as batch 1"):
+    with pytest.raises(ShapeError, match="must come as batch 1"):
         diagonal_from_qk(query.expand(2, 2, 4, 8), query.expand(2, 2, 4, 8), cu_seqlens_q=edges)
     with pytest.raises(DtypeError, match="1-D int32 or int64"):
         diagonal_from_qk(query, query, cu_seqlens_q=edges.float())
-    with pytest.raises(ShapeError, match="one bound more than texts, got 2 and 3"):
+    with pytest.raises(ShapeError, match="one bound more than there are texts; got 2 and 3"):
         diagonal_from_qk(query, query, cu_seqlens_q=edges, cu_seqlens_k=torch.tensor([0, 1, 4]))
 
 

@@ -46,7 +46,7 @@ def test_a_capture_is_drawn_as_it_is(seen):
 
 
 def test_what_a_capture_does_not_say_is_asked_for(seen):
-    with pytest.raises(ArgumentError, match=r"give grid=\(rows, columns\) of the patches"):
+    with pytest.raises(ArgumentError, match=r"pass grid=\(rows, columns\) of the patches"):
         image_map(seen)
     with pytest.raises(UnknownLayerError, match="layers=2 matches none of the 2 layers"):
         image_map(seen, grid=(2, 3), layers=2)

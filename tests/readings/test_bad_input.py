@@ -74,7 +74,7 @@ def test_what_cannot_be_read_of_a_model_is_an_error_before_the_forward(read, opt
     ("reading", "reason"),
     [
         (r.Rows(500), f"query 500 was requested, but the forward has {LENGTH} queries"),
-        (r.Rows(tuple(range(-LENGTH, 0)), max_bytes=1000), "ask for fewer rows, or for TopKeys, Received or Segments"),
+        (r.Rows(tuple(range(-LENGTH, 0)), max_bytes=1000), "Ask for fewer rows, or for TopKeys, Received or Segments"),
         (r.Distance(grid=(9, 9)), f"a grid of 9 x 9 patches does not fit {LENGTH} queries and {LENGTH} keys"),
         (r.Keys(torch.ones(3, dtype=torch.bool)), f"its keys of shape (3,) do not fit batch=2 kv_len={LENGTH}"),
         (r.Segments(torch.zeros(5, dtype=torch.long), 2), f"its keys of shape (5,) do not fit batch=2 kv_len={LENGTH}"),

@@ -71,5 +71,5 @@ def test_the_text_alone_says_what_it_cannot_show(analysis):
     image = Document("", tuple("abcd"), np.full((1, 1, 4), 0.5, np.float32), grid=(2, 2))
     with pytest.raises(ArgumentError, match="these documents are images; leave show out"):
         view(image, show="text")
-    with pytest.raises(ArgumentError, match="make the page again without show"):
+    with pytest.raises(ArgumentError, match="Call attviz.view without show="):
         view(analysis, show="text").widget()

@@ -63,7 +63,7 @@ def test_attviz_documents_keep_their_scores():
     [
         ([], {}, ArgumentError, "needs an Analysis, a Capture, or Documents, got an empty sequence"),
         (3, {}, ArgumentError, "got int"),
-        ("run.attviz", {}, ArgumentError, r"does not read paths. Use `attviz view FILE -o page.html`"),
+        ("run.attviz", {}, ArgumentError, r"source is a path. Use `attviz view FILE -o page.html`"),
         (SimpleNamespace(documents=[], layers=("a",)), {}, ArgumentError, "documents=None keeps none of the 0 documents"),
         (ATTVIZ, {"layers": [0]}, ArgumentError, "layers= does not apply to AttViz documents"),
         (

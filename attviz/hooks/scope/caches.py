@@ -1,6 +1,6 @@
-"""How many tokens a cache holds: caches of transformers and tuples of tensors, and an open table for those of others.
+"""How many tokens a cache holds: transformers' caches, tuples of tensors, and an open table for other caches.
 
-A cache is known by what it is, whatever its parameter is called: releases of transformers have renamed that three times.
+A cache is recognised by what it is, whatever its parameter is called: transformers has renamed that three times.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from attviz.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True)
 class CacheKind:
-    """A kind of key-value cache that a model of yours is given.
+    """A kind of key-value cache that your model uses.
 
     Attributes:
-        matches: Whether the entry speaks for an argument of a forward, by the name of its parameter and its value.
-        length: Tokens in the cache *before* this forward: a whole number, or a tensor of one where only the device knows it. None for a
+        matches: Whether the entry covers an argument of a forward, given the name of its parameter and its value.
+        length: Tokens in the cache *before* this forward: an int, or a one-element tensor if only the device knows it. None for a
             cache that holds no keys.
-        is_static: Whether it hands out buffers of fixed length, with unused slots behind the last key (the mask hides them). Such keys
-            are looked up at ``length``; in a growing cache, or one that keeps the last keys only, the queries come last.
-        name: Under which it stands in the table; that of the function ``length`` if left out.
+        is_static: Whether it returns buffers of fixed length, with unused slots after the last key (hidden by the mask). In such
+            buffers the queries' own keys start at ``length``; in a growing cache, or one that keeps only the last keys, they come last.
+        name: Its name in the table; by default that of the function ``length``.
     """
 
     matches: Callable[[str, Any], bool]
@@ -38,13 +38,13 @@ class CacheKind:
 
 
 class Cached(NamedTuple):
-    """What a forward is told by its cache.
+    """What a forward knows from its cache.
 
     Attributes:
         past: Tokens it held before.
-        static: Whether it hands out buffers of fixed length.
+        static: Whether it returns buffers of fixed length.
         present: Whether there is one.
-        registered: Whether an entry of the table says so.
+        registered: Whether an entry of the table recognised it.
     """
 
     past: int | Tensor
@@ -57,13 +57,13 @@ _table: list[CacheKind] = []
 
 
 def register_cache(kind: CacheKind, *, replace: bool = False) -> CacheKind:
-    """Make a kind of cache known, so that decode steps over it have their own keys; the latest entry that matches speaks.
+    """Register a kind of cache, so that each decode step over it finds its own keys; the latest entry that matches is used.
 
     Not needed for the caches of transformers, objects with ``get_seq_length()``, and ``(key, value)`` tuples.
 
     Args:
         kind: The entry.
-        replace: Take the place of an entry of the same name, which is refused otherwise.
+        replace: Replace an entry of the same name, which is refused otherwise.
 
     Returns:
         The same entry.
@@ -82,7 +82,7 @@ def register_cache(kind: CacheKind, *, replace: bool = False) -> CacheKind:
     taken = [place for place, other in enumerate(_table) if other.name == kind.name]
     if taken and not replace:
         raise ArgumentError(
-            f"register_cache: cache {kind.name!r} is in the table already. Pass replace=True to take its place, or give yours a name=."
+            f"register_cache: cache {kind.name!r} is already registered. Pass replace=True to replace it, or give yours another name=."
         )
     for place in reversed(taken):
         del _table[place]
@@ -97,7 +97,7 @@ def unregister_cache(kind: CacheKind) -> None:
 
 
 def cached(given: Mapping[str, Any]) -> Cached:
-    """What the arguments of a forward, by their names, say of a cache."""
+    """What the arguments of a forward, by name, say about a cache."""
     for kind in reversed(_table):
         for name, value in given.items():
             if value is not None and kind.matches(name, value) and (held := kind.length(value)) is not None:
@@ -114,14 +114,14 @@ def cached(given: Mapping[str, Any]) -> Cached:
 
 
 def _settled(length: int | Tensor) -> int | Tensor:
-    """As it is now; a tensor stays on its device."""
+    """A copy of its present value; a tensor stays on its device."""
     if isinstance(length, Tensor):
         return int(length) if length.device.type == "cpu" else length.clone()
     return int(length)
 
 
 def _cached_length(value: Any) -> int | Tensor | None:
-    """Tokens in a cache; None where this is no cache, or one without keys (a state-space model's)."""
+    """Tokens in a cache; None if this is not a cache, or has no keys (that of a state-space model)."""
     if value is None or isinstance(value, (Tensor, str, int)):
         return None
     if isinstance(value, (tuple, list)):

@@ -29,7 +29,7 @@ _followed: WeakKeyDictionary[nn.Module, set[Situation]] = WeakKeyDictionary()
 _lock = threading.RLock()  # an interrupt may come while it is held
 
 
-_QUERY_BY_QUERY = "its queries are taken one by one, a call of the operator for each, so no call holds more than one row of the matrix"
+_QUERY_BY_QUERY = "it handles its queries one at a time, in one operator call each, so no call holds more than one row of the matrix"
 
 
 def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
@@ -91,7 +91,7 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
         return found
     others = [answer for (when, _, _), answer in answers.items() if when == situation and answer is not None]
     if not others and answers and not was_followed(module, situation):
-        return Answer("unsettled", "it was given other inputs or flags than when it was followed, and nobody followed it in this call")
+        return Answer("unsettled", "it was given different inputs or flags than when it was followed, and this call was not followed")
     if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
         return None
     return replace(others[0], layout=None, single=False)
@@ -227,7 +227,7 @@ def _settled(answer: Answer, seen: SeenSoftmax | None) -> Answer:
 
 def changed_by(operation: str) -> str:
     """How a softmax is described whose result is not what weighs the tokens."""
-    return f"the result of its softmax is changed by {operation!r} before it weighs the values, so the matrix in use is another one"
+    return f"the result of its softmax is changed by {operation!r} before it weighs the values, so it is not the matrix in use"
 
 
 def may_follow() -> bool:

@@ -28,14 +28,14 @@ from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
 
 _ONE_BY_ONE = (
-    "it runs several attentions of one head among the same tokens, one by one: its heads or something else, so which axis they are is not "
-    "known; name it in layers= to have each of them as a record of its own, with one head"
+    "it runs several single-head attentions over the same tokens, one after the other; they may be its heads or something else. Name it in "
+    "layers= to record each of them separately, with one head"
 )
 _ROWS = (
-    "nobody followed its first forward, and it holds batch and heads in one axis, so how that is split is not known; capture one forward "
-    "of it before it is compiled"
+    "its first forward was not followed, and batch and heads share one axis, so attviz cannot tell how to split it; capture one forward "
+    "before it is compiled"
 )
-_MOVED = "; they stand in another order than in the input, so the record has no token ids"
+_MOVED = "; they are in a different order than in the input, so the record has no token ids"
 _OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
 _AHEAD = "its streams that predict later tokens attend to the tokens and to themselves: no query there is a token"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
@@ -294,6 +294,6 @@ def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, contex
 def _unequal(q_len: int, kv_len: int) -> str:
     return (
         f"q_len={q_len} but kv_len={kv_len} and no KV cache was recognised, so attviz cannot tell which key belongs to each query "
-        "(cross-attention?); if it is self-attention over a cache, make the cache known with attviz.register_cache, or name the module in "
+        "(cross-attention?); if it is self-attention over a cache, register the cache with attviz.register_cache, or name the module in "
         "layers="
     )

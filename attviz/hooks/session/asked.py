@@ -54,7 +54,7 @@ def _shared(present: Reading | None, reading: Reading, metric: Metric) -> Readin
         return reading
     if not _alike(present, reading):
         raise ArgumentError(
-            f"capture: {type(metric).__name__} needs the reading {reading!r}, but another one has that name too. Give that one "
+            f"capture: {type(metric).__name__} needs the reading {reading!r}, but another reading has that name. Give that one "
             "another name=."
         )
     return dataclasses.replace(present, every=math.gcd(present.every, reading.every))

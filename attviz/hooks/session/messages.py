@@ -17,8 +17,8 @@ _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") 
 _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
 _SAY = (
-    "do what the line of a module offers, make a cache of your own known with attviz.register_cache, or declare where its softmax has each "
-    "token's weight on itself with attviz.register_layout"
+    "do what each line suggests, register your own cache with attviz.register_cache, or declare with attviz.register_layout where a softmax "
+    "holds each token's weight on itself"
 )
 
 

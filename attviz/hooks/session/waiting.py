@@ -99,9 +99,9 @@ class Waiting:
         layers = [layer for *_, layer in self.lost]
         names = ", ".join(map(repr, layers[:4])) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
         return CaptureError(
-            f"capture: the query or key of {names} was overwritten after its attention and before the forward ended. It was not in an "
-            "earlier forward, so its diagonal had been left to the end, and that forward has none of it.\n"
-            "  Cure: run the forward again in a new capture; from now on these layers are read at once."
+            f"capture: the query or key of {names} was overwritten before the forward ended. That had not happened in "
+            "earlier forwards, so the diagonal was to be computed at the end and is now lost.\n"
+            "  Cure: run the forward again in a new capture; these layers are now read immediately."
         )
 
 

@@ -132,7 +132,7 @@ def launch(
     """Arguments of the operator ``attviz::merge_by_token``; the state is updated in place."""
     state = (count, mean, m2, max, min)
     if not all(tensor.is_contiguous() for tensor in state) or not plan.is_contiguous():
-        raise ShapeError("merge_by_token: the state must be contiguous on the GPU; make it with TokenState.empty.")
+        raise ShapeError("merge_by_token: the state must be contiguous on the GPU; create it with TokenState.empty.")
     vocab, num_heads = mean.shape
     n, q_len = plan.shape[1], diagonal.shape[2]
     slots = 2 * (n // SEGMENT_CHUNK) + 1  # a segment longer than a chunk has at most twice its share of pieces

@@ -58,5 +58,5 @@ def test_ids_outside_the_vocabulary_are_skipped():
 
 def test_a_state_with_gaps_is_refused():
     state = TokenState(*(tensor[::2] for tensor in TokenState.empty(4, 1)))
-    with pytest.raises(ShapeError, match=r"must be contiguous on the GPU; make it with TokenState\.empty"):
+    with pytest.raises(ShapeError, match=r"must be contiguous on the GPU; create it with TokenState\.empty"):
         merge_by_token(state, torch.tensor([[1]]), torch.rand(1, 1, 1))

@@ -138,7 +138,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
             return Answer("none", "queries and keys are features, not tokens")
         if streams is not None and streams.query != streams.key and not (one_input and kin(streams.query, streams.key)):
-            return Answer("unsettled", "queries and keys stand at the same tokens of one input, but went different ways through the model")
+            return Answer("unsettled", "queries and keys are the same tokens of one input, but took different paths through the model")
         buffered = streams is not None and streams.buffered
         same = Answer("self", "queries and keys are the same tokens", buffer=buffered, moved=_reordered(rows))
         return _of_same_texts(same, streams)
@@ -150,7 +150,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         if streams is not None and streams.key and not streams.query:
             return Answer("cross", "the query is learned, the keys are tokens")
         if len(pieces) == 1 and of_input(keys) and not any(symbol.kind == "buffer" for symbol in keys):
-            return Answer("cross", "one query for all tokens: it is pooled or of one of them, there is none for each")
+            return Answer("cross", "there is one query for all tokens (pooled, or that of one token) instead of one per token")
     if q_len > 1 and learned(rows) and of_input(keys):
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
     if of_input(rows) and kv_len > 1 and learned(keys):
@@ -162,7 +162,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
     if (of_input(rows) and of_input(keys)) or moved(rows) or moved(keys):
         return Answer(
             "unsettled",
-            "the keys are the queries' tokens in another order, or only some of them, so a query's own key is not at its own place",
+            "the keys are the queries' tokens in a different order, or only some of them, so a query's own key is not at its own position",
             apart=True,
         )
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
@@ -211,7 +211,9 @@ def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
     """A self-attention, unless queries and keys stand at the same places of other texts."""
     if pair is None or not pair.crossed:
         return answer
-    return Answer("unsettled", "the queries are of other texts of the batch than the keys, or of the same in another order", apart=True)
+    return Answer(
+        "unsettled", "queries and keys come from different texts of the batch, or from the same texts in a different order", apart=True
+    )
 
 
 def kin(one: frozenset[int], other: frozenset[int]) -> bool:

@@ -51,7 +51,7 @@ def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
 
     Args:
         operator: The entry. Its ``read`` runs under ``no_grad``, on the thread of the model, for every call of the operator.
-        replace: Take the place of an entry of the same name, which is refused otherwise.
+        replace: Replace an entry of the same name, which is refused otherwise.
 
     Returns:
         The same entry.
