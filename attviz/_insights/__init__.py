@@ -1,4 +1,4 @@
-"""What stands out in an analysis, in words: sentences that are computed, each with what chance or the rest would give.
+"""What stands out in an analysis, in words: computed sentences, each with the chance level or the rest of the data to compare it with.
 
 for insight in attviz.insights(analysis):
     print(insight.text, insight.null)

@@ -18,7 +18,7 @@ def head_cards(corpus: Corpus) -> dict[str, Any]:
     """Plain JSON, one entry per row in each list.
 
     Returns:
-        ``classes`` (names); ``position`` and ``kinds`` (means, None where nothing stands); ``top`` (document, token, value); ``near``
+        ``classes`` (names); ``position`` and ``kinds`` (means, None where a class has no token); ``top`` (document, token, value); ``near``
         (row, correlation); ``role`` (a short judgement from the diagonal alone, and why).
 
     Example:

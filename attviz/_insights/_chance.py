@@ -1,4 +1,4 @@
-"""Sentences that need a chance level by drawing at random: kinds of tokens, words, right and wrong documents."""
+"""Sentences whose chance level comes from random draws: kinds of tokens, words, right and wrong documents."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NAMES = ("Punctuation", "Numbers", "Insides of words", "Capitalised words", "Sh
 
 
 def kinds(corpus: Corpus) -> Iterator[Insight]:
-    """The kind of token that stands out most against the others, by how rarely as many tokens at random would do so."""
+    """The kind of token that differs most from the others, measured by how rarely as many random tokens differ as much."""
     _, _, values, places = corpus.words()
     if len(values) < _LEAST_TOKENS or values.std() == 0:
         return
@@ -51,7 +51,7 @@ def kinds(corpus: Corpus) -> Iterator[Insight]:
 
 
 def _score(values: Float[np.ndarray, " n"], members: Bool[np.ndarray, " n"]) -> float:
-    """Standard deviations of the mean of as many values drawn without replacement."""
+    """How many standard deviations a mean lies from chance, for as many values drawn without replacement."""
     count = int(members.sum())
     if not _LEAST_OF_A_KIND <= count <= len(values) - _LEAST_OF_A_KIND:
         return 0.0
@@ -59,7 +59,7 @@ def _score(values: Float[np.ndarray, " n"], members: Bool[np.ndarray, " n"]) -> 
 
 
 def words(corpus: Corpus) -> Iterator[Insight]:
-    """The word that gives itself most, among those that occur often enough."""
+    """The word with the highest self-attention, among those that occur often enough."""
     names, ids, values, places = corpus.words()
     if not len(values):
         return
@@ -86,7 +86,7 @@ def words(corpus: Corpus) -> Iterator[Insight]:
 
 
 def chance_of_mean(values: Float[np.ndarray, " n"], size: int) -> tuple[float, float]:
-    """Where the mean of ``size`` of the values, drawn at random without replacement, lies 95 times in 100."""
+    """The interval that holds the mean of ``size`` randomly drawn values 95 times in 100 (without replacement)."""
     rng = np.random.default_rng(0)
     sample = values if len(values) <= _MOST_DRAWN else rng.choice(values, _MOST_DRAWN, replace=False)
     drawn = [rng.choice(sample, min(size, len(sample)), replace=False).mean() for _ in range(SHUFFLES)]
@@ -95,7 +95,7 @@ def chance_of_mean(values: Float[np.ndarray, " n"], size: int) -> tuple[float, f
 
 
 def chance_of_best(values: Float[np.ndarray, " n"], sizes: Int[np.ndarray, " groups"]) -> float:
-    """The largest of the means of groups of these sizes, drawn at random: exceeded 5 times in 100."""
+    """The level that the largest mean of random groups of these sizes exceeds 5 times in 100."""
     rng = np.random.default_rng(0)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     found = [float((np.add.reduceat(rng.choice(values, int(sizes.sum())), starts) / sizes).max()) for _ in range(SHUFFLES)]

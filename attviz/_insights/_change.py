@@ -17,13 +17,13 @@ _LEAST_DOCUMENTS = 4
 def change_sentences(before: Corpus, after: Corpus, names: tuple[str, str]) -> list[Insight]:
     """What changed from one side to the other: the level, and the head that changed most.
 
-    The null of the head turns the sign of each document's differences at random, all heads together, and takes the largest mean
-    difference of any head: many heads are looked at, and the null looks at as many.
+    The head's null flips the sign of each document's differences at random, for all heads together, and takes the largest mean
+    difference of any head, so that it accounts for the number of heads compared.
 
     Args:
         before: Documents of the first side.
         after: The same documents, in the same order, of the second.
-        names: What the sides are called.
+        names: Names of the two sides.
     """
     if before.names != after.names or not before.count.any() or not after.count.any():
         return []

@@ -26,10 +26,10 @@ class Corpus:
 
     Attributes:
         names: One per row, ``"L0·H3"``.
-        tokens: Of each document, as its tokenizer spells them.
+        tokens: Tokens of each document, as its tokenizer spells them.
         special: Which of them are special.
-        causal: Whether token ``i`` of the document saw ``i + 1`` keys; its first token then always gives itself 1 and is left out.
-        mean: Of each document, the mean over all rows at every token, special ones too.
+        causal: Whether token ``i`` of the document saw ``i + 1`` keys; its first token then always has weight 1 and is left out.
+        mean: Mean over all rows at every token of each document, special tokens included.
         per_document: Mean of each row in each document; NaN where no token counts.
         total: Sum, count, largest and smallest value of each row.
         lifted: Sum of value times visible keys of each row, and the largest.
@@ -65,7 +65,7 @@ class Corpus:
     def add(
         self, tokens: Sequence[str], special: np.ndarray | None, values: Float[np.ndarray, "num_rows num_tokens"], causal: bool
     ) -> None:
-        """Take in one document."""
+        """Add one document."""
         tokens = tuple(tokens)
         marks = special_tokens(tokens, special)
         values = values.astype(np.float64)

@@ -17,13 +17,13 @@ class Insight:
     """One computed sentence.
 
     Attributes:
-        name: Of the question that it answers, such as ``"never"``.
+        name: Name of the question it answers, such as ``"never"``.
         text: The finding with its number.
-        null: What even attention, chance or the rest of the data would give.
+        null: What uniform attention, chance or the rest of the data would show.
         value: The number of the finding.
         expected: The number of the null.
-        state: What the page sets when the sentence is pressed, in the words of its address.
-        document: Index of the document that it speaks of; None for the whole analysis.
+        state: What the page shows when the sentence is clicked, as written in its address.
+        document: Index of the document it is about; None for the whole analysis.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Insight:
 
 
 def share(value: float) -> str:
-    """A weight in per cent, short enough for a sentence.
+    """A weight in percent, short enough for a sentence.
 
     Example:
         >>> share(0.0734), share(0.5), share(0.00042), share(0)
@@ -46,7 +46,7 @@ def share(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of weights in points of a hundred, short enough for a sentence.
+    """A difference of weights in percentage points, short enough for a sentence.
 
     Example:
         >>> points(0.054)
@@ -56,7 +56,7 @@ def points(value: float) -> str:
 
 
 def quoted(label: str) -> str:
-    r"""A token in a sentence.
+    r"""A token, quoted for a sentence.
 
     Example:
         >>> quoted("bank")

@@ -38,11 +38,11 @@ def insights(analysis: Any) -> tuple[Insight, ...]:
 
 
 def sentences(corpus: Corpus, outcomes: Sequence[bool | None] = ()) -> tuple[Insight, ...]:
-    """The sentences about a corpus that was read before.
+    """The sentences about a corpus that was already read.
 
     Args:
         corpus: From :func:`read_corpus`.
-        outcomes: Whether the model was right, a document; None where that is not known.
+        outcomes: For each document, whether the model was right; None if that is not known.
     """
     if not corpus.names or not corpus.count.any():
         return ()
@@ -54,7 +54,7 @@ def sentences(corpus: Corpus, outcomes: Sequence[bool | None] = ()) -> tuple[Ins
 
 
 def _scope(corpus: Corpus) -> dict[str, str]:
-    """A sentence about all documents is shown on the map of all documents."""
+    """Show a sentence about all documents on the map of all documents."""
     return {"scope": "all"} if len(corpus.tokens) > 1 else {}
 
 

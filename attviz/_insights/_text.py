@@ -1,4 +1,4 @@
-"""The sentences about one document, against the others."""
+"""The sentences that compare one document with the others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAST_ELSEWHERE = 3
 
 
 def text_sentences(corpus: Corpus) -> list[list[Insight]]:
-    """Up to three sentences for each document: its mean among the others, its most unusual head, its most unusual token.
+    """Up to three sentences for each document: its mean compared with the others, its most unusual head, its most unusual token.
 
     Example:
         >>> from attviz._insights._corpus import Corpus
@@ -86,7 +86,7 @@ def _heads(corpus: Corpus) -> list[Insight]:
 
 
 def _against_the_others(means: np.ndarray) -> np.ndarray:
-    """How many standard deviations of the other documents each document lies off their mean, head by head."""
+    """How far each document lies from the mean of the others, in their standard deviations, head by head."""
     count = (~np.isnan(means)).sum(0)
     total, squares = np.nansum(means, 0), np.nansum(means**2, 0)
     filled = np.nan_to_num(means)
@@ -99,7 +99,7 @@ def _against_the_others(means: np.ndarray) -> np.ndarray:
 
 
 def _tokens(corpus: Corpus) -> list[Insight]:
-    """The token furthest above its mean elsewhere in the corpus, in standard deviations of all tokens about their words' means."""
+    """The token furthest above the mean of its word elsewhere, in standard deviations of tokens around the means of their words."""
     names, ids, values, places = corpus.words()
     if len(values) < 2:
         return []

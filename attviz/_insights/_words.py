@@ -1,4 +1,4 @@
-"""Kinds of tokens, by their spelling alone: no language is known here."""
+"""Kinds of tokens, judged by their spelling alone, in any language."""
 
 from __future__ import annotations
 

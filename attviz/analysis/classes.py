@@ -1,4 +1,4 @@
-"""Class names and probabilities, where a model classifies."""
+"""Class names and probabilities of models that classify."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attviz.errors import ArgumentError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Outcome:
-    """What a classifier made of one input; both None where the model does not classify."""
+    """What a classifier said about one input; both None if the model does not classify."""
 
     prediction: int | None = None
     probabilities: np.ndarray | None = None

@@ -45,7 +45,7 @@ def compare(
         tokenizer: The tokenizer of all models; names and folders have their own.
         reading: Compare this reading of each token, such as ``Offset(-1)`` or ``RowEntropy()``, instead of the diagonal. Tokens where it
             is NaN (the first token has no previous one) do not count.
-        names: Names of the models; by default their own.
+        names: Names for the models; their own by default.
         steps: Positions of the models of a series on the axis, such as training steps; counted from 0 by default.
         resamples: Bootstrap samples.
         level: Confidence level of the intervals.
@@ -99,7 +99,7 @@ def _analysis(one: Any, texts: list[str], tokenizer: Any, options: dict[str, Any
 
 
 def _check_reading(one: Analysis, reading: Reading | None) -> None:
-    """An analysis holds the diagonal, or the reading it was made with."""
+    """Refuse an analysis that holds something else than what is compared."""
     held, wanted = one.settings.get("reading"), None if reading is None else reading.name
     if held != wanted:
         raise ArgumentError(
@@ -116,7 +116,8 @@ def _check(first: Analysis, other: Analysis) -> None:
     for place, (one, two) in enumerate(zip(first.documents, other.documents, strict=True)):
         if one.tokens != two.tokens:
             raise ArgumentError(
-                f"compare: text {place} is split differently by the two models ({len(one.tokens)} and {len(two.tokens)} tokens). Only models "
+                f"compare: text {place} is split differently by the two models ({len(one.tokens)} and {len(two.tokens)} "
+                "tokens). Only models "
                 "that share a tokenizer can be compared token by token."
             )
         if one.diagonal.shape != two.diagonal.shape:
@@ -194,11 +195,11 @@ def bootstrap_means(sums: np.ndarray, counts: np.ndarray, resamples: int, seed: 
     Args:
         sums: Sums over the tokens of each text, ``[num_series, num_texts, ...]``.
         counts: Tokens of each text.
-        resamples: How many.
-        seed: Of the draws.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
 
     Returns:
-        NaN everywhere for a single text: it says nothing of how texts vary.
+        NaN everywhere for a single text, which does not show how texts vary.
 
     Example:
         >>> sorted({float(mean) for mean in bootstrap_means(np.array([[1.0, 3.0]]), np.array([1.0, 1.0]), 100, 0)[:, 0]})

@@ -25,14 +25,14 @@ class HeadChange(NamedTuple):
     Attributes:
         layer: Name of its layer in the first model.
         layer_index: Index of its layer.
-        head: Its index.
+        head: Index of the head.
         before: Mean diagonal in the first model.
-        after: The same in the last one.
+        after: Mean diagonal in the last model.
         difference: ``after - before``.
         low: Lower end of the bootstrap interval of the difference.
-        high: Its upper end.
-        change: Mean of ``abs(after - before)`` over tokens: a head may change without its mean.
-        certain: Whether the interval leaves out 0.
+        high: Upper end of that interval.
+        change: Mean of ``abs(after - before)`` over tokens: a head may change while its mean does not.
+        certain: Whether the interval excludes 0.
     """
 
     layer: str
@@ -61,16 +61,16 @@ class Comparison:
     Attributes:
         names: One per model.
         steps: Position of each model on the axis of a series.
-        layers: Of the first model.
+        layers: Layer names of the first model.
         mean: Mean diagonal of each model and head.
         mean_low: Lower end of its interval.
-        mean_high: Upper end.
+        mean_high: Upper end of its interval.
         difference: Last model minus first.
         low: Lower end of the interval of the difference.
-        high: Upper end.
+        high: Upper end of that interval.
         change: Mean over tokens of the absolute difference between first and last model.
         analyses: The texts as each model saw them; the same tokens in the same order.
-        num_tokens: Tokens that counted.
+        num_tokens: Number of tokens that were counted.
         level: Confidence level of the intervals, such as 0.95.
         reading: What was compared; None for the diagonal.
     """
@@ -100,7 +100,7 @@ class Comparison:
 
     @property
     def certain(self) -> Bool[np.ndarray, "num_layers num_heads"]:
-        """Whether the interval of the difference leaves out 0."""
+        """Whether the interval of the difference excludes 0."""
         found: np.ndarray = (self.low > 0) | (self.high < 0)
         return found
 
@@ -108,7 +108,7 @@ class Comparison:
         """Heads by change, the largest absolute difference of the means first.
 
         Args:
-            k: How many; None gives all.
+            k: How many; None returns all.
         """
         order = np.argsort(-np.abs(self.difference), axis=None, kind="stable")[:k]
         return [self._change(*divmod(int(place), self.difference.shape[1])) for place in order]
@@ -128,7 +128,7 @@ class Comparison:
 
     @property
     def figure(self) -> Figure:
-        """Two models: a map of the differences and the heads that changed most. A series: each layer's mean along the steps."""
+        """Two models: a map of the differences and the heads that changed most. A series: the mean of each layer at every step."""
         from attviz.plots import head_changes, head_curves
         from attviz.plots._canvas import PROBABILITY_ON_BAR
 

@@ -1,4 +1,4 @@
-"""Texts cut into what a model can take, and batches of them."""
+"""Texts cut to what a model accepts, and batches of them."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Encoded:
     """One input of the model: a text, or a piece of a long one.
 
     Attributes:
-        number: Orders the inputs of the data set: the place of the text times ``PIECES``, plus that of the piece.
-        inputs: What the tokenizer gave, one list of ints per name (``input_ids``, ``token_type_ids``, ...).
+        number: Order of the input in the data set: the index of the text times ``PIECES``, plus the index of the piece.
+        inputs: What the tokenizer returned, one list of ints per name (``input_ids``, ``token_type_ids``, ...).
         tokens: As the tokenizer spells them.
-        offsets: Characters of ``source.text``; None where the tokenizer does not tell.
+        offsets: Characters in ``source.text``; None if the tokenizer does not provide them.
         special: True for [CLS], [SEP] and the like.
     """
 
@@ -73,7 +73,7 @@ class Cutting:
 
 
 def length_limit(model: nn.Module, tokenizer: Any) -> int | None:
-    """Most tokens that the model's position embeddings and its tokenizer allow; None where neither says."""
+    """Largest number of tokens that the position embeddings and the tokenizer allow; None if neither has a limit."""
     limits = []
     named = getattr(tokenizer, "model_max_length", None)
     if isinstance(named, int) and named < 10**9:  # tokenizers without a limit say 10**30
@@ -97,15 +97,15 @@ def encoded_windows(
     done: Callable[[int], None] = lambda _: None,
     cut: Callable[[int], None] = lambda _: None,
 ) -> Iterator[list[Encoded]]:
-    """Every input of the data set, in order, by windows: what is sorted together, and what one of several processes takes.
+    """Every input of the data set, in order, by windows: the unit that is sorted together, and that one of several processes takes.
 
     Args:
         sources: The texts.
         tokenizer: Cuts them into tokens.
         cutting: What to do with long ones.
-        size: Texts of a window, and most inputs that are sorted together.
-        take: Asked with the number of a window and its texts; those of a window that is not taken are not even cut into tokens.
-        done: Told the number of a window when the next one is asked for.
+        size: Texts per window, and the largest number of inputs that are sorted together.
+        take: Called with the number of a window and its texts; a window that is not taken is not even tokenized.
+        done: Called with the number of a window when the next one is requested.
         cut: Called with the tokens that a truncated text loses.
 
     Raises:
@@ -129,7 +129,7 @@ def encoded_windows(
 
 
 def lazy_windows(sources: Iterable[Source], size: int) -> Iterator[Iterator[Source]]:
-    """The data set in windows of so many texts, none of which is held; what is left of one is passed over."""
+    """The data set in windows of that many texts, none of which is held in memory; the unread rest of a window is skipped."""
     waiting = iter(sources)
     for first in waiting:
         window = chain([first], islice(waiting, size - 1))
@@ -191,12 +191,12 @@ def _piece_of(source: Source, place: int, offsets: np.ndarray, special: np.ndarr
 
 
 def batches(windows: Iterable[Sequence[Encoded]], batch_size: int, *, pad: bool) -> Iterator[list[Encoded]]:
-    """Inputs of like length together, sorted within a window, so that memory stays bounded.
+    """Batches of inputs of similar length, sorted within a window, so that memory stays bounded.
 
     Args:
         windows: From :func:`encoded_windows`.
-        batch_size: Most inputs of a batch.
-        pad: Whether inputs of different lengths may share a batch; without a padding token they may not.
+        batch_size: Largest number of inputs in a batch.
+        pad: Whether inputs of different lengths may share a batch; not possible without a padding token.
     """
     for window in windows:
         yield from _cut(window, batch_size, pad)

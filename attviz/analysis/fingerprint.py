@@ -1,4 +1,4 @@
-"""What a run is made of, as text that can be compared: two halves of one archive come from the same run, or the difference has a name."""
+"""What a run depends on, as text that can be compared, so that both halves of an archive come from the same run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_settings(model: nn.Module, tokenizer: Any) -> dict[str, str]:
         ``weights``, ``structure``, ``config``, ``attention``, ``tokenizer``, ``device`` and ``versions``.
 
     Raises:
-        ArgumentError: If a weight is not there to be read (on the ``meta`` device).
+        ArgumentError: If a weight cannot be read (it is on the ``meta`` device).
     """
     config = getattr(model, "config", None)
     return {
@@ -41,7 +41,7 @@ def run_settings(model: nn.Module, tokenizer: Any) -> dict[str, str]:
 
 
 def data_settings(**given: Any) -> dict[str, str]:
-    """Texts, labels and names that can be read twice, each as a number and a hash; generators are compared as they are consumed."""
+    """Texts, labels and names that can be read twice, each as a count and a hash; generators are compared as they are consumed."""
     return {
         name: f"{len(values)}, sha256 {_sequence_digest(values)}"
         for name, values in given.items()
@@ -70,7 +70,7 @@ def signal_hash(signal: Any) -> str:
 
 
 def _plain_tensors(name: str, tensor: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """The tensor itself, or what a subclass (quantised, sharded) is made of."""
+    """The tensor itself, or the tensors inside a subclass (quantised, sharded)."""
     local = getattr(tensor, "to_local", None)
     if local is not None:
         tensor = local()
@@ -101,7 +101,7 @@ def _config_json(config: Any) -> str:
 
 
 def _tokenizer_digest(tokenizer: Any) -> str:
-    """A hash of the files that the tokenizer would save; what a call before left in it (truncation, padding) does not count."""
+    """A hash of the files the tokenizer would save; state left by earlier calls (truncation, padding) does not count."""
     seen = hashlib.sha256(type(tokenizer).__name__.encode())
     save = getattr(tokenizer, "save_pretrained", None)
     if save is None:

@@ -1,4 +1,4 @@
-"""Metrics of a run that can be stopped: their states are saved with the documents they have seen, and restored with them."""
+"""Metrics of a run that can be stopped: their states are saved and restored together with the documents they have seen."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHARE = 20  # saving takes at most this part of the time
 
 
 class MetricStates:
-    """Saves the states of metrics between batches, and restores them when a stopped run is taken up."""
+    """Saves the states of metrics between batches, and restores them when a stopped run is resumed."""
 
     def __init__(self, metrics: Sequence[Any], partial: PartialArchive) -> None:
         self._metrics, self._partial = metrics, partial
@@ -24,10 +24,10 @@ class MetricStates:
         self._due = 0.0
 
     def restore(self) -> None:
-        """Bring metrics and documents to the same batch: the last one whose states were saved.
+        """Go back to the last batch whose states were saved, for metrics and documents alike.
 
         Raises:
-            ArgumentError: If documents are there and a metric cannot be restored.
+            ArgumentError: If there are documents but a metric cannot be restored.
         """
         if not self._metrics:
             return
@@ -49,7 +49,7 @@ class MetricStates:
             self.batch_done()
 
     def batch_done(self) -> None:
-        """Save the states if it is time."""
+        """Save the states if they are due."""
         if self._metrics and self._lasting and time.monotonic() >= self._due:
             self.save()
 

@@ -33,8 +33,8 @@ def verify(path: Path, sha256: str) -> None:
     """Check a file against its SHA-256.
 
     Raises:
-        FormatError: If the file differs; the message has both sums.
-        FileNotFoundError: If it is not there.
+        FormatError: If the file differs; the message has both hashes.
+        FileNotFoundError: If there is no such file.
     """
     with path.open("rb") as file:
         seen = hashlib.sha256()
@@ -56,12 +56,12 @@ def load_model(
     """Load a model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
-        name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which is taken from the installed package when it is there.
+        name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which comes from the installed package if there is one.
         classify: Load the classification head; None does so if the checkpoint has one.
-        attention: The attention implementation, such as "sdpa" or "eager"; None takes the model's own.
+        attention: The attention implementation, such as "sdpa" or "eager"; None uses the model's own.
         trust_remote_code: Run Python code that comes with the model; never run without this.
         allow_pickle: Also load weights in PyTorch's pickle format (``.bin``), which can run code.
-        device_map: As in ``from_pretrained``; ``"auto"`` spreads the model over what is there, which needs accelerate.
+        device_map: As in ``from_pretrained``; ``"auto"`` spreads the model over the available devices, which needs accelerate.
 
     Returns:
         (model, tokenizer).
@@ -111,7 +111,7 @@ def _reason(error: Exception, trust_remote_code: bool, allow_pickle: bool) -> st
 
 
 def _check_complete(model: Any, missing: list[str], name: str) -> None:
-    """Weights that the checkpoint lacks are random; a pooler without them is taken off, for it stands behind the attention."""
+    """Refuse missing weights, which would be random; a pooler without weights is removed, because it comes after the attention."""
     if missing and all("pooler" in key.split(".") for key in missing) and getattr(model, "pooler", None) is not None:
         model.pooler = None
         missing = []

@@ -41,7 +41,7 @@ def pairs(
         tokenizer: Its tokenizer, or the image processor of a vision model.
         texts: One or more texts (images for a vision model).
         targets: For an encoder-decoder: the decoder's input, one text each.
-        max_length: Longest text in tokens; None takes what the model allows. The rest is cut off.
+        max_length: Longest text in tokens; None uses what the model allows. Longer texts are truncated.
         options: Passed to :func:`attviz.view`, such as ``layers``, ``heads``, ``title``.
 
     Returns:
@@ -102,7 +102,7 @@ def _inputs(model: nn.Module, tokenizer: Any, text: Any, max_length: int | None)
 
 
 def _decoder_ids(model: Any, tokenizer: Any, target: str) -> torch.Tensor:
-    """What the decoder reads when it writes the target: the same, begun by its start token."""
+    """What the decoder reads when it writes the target: the target itself, preceded by the start token."""
     ids = tokenizer(text_target=target)["input_ids"]
     starts = (getattr(model.config, name, None) for name in ("decoder_start_token_id", "bos_token_id", "pad_token_id"))
     start = next((one for one in starts if one is not None), 0)

@@ -1,4 +1,4 @@
-"""Where a model's inputs go and its weights are, also where accelerate spreads it over devices or keeps weights on the disk."""
+"""Where a model's inputs belong and its weights are, even if accelerate spreads them over devices or keeps them on disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 def input_device(model: nn.Module) -> torch.device:
     """The device of the inputs: where accelerate runs the model, else where its first parameter is.
 
-    Under ``device_map`` a parameter that is offloaded is on the ``meta`` device; the hook that brings it knows where it will run.
+    Under ``device_map`` an offloaded parameter is on the ``meta`` device; the hook that loads it knows where it will run.
     """
     for module in model.modules():
         for hook in _hooks(module):
@@ -24,7 +24,7 @@ def input_device(model: nn.Module) -> torch.device:
 
 
 def all_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer by name; one that accelerate offloads is read from where it keeps it."""
+    """Every parameter and buffer by name; one that accelerate offloads is read from its storage."""
     seen: set[int] = set()
     for prefix, module in model.named_modules():
         own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
@@ -46,6 +46,6 @@ def _kept_elsewhere(module: nn.Module, name: str) -> Tensor:
 
 
 def _hooks(module: nn.Module) -> list[Any]:
-    """The hooks that accelerate put on a module; it may put several into one."""
+    """The hooks that accelerate put on a module; one hook may contain several."""
     hook = getattr(module, "_hf_hook", None)
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))

@@ -56,19 +56,21 @@ def read_texts(
     """Read a data set.
 
     Args:
-        source: A path: ``.csv``, ``.tsv``, ``.jsonl`` (one object or string a line), ``.parquet``, ``.arrow``, any other file (one text a
+        source: A path: ``.csv``, ``.tsv``, ``.jsonl`` (one object or string per line), ``.parquet``, ``.arrow``, any other file (one text
+            per
             line), a folder of ``.txt`` files (one text each), of ``.parquet`` or ``.arrow`` files (shards, in the order of their names), or
             one that ``datasets`` saved; ``"-"`` for standard input. Or a Hugging Face data set; a streaming one is read as it is needed.
-        text_column: The column of the texts; None takes ``text``, ``text_a``, ``sentence``, ``content`` or ``document``.
-        label_column: The column of the classes; None takes ``label``, ``labels`` or ``class`` if there is one.
-        encoding: Of text files, such as ``"cp1252"``; None is UTF-8.
-        format: One of ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"text"``, ``"parquet"``, ``"arrow"``; None goes by the ending.
+        text_column: The column of the texts; None tries ``text``, ``text_a``, ``sentence``, ``content`` or ``document``.
+        label_column: The column of the classes; None uses ``label``, ``labels`` or ``class`` if there is one.
+        encoding: Encoding of text files, such as ``"cp1252"``; None is UTF-8.
+        format: One of ``"csv"``, ``"tsv"``, ``"jsonl"``, ``"text"``, ``"parquet"``, ``"arrow"``; None goes by the suffix.
 
     Returns:
         The texts.
 
     Raises:
-        FormatError: If a column is missing (those found are named), a line cannot be read, a quote never closes, or there is no text.
+        FormatError: If a column is missing (the message lists the columns), a line cannot be read, a quote never closes, or there is no
+            text.
         ArgumentError: If there is no such format or encoding.
         OSError: If the file cannot be read.
     """
@@ -131,7 +133,7 @@ def _dataset(source: Any, text: str | None, label: str | None, where: str) -> Te
 
 
 def _streamed(table: Rows, text: str | None, label: str | None, where: str, source: Any) -> TextTable:
-    """Texts, labels and names of a stream, drawn one by one and never all held."""
+    """Texts, labels and names of a stream, read one by one and never held all at once."""
     text = column_of(text, TEXT_COLUMNS, table.columns, "text", where)
     label = column_of(label, _LABEL_COLUMNS, table.columns, "label", where, needed=label is not None)
     one, other, third = tee(table.rows, 3)
@@ -168,15 +170,15 @@ def _table(table: Rows, text: str | None, label: str | None, where: str, names: 
 
 
 def format_of(path: Path) -> str:
-    """The format that the ending of a file's name says."""
+    """The format that a file's suffix stands for."""
     return _FORMAT_OF.get(path.suffix.lower(), "text")
 
 
 def column_of(asked: str | None, usual: Sequence[str], columns: Sequence[str], what: str, where: str, *, needed: bool = True) -> Any:
-    """The column asked for, or the first of the usual names that is there; None where there is none and none is needed.
+    """The column asked for, or the first of the usual names that exists; None if there is none and none is needed.
 
     Raises:
-        FormatError: If it is missing (those found are named), or there twice.
+        FormatError: If it is missing (the message lists the columns), or occurs twice.
     """
     candidates = [asked] if asked is not None else usual
     for name in candidates:
@@ -205,7 +207,7 @@ def _labels(raw: Sequence[Any], where: str, column: str) -> tuple[list[int | str
 
 
 def _class_names(dataset: Any, column: str | None) -> Sequence[str] | None:
-    """Names that a Hugging Face data set gives its classes."""
+    """Class names of a Hugging Face data set."""
     features = getattr(dataset, "features", None) or {}
     for name in [column] if column else _LABEL_COLUMNS:
         names = getattr(features.get(name), "names", None)
@@ -215,7 +217,7 @@ def _class_names(dataset: Any, column: str | None) -> Sequence[str] | None:
 
 
 def classes_of(table: TextTable, label_names: Sequence[str] | None, model_names: Sequence[str] | None) -> Sequence[str] | None:
-    """The names to use: those asked for, those of the data, those of the model.
+    """The class names to use: those passed, else those of the data, else those of the model.
 
     Raises:
         ArgumentError: If the data name a class that the model does not have.

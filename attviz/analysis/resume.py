@@ -1,4 +1,4 @@
-"""A stopped run taken up again: its batches are walked in step with those of the new one, and every document must be the same."""
+"""Resuming a stopped run: its batches are compared one by one with those of the new run, and every document must be the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _KINDS = {"num_tokens": "its tokens", "text": "its text", "name": "its name", "l
 
 
 class StoppedRun:
-    """The documents that a stopped run has done; none for a new one."""
+    """The documents that a stopped run finished; none for a new run."""
 
     def __init__(self, partial: PartialArchive) -> None:
         self._folder = partial.folder
@@ -24,8 +24,8 @@ class StoppedRun:
         """Whether the next inputs are on disk already; they are compared with what is there.
 
         Args:
-            inputs: What would go to the disk; sizes that are not known yet are -1.
-            names: Of the documents, for the message.
+            inputs: What would be written; sizes that are not known yet are -1.
+            names: Names of the documents, for the message.
 
         Raises:
             ArgumentError: If a document has changed; the message says which, and how.

@@ -41,13 +41,13 @@ def head_roles(
 
     Args:
         model: Any model whose forward takes token ids; in eval mode during the run, restored afterwards.
-        tokenizer: Determines which ids to leave out (special ones) and which one begins a text; None uses the model's configuration.
+        tokenizer: Tells which ids to leave out (special ones) and which one begins a text; None uses the model's configuration.
         roles: Which of ``attviz.metrics.HeadRoles``; all but ``"special"`` by default.
         texts: Number of texts; errors are estimated from the differences between them.
         period: Tokens per block, all different if the vocabulary is large enough.
         repeats: Blocks per text.
         batch_size: Texts per batch.
-        vocab_size: Number of ids, if neither model nor tokenizer has it.
+        vocab_size: Size of the vocabulary, if neither model nor tokenizer has it.
         seed: Seed of the tokens.
         least: Smallest share of a row's attention with which a role can stand out.
 
@@ -83,7 +83,8 @@ def _repeated(
     begins = isinstance(begin, int) and 0 <= begin < size
     if isinstance(limit, int) and period * repeats + begins > limit:
         raise ArgumentError(
-            f"head_roles: texts of {period * repeats + begins} tokens are too long for the model, which takes {limit}. Choose a smaller period= or fewer repeats=."
+            f"head_roles: texts of {period * repeats + begins} tokens are too long for the model, which takes {limit}. "
+            "Choose a smaller period= or fewer repeats=."
         )
     usable = torch.tensor([token for token in range(size) if token not in special and not (begins and token == begin)])
     if len(usable) < 2:
@@ -117,7 +118,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _caller(model: nn.Module) -> tuple[Callable[[Tensor], Any], dict[str, Any]]:
-    """How to run the model on ids, and what its capture must be told."""
+    """How to run the model on ids, and which options its capture needs."""
     parameters = inspect.signature(model.forward).parameters
     if "input_ids" not in parameters:
         return model, {"token_ids": lambda args, kwargs: args[0]}

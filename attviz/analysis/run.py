@@ -77,10 +77,10 @@ def analyze(
         texts: Strings; a list, a generator, a column of a Hugging Face data set. For a vision model images, whose patches become
             tokens and keep their grid; for an audio model sounds, whose frames become tokens.
         labels: The true class of each text: indices, or names of ``label_names``; None where unknown.
-        label_names: One per class; None takes those of the model's configuration.
+        label_names: One per class; None uses those of the model's configuration.
         names: Names of the documents; None numbers them.
         batch_size: Texts per batch.
-        max_length: Longest input in tokens; None takes what the model allows.
+        max_length: Longest input in tokens; None uses what the model allows.
         long: ``"truncate"`` or ``"split"`` longer texts.
         overlap: Tokens that neighbouring pieces of a split text share.
         delimiter: Split each text at this string first; every piece becomes a document.
@@ -91,12 +91,12 @@ def analyze(
         precision: How the diagonals are stored: ``"float32"``, ``"float16"``, ``"u16"`` or ``"u8"``, as in :func:`attviz.io.save`.
         archive: Where to store the result; None stores nothing beyond the analysis. The work of a stopped run is in ``archive.part``.
         overwrite: Whether an existing file may be replaced, at the end.
-        shard: For one of several processes: ``"any"`` takes windows of texts that nobody has taken, (index, count) every count-th one,
-            into a shard of the archive (:mod:`attviz.io.shards`); :func:`attviz.io.merge` joins them when all texts are done.
+        shard: For one of several processes: ``"any"`` takes windows of texts that no other process has taken, (index, count)
+            every count-th one. Each process writes a shard; :func:`attviz.io.merge` joins the shards when all texts are done.
         progress: Show a bar on stderr.
 
     Returns:
-        The analysis: layers, documents in the order of the texts, class names, model name; with ``shard`` of this process's shard.
+        The analysis: layers, documents in the order of the texts, class names, model name; with ``shard``, that of this process.
         ``settings["data"]`` counts, as JSON, the texts, the empty, repeated and truncated ones, and the tokens lost.
 
     Raises:
@@ -134,7 +134,7 @@ def _work(
     options: Mapping[str, Any],
     reading: Reading | None,
 ) -> Work:
-    """What remains to be done once there is an archive to do it into: over texts, or, without ``cutting``, over images or sounds."""
+    """The work, as a function of the archive to write to: over texts or, without ``cutting``, over images or sounds."""
     if cutting is None and reading is not None:
         raise ArgumentError("analyze: reading= works for texts only. For images and sounds, use attviz.capture(read=...).")
     if cutting is None:
@@ -146,7 +146,7 @@ def _work(
 def _output(
     archive: str | os.PathLike[str] | None, overwrite: bool, shard: tuple[int, int] | str | None, reading: Reading | None
 ) -> Path | None:
-    """The file to write, looked at before any work is done."""
+    """The file to write, checked before any work is done."""
     if reading is not None and reading.unit != "probability" and archive is not None:
         raise ArgumentError(
             f"analyze: an archive holds probabilities, but {reading.name!r} is in {reading.unit}. Leave archive= out, or read the numbers "
@@ -166,7 +166,7 @@ def _output(
 
 
 def tell(counts: TextCounts, progress: bool) -> None:
-    """What is odd in the texts, on stderr."""
+    """Report irregular texts on stderr."""
     if progress:
         for sentence in counts.sentences():
             print(f"attviz: {sentence}", file=sys.stderr)
@@ -197,7 +197,7 @@ def settings_of(
 
 
 def cutting_of(model: nn.Module, tokenizer: Any, max_length: int | None, long: str, overlap: int, delimiter: str | None) -> Cutting:
-    """What to do with long texts, checked against what the model can take."""
+    """What to do with long texts, checked against what the model accepts."""
     limit = length_limit(model, tokenizer)
     if max_length is not None and limit is not None and max_length > limit:
         raise ArgumentError(f"max_length={max_length} is more than the model accepts ({limit} tokens). Use long='split' for longer texts.")
@@ -213,7 +213,7 @@ def _kept(
     bar: Callable[[], tqdm[Any]],
     counts: TextCounts,
 ) -> Analysis:
-    """Do the work into the archive asked for, or into a temporary one."""
+    """Run the work into the requested archive, or into a temporary one."""
     with ExitStack() as stack:
         temporary = stack.enter_context(TemporaryFolder()) if archive is None else None
         path = archive or temporary.path / "run.attviz"  # type: ignore[union-attr]  # one of the two is there
@@ -235,7 +235,7 @@ def _shared(
     metrics: Sequence[Any],
     window_texts: int,
 ) -> Analysis:
-    """Do what nobody has done of the share into a shard of the archive."""
+    """Run the part of the work that no other process has done, into a shard of the archive."""
     assert archive is not None  # _output saw to it
     own = shard if isinstance(shard, tuple) else None
     label = None if own is None else f"{own[0]:05d}-of-{own[1]:05d}"
@@ -247,7 +247,7 @@ def _shared(
 
 
 def _result(path: Path, temporary: TemporaryFolder) -> Analysis:
-    """A small result is read into memory; a large one keeps its folder until nobody holds its documents."""
+    """Read a small result into memory; a large one keeps its folder for as long as its documents are in use."""
     analysis = load(path)
     large = path.stat().st_size > _IN_MEMORY_BYTES
     documents: Sequence[Document] = ArchiveDocuments(path, owner=temporary.keep()) if large else list(analysis.documents)
@@ -262,7 +262,7 @@ def progress_bar(total: int | None, progress: bool) -> tqdm[Any]:
 
 
 def _identity(metric: Any) -> str:
-    """Its class, with the options that change its numbers where it tells them."""
+    """Class of a metric, with the options that change its numbers if it reports them."""
     tell_identity = getattr(metric, "_identity", None)
     return str(tell_identity()) if callable(tell_identity) else type(metric).__name__
 

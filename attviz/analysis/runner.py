@@ -1,4 +1,4 @@
-"""One pass of the model over the inputs of a data set that are left to do, batch by batch into the growing archive."""
+"""One pass of the model over the remaining inputs of a data set, batch by batch into the growing archive."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TextRunner:
         reading: Reading | None = None,
         documents: bool = True,
     ) -> None:
-        """Prepare the pass; without ``documents`` only the metrics see what the model does."""
+        """Prepare the pass; without ``documents``, only the metrics are fed."""
         self.model = reading_part(model)
         self.tokenizer = tokenizer
         self.metrics = as_metrics(metrics)
@@ -68,16 +68,16 @@ class TextRunner:
         cut: Callable[[int], None],
         windows: Windows | None = None,
     ) -> None:
-        """Feed every batch that is left to do and append its documents; batches are the same whether a run was stopped or not.
+        """Run every remaining batch and append its documents; the batches are the same whether or not a run was stopped.
 
         Args:
             sources: The texts.
-            partial: Where documents go.
-            bar: Moves by the inputs that are done.
+            partial: The archive that documents are appended to.
+            bar: The progress bar.
             cutting: What to do with long texts.
-            batch_size: Texts that run together.
+            batch_size: Texts per batch.
             cut: Called with the tokens that a truncated text loses.
-            windows: Asked before each window of texts, where several processes share them; states of metrics are then its own affair.
+            windows: Asked before each window of texts if several processes share them; it then also saves the states of metrics.
         """
         states = MetricStates(self.metrics, partial) if windows is None else None
         if states is not None:
@@ -114,17 +114,18 @@ class TextRunner:
         found: Tensor = cap.reading(self.reading.name)
         if found.shape != diagonal.shape or self.reading.per != "query":
             raise ArgumentError(
-                f"{self.reading.name!r} has shape {list(found.shape)} instead of one number per token [num_layers, batch, num_heads, q_len]. "
+                f"{self.reading.name!r} has shape {list(found.shape)} instead of one number per token [num_layers, "
+                "batch, num_heads, q_len]. "
                 "Use a reading such as Offset(-1), Keys(first=1) or RowEntropy()."
             )
         return found
 
 
 class _Empty:
-    """Texts without any token never meet the model; they stay in the analysis, so that documents and texts still match.
+    """Texts without any token are not run; they stay in the analysis, so that documents and texts still match.
 
-    A run of one process appends them at its end. One of several appends those of a window before it says that the window is done, or
-    as soon as a text with tokens has told layers and heads.
+    A single process appends them at the end. One of several processes appends those of a window before it marks the window as done, or
+    as soon as a text with tokens has shown the layers and heads.
     """
 
     def __init__(self, partial: PartialArchive, windows: Windows, *, keep: bool) -> None:
@@ -146,7 +147,7 @@ class _Empty:
             self._append()
 
     def append_all(self, stopped: StoppedRun) -> int:
-        """Nothing more will come; how many texts were without tokens."""
+        """Append the rest at the end of the pass; returns how many texts had no tokens."""
         if self._waiting and stopped.has_done(*_entries(self._waiting)):
             self._count, self._waiting = len(self._waiting), []
         if self._waiting and not self._partial.layers and not self._partial.is_shard:
@@ -215,7 +216,7 @@ def _signal_entry(number: int, source: Source, content: str) -> Entry:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; after it, every module is in the mode in which it was."""
+    """Eval mode inside; afterwards every module is back in its own mode."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -226,7 +227,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 def reading_part(model: nn.Module) -> nn.Module:
-    """The encoder of an encoder-decoder model: it is the one that reads the input."""
+    """The encoder of an encoder-decoder model, which is the part that reads the input."""
     config = getattr(model, "config", None)
     get_encoder: Any = getattr(model, "get_encoder", None)
     if getattr(config, "is_encoder_decoder", False) and get_encoder is not None:
@@ -236,7 +237,7 @@ def reading_part(model: nn.Module) -> nn.Module:
 
 
 def _left(waiting: Iterable[list[Encoded]], stopped: StoppedRun, bar: tqdm[Any]) -> Iterator[list[Encoded]]:
-    """Leave out the batches that a stopped run has done."""
+    """Leave out the batches that a stopped run finished."""
     for batch in waiting:
         if stopped.has_done(*_entries(batch)):
             bar.update(len(batch))

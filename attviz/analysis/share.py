@@ -1,4 +1,4 @@
-"""What one process takes of a data set, window by window, and what it says of each when it is done."""
+"""Which windows of a data set one process takes, and how it marks them as done."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ _SHARE = 20  # saving takes at most this part of the time
 
 
 class Windows(Protocol):
-    """Who is asked before a window of texts is worked on, and told afterwards."""
+    """Decides which windows of texts this process works on, and records those that are done."""
 
     def take(self, window: int, sources: Sequence[Source]) -> bool:
         """Whether this process works on the window."""
 
     def done(self, window: int) -> None:
-        """Everything of the window that was taken is with the archive."""
+        """Record that everything in the window is in the archive."""
 
 
 class AllWindows:
-    """A run of one process takes all."""
+    """A single process takes all windows."""
 
     def take(self, window: int, sources: Sequence[Source]) -> bool:
         """Always."""
         return True
 
     def done(self, window: int) -> None:
-        """Nothing to say."""
+        """Nothing to record."""
 
 
 class ClaimedWindows:
-    """The windows that this process could claim; with metrics they are done when the states that have seen them are saved."""
+    """The windows that this process could claim; with metrics, a window is done when the states that include it are saved."""
 
     def __init__(self, shard: GrowingShard, metrics: Sequence[Any], counts: TextCounts, share: tuple[int, int] | None) -> None:
         """Begin.
 
         Args:
-            shard: Where claims and documents go.
+            shard: Where claims and documents are written.
             metrics: Streaming metrics; their states are kept in the shard.
             counts: Counts what is cut.
-            share: (index, count) leaves all windows but every count-th alone; None takes whatever nobody has.
+            share: (index, count) takes every count-th window; None takes whatever no other process has.
 
         Raises:
             ArgumentError: If a metric cannot be saved, so that the shares could not be joined.
@@ -69,7 +69,7 @@ class ClaimedWindows:
                 )
 
     def take(self, window: int, sources: Sequence[Source]) -> bool:
-        """Claim it, if it is of our share and nobody did or does it."""
+        """Claim the window, if it is in our share and no other process has it or did it."""
         if self._share is not None and window % self._share[1] != self._share[0]:
             return False
         digest = _digest(sources)
@@ -80,7 +80,7 @@ class ClaimedWindows:
         return True
 
     def done(self, window: int) -> None:
-        """Note it, together with the states of the metrics when these are due."""
+        """Record it, together with the states of the metrics when they are due."""
         cut = (self._counts.truncated - self._cut_before[0], self._counts.lost_tokens - self._cut_before[1])
         self._cut_before = (self._counts.truncated, self._counts.lost_tokens)
         self._waiting.append(Done(window, self._digests.pop(window), cut))
@@ -88,7 +88,7 @@ class ClaimedWindows:
             self._note()
 
     def finish(self) -> Path | None:
-        """The pass is over: the shard of this process, or None where it had nothing to do."""
+        """End the pass; returns the shard of this process, or None if it had nothing to do."""
         if self._waiting:
             self._note()
         counts = self._counts.as_dict()

@@ -33,17 +33,17 @@ def signal_documents(
     """Run images or sounds through the model, batch by batch, in the order given.
 
     Args:
-        model: A vision or audio model of transformers; of an encoder-decoder its encoder.
+        model: A vision or audio model from transformers; for an encoder-decoder, its encoder.
         processor: Its image processor or feature extractor.
         signals: PIL images or arrays; sounds at the processor's sampling rate.
-        batch_size: Inputs that run together; sounds of different lengths run one by one.
+        batch_size: Inputs per batch; sounds of different lengths run one by one.
         **capture_options: For :func:`attviz.capture`.
 
     Yields:
         The names of the layers, and the documents of a batch, without names and labels.
 
     Raises:
-        ArgumentError: If the processor gives an input that the model's tokens cannot be matched with.
+        ArgumentError: If the processor returns an input that cannot be matched with the model's tokens.
     """
     device = input_device(model)
     waiting = iter(signals)
@@ -69,13 +69,13 @@ def _batches(signals: Iterator[Any], batch_size: int) -> Iterator[list[Any]]:
 
 
 def _length(signal: Any) -> int | None:
-    """Samples of a sound; None for an image, which is brought to the model's size."""
+    """Number of samples of a sound; None for an image, which is resized for the model."""
     shape = np.shape(signal) if isinstance(signal, (np.ndarray, Tensor, list)) else ()
     return shape[0] if len(shape) == 1 else None
 
 
 def prepared_signals(processor: Any, batch: Sequence[Any]) -> dict[str, Tensor]:
-    """Images or sounds as the model takes them."""
+    """Images or sounds, preprocessed for the model."""
     name = next(name for name in processor.model_input_names if name in _MAIN)
     options: dict[str, Any] = {"return_tensors": "pt"}
     if name != "pixel_values":
@@ -104,7 +104,7 @@ def signal_batch(values: Tensor, inputs: dict[str, Tensor], model: nn.Module, se
 
 
 def _tokens(num_tokens: int, inputs: dict[str, Tensor], model: nn.Module) -> tuple[Grid | None, tuple[str, ...]]:
-    """Patches by row and column behind whatever the model puts before them; frames by number."""
+    """Names of the tokens: patches by row and column, after any tokens that the model puts first; frames by number."""
     if "pixel_values" not in inputs:
         return None, tuple(f"frame {place}" for place in range(num_tokens))
     height, width = inputs["pixel_values"].shape[-2:]

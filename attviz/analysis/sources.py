@@ -1,4 +1,4 @@
-"""The data set as it is given: texts (or images, or sounds) with their names and classes, checked one by one."""
+"""The data set as the user passed it: texts (or images, or sounds) with their names and classes, checked one by one."""
 
 from __future__ import annotations
 

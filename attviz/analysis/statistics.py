@@ -1,7 +1,7 @@
-"""Statistics of a corpus without its archive: only metrics, whose memory and whose files do not grow with the texts.
+"""Statistics of a corpus without an archive: only metrics, whose memory and files do not grow with the number of texts.
 
 The result is one file of every metric's state, ``NAME.HeadStatistics.safetensors`` and so on, which the metric's ``load_state`` reads,
-and ``NAME`` itself, written last, which says what was run over how many texts.
+and ``NAME`` itself, written last, which describes the run and counts the texts.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _MOST_REMEMBERED = 500_000  # texts, to see which come again
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """What was measured over a corpus.
+    """The result of :func:`accumulate`: what was measured over a corpus.
 
     Attributes:
         metrics: Streaming metrics by the name of their class, with the state that the run left.
         model_name: Hub id or folder of the model.
-        settings: What the run was asked for, as text; ``settings["data"]`` counts texts as JSON.
+        settings: Settings of the run, as text; ``settings["data"]`` counts texts as JSON.
     """
 
     metrics: Mapping[str, Any]
@@ -68,25 +68,25 @@ def accumulate(
     shard: tuple[int, int] | str | None = None,
     progress: bool = True,
 ) -> Statistics | None:
-    """Run texts through a model and keep only what the metrics have seen; memory and disk do not grow with the texts.
+    """Run texts through a model and keep only the states of the metrics; memory and disk do not grow with the number of texts.
 
-    A run that was stopped goes on when it is called again: a window of 64 batches is done once, whatever happens. The states of the
+    A run that was stopped continues when it is called again: each window of 64 batches counts exactly once. The states of the
     metrics are saved at the end of a window, at most every 30 seconds.
 
     Args:
-        model: A transformers model, on the device where it shall run.
+        model: A transformers model, on the device where it should run.
         tokenizer: Its tokenizer.
         texts: Strings; a generator is read as it is needed.
-        metrics: One or several streaming metrics that have seen nothing yet; at the end they hold what *this* call has seen.
-        path: The file that says what was run; the states stand beside it.
-        batch_size: Texts that go through the model together.
-        max_length: Most tokens of one input; None takes what the model allows.
+        metrics: One or several fresh streaming metrics; at the end they hold what *this* call has seen.
+        path: The file that describes the run; the states are written next to it.
+        batch_size: Texts per batch.
+        max_length: Longest input in tokens; None uses what the model allows.
         long: As in :func:`attviz.analyze`.
-        overlap: As there.
-        delimiter: As there.
-        layers: As there.
-        overwrite: Whether statistics that are there may be replaced.
-        shard: As there; :func:`join_statistics` then joins the processes.
+        overlap: As in :func:`attviz.analyze`.
+        delimiter: As in :func:`attviz.analyze`.
+        layers: As in :func:`attviz.analyze`.
+        overwrite: Whether existing statistics may be replaced.
+        shard: As in :func:`attviz.analyze`; :func:`join_statistics` then joins the processes.
         progress: Show a bar on stderr.
 
     Returns:
@@ -120,11 +120,11 @@ def accumulate(
 
 
 def join_statistics(path: str | os.PathLike[str], *, overwrite: bool = False, remove: bool = False) -> Statistics:
-    """Pool what several processes have measured, and write it.
+    """Pool what several processes measured, and write it.
 
     Raises:
-        FormatError: If texts are missing (they are named), or the shards are not of one run.
-        ArgumentError: If statistics are there and ``overwrite`` is False.
+        FormatError: If texts are missing (the message says which), or the shards come from different runs.
+        ArgumentError: If the statistics exist and ``overwrite`` is False.
     """
     target = check_output(path, overwrite=overwrite)
     shards = complete_shards(target)
@@ -147,8 +147,8 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
     """Read what :func:`accumulate` or :func:`join_statistics` wrote.
 
     Raises:
-        FormatError: If it is not that, or damaged.
-        FileNotFoundError: If it is not there.
+        FormatError: If it is something else, or damaged.
+        FileNotFoundError: If there is no such file.
     """
     target = Path(path)
     check_input(target, "statistics of attviz", max_bytes=16 << 20)
@@ -175,7 +175,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
 
 
 def state_path(path: Path, name: str) -> Path:
-    """Where the state of a metric stands.
+    """Path of the state of a metric.
 
     Example:
         >>> state_path(Path("run.stats"), "HeadStatistics").name
@@ -185,7 +185,7 @@ def state_path(path: Path, name: str) -> Path:
 
 
 def is_statistics(path: str | os.PathLike[str]) -> bool:
-    """Whether the shards that stand beside a path are of a run of statistics."""
+    """Whether the shards next to a path come from a run of statistics."""
     return not holds_documents(complete_shards(Path(path))[0])
 
 
@@ -193,7 +193,7 @@ def metric_of(identity: str) -> Any:
     """A metric with the class and the options that a saved state names.
 
     Raises:
-        FormatError: If it is none of :mod:`attviz.metrics`.
+        FormatError: If :mod:`attviz.metrics` has no such metric.
 
     Example:
         >>> metric_of('HeadStatistics({"exclude_ids": [0], "reading": "diagonal"})').exclude_ids
@@ -215,7 +215,7 @@ def metric_of(identity: str) -> Any:
 
 
 def _names(metrics: Sequence[Any]) -> list[str]:
-    """The class of each metric, with a number where several are of one."""
+    """The class of each metric, numbered if several have the same class."""
     kinds = [type(metric).__name__ for metric in metrics]
     return [kind if kinds.count(kind) == 1 else f"{kind}-{kinds[:place].count(kind)}" for place, kind in enumerate(kinds)]
 
@@ -230,7 +230,7 @@ def _identity(shard: ArchiveDocuments, place: int) -> str:
 
 
 def _identity_in(raw: bytes, where: str) -> str:
-    """Which metric a saved state is of."""
+    """Which metric a saved state belongs to."""
     try:
         header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
         return str(json.loads(header["__metadata__"]["attviz.metric"])["identity"])

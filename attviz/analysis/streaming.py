@@ -1,4 +1,4 @@
-"""Texts of a data set one after the other, none of which is held: for runs whose memory must not grow with the data."""
+"""Texts of a data set, one at a time and never held: for runs whose memory must not grow with the data."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def stream_texts(
     encoding: str | None = None,
     format: str | None = None,
 ) -> Iterator[str]:
-    """The texts of what :func:`attviz.analysis.reading.read_texts` reads, one after the other.
+    """The texts that :func:`attviz.analysis.reading.read_texts` reads, one at a time.
 
     Args:
         source: A file, a folder, or ``"-"``.
-        oddities: Counts what is odd in it, as it is met.
-        text_column: The column of the texts; None takes the usual names.
-        encoding: Of text files; None is UTF-8.
-        format: One of the formats; None goes by the ending.
+        oddities: Counts irregularities as they are met.
+        text_column: The column of the texts; None tries the usual names.
+        encoding: Encoding of text files; None is UTF-8.
+        format: One of the formats; None goes by the suffix.
 
     Raises:
-        FormatError, ArgumentError, OSError: As there; what is wrong further down in a file, when it is met.
+        FormatError, ArgumentError, OSError: As there; for a fault further down in a file, once it is reached.
     """
     if format is not None and format not in FORMATS:
         raise ArgumentError(f"format must be one of {', '.join(FORMATS)}; got {format!r}.")

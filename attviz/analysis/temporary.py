@@ -1,4 +1,4 @@
-"""A folder that goes when the work in it is done, or, once kept, when nobody holds it any more."""
+"""A folder that is removed when the work in it is done or, once kept, when it is no longer referenced."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ class TextCounts:
     """Counts over one pass; the same whether the pass was stopped or not.
 
     Attributes:
-        texts: All.
-        empty: With nothing but blanks.
-        repeated: That had come before.
-        truncated: Longer than the model takes, and cut.
-        lost_tokens: What was cut off, in tokens.
-        most_remembered: Texts that are remembered to see which come again; of more, those that repeat a later one are not counted.
+        texts: All texts.
+        empty: Texts that are blank.
+        repeated: Texts that occurred before.
+        truncated: Texts longer than the model accepts, which were cut.
+        lost_tokens: Tokens that were cut off.
+        most_remembered: How many texts are remembered to find repeats; a repeat of a later text is not counted.
     """
 
     texts: int = 0
@@ -32,7 +32,7 @@ class TextCounts:
     _seen: set[int] = field(default_factory=set)
 
     def counted(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """The same sources, counted."""
+        """Pass the sources on and count them."""
         for source in sources:
             if isinstance(source.text, str):
                 self.texts += 1
@@ -44,7 +44,7 @@ class TextCounts:
             yield source
 
     def cut(self, lost_tokens: int) -> None:
-        """A text was cut."""
+        """Count a text that was cut."""
         self.truncated += 1
         self.lost_tokens += lost_tokens
 
@@ -53,7 +53,7 @@ class TextCounts:
         return {name: getattr(self, name) for name in ("texts", "empty", "repeated", "truncated", "lost_tokens")}
 
     def sentences(self, max_length: int | None = None) -> list[str]:
-        """What a user should know, one sentence each; nothing where nothing is odd."""
+        """What a user should know, one sentence each; empty if all is well."""
         at = "" if max_length is None else f" at {max_length} tokens"
         least = "at least " if len(self._seen) >= self.most_remembered else ""
         told = [

@@ -1,4 +1,4 @@
-"""Rows of text files: CSV, TSV, JSON lines, plain lines; what is odd in them is counted, what cannot be read is named with its line."""
+"""Rows of text files: CSV, TSV, JSON lines, plain lines. Irregularities are counted; an error names its line."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Rows:
     """A table as it is read.
 
     Attributes:
-        rows: One mapping a row.
-        columns: Their names.
-        oddities: What is odd, with how often.
+        rows: One mapping per row.
+        columns: Names of the columns.
+        oddities: Irregularities and their counts.
     """
 
     rows: Iterable[Mapping[str, Any]]
@@ -62,10 +62,10 @@ def read_text(path: str | Path, encoding: str | None) -> str:
 
 
 def check_magic(raw: bytes, where: str) -> None:
-    """Refuse what is no text by the bytes with which it begins.
+    """Refuse a file that is not text, judging by its first bytes.
 
     Raises:
-        FormatError: Saying what it is.
+        FormatError: The message says what it is.
     """
     for magic, what in _MAGIC.items():
         if raw.startswith(magic):
@@ -74,7 +74,7 @@ def check_magic(raw: bytes, where: str) -> None:
 
 @contextmanager
 def decoding(where: str, encoding: str | None, place: Callable[[UnicodeDecodeError], str]) -> Iterator[None]:
-    """Text is decoded inside; what cannot be is our error.
+    """Turn decoding errors inside into errors of attviz.
 
     Raises:
         FormatError: If the text is not in this encoding.
@@ -96,7 +96,7 @@ def delimited(text: str, delimiter: str, where: str) -> Rows:
     """Rows of CSV or TSV.
 
     Raises:
-        FormatError: If a quote is never closed, which would make one text of everything behind it, or the csv module refuses a line.
+        FormatError: If a quote is never closed, which would swallow everything after it, or the csv module refuses a line.
     """
     with long_fields():
         lines = CsvLines(io.StringIO(text, newline=""))
@@ -119,7 +119,7 @@ def delimited(text: str, delimiter: str, where: str) -> Rows:
 
 
 class CsvLines:
-    """The lines of a CSV file, with those of the last record kept: the csv module says nothing of a quote that is open at the end."""
+    """The lines of a CSV file; keeps those of the last record, because the csv module does not report a quote left open at the end."""
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines = enumerate(lines, start=1)
@@ -135,7 +135,7 @@ class CsvLines:
             yield line
 
     def record_ends(self) -> None:
-        """The lines so far made a row."""
+        """Note that the lines so far formed a row."""
         self._last, self._record = self._record, []
 
     def count(self, fields: list[str], columns: list[str], odd: Counter[str]) -> None:
@@ -147,7 +147,7 @@ class CsvLines:
         """Refuse a last record that ends inside a quote.
 
         Raises:
-            FormatError: Naming the line where it begins.
+            FormatError: The message has the line where it begins.
         """
         if self._unclosed(delimiter):
             raise FormatError(f"{where}: line {self.started}: a quote is opened but never closed. Close it, or double it inside a text.")
@@ -163,7 +163,7 @@ class CsvLines:
 
 @contextmanager
 def long_fields() -> Iterator[None]:
-    """The csv module refuses fields of more than 128 kB, and a document is soon longer."""
+    """Allow long fields: the csv module refuses those above 128 kB, which documents easily exceed."""
     before = csv.field_size_limit(_LONGEST_FIELD)
     try:
         yield
@@ -203,7 +203,7 @@ def parsed_json(line: str, number: int, where: str) -> dict[str, Any]:
 
 
 def plain_lines(text: str) -> Rows:
-    """Each line that is not blank is a text."""
+    """One text per non-blank line."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     kept = [line for line in lines if line.strip()]
     blank = len(lines) - len(kept) - (not lines[-1].strip())  # the end of the last line begins none

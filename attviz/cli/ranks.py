@@ -25,7 +25,8 @@ def share_of(typed: str | None) -> tuple[int, int] | str | None:
     index, slash, count = typed.partition("/")
     if not (slash and index.isdecimal() and count.isdecimal()):
         raise ArgumentError(
-            f"--shard must be any (take what no other process has), or like 3/8 (the fourth of eight shards, counted from 0), got {typed!r}."
+            "--shard must be any (take what no other process has), or like 3/8 (the fourth of eight shards, counted "
+            f"from 0), got {typed!r}."
         )
     return int(index), int(count)
 

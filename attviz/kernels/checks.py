@@ -145,6 +145,7 @@ def check_packed(
             raise ShapeError(f"{name}: {role} must be contiguous; pass {role}.contiguous().")
     if cu_q.shape != cu_k.shape or cu_q.numel() == 0:
         raise ShapeError(
-            f"{name}: cu_seqlens_q and cu_seqlens_k must both hold one bound more than there are texts; got {cu_q.numel()} and {cu_k.numel()}."
+            f"{name}: cu_seqlens_q and cu_seqlens_k must both hold one bound more than there are texts; got "
+            f"{cu_q.numel()} and {cu_k.numel()}."
         )
     return cu_q, cu_k

@@ -88,7 +88,8 @@ def _warn(operator: str, error: Exception) -> None:
         return
     _warned.add((operator, cause))
     warnings.warn(
-        f"attviz: the Triton kernel of {operator} could not be compiled or launched, so torch computes it instead (slower, but correct). Cause: "
+        f"attviz: the Triton kernel of {operator} could not be compiled or launched, so torch computes it instead "
+        "(slower, but correct). Cause: "
         f"{cause}\n  Triton needs a C compiler (apt-get install gcc) and a driver that fits it; python -m torch.utils.collect_env "
         "shows both. If they are there, please report this.",
         CaptureWarning,

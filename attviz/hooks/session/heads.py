@@ -70,7 +70,8 @@ class HeadShares:
         if fed:
             raise CaptureError(
                 f"{record.layer}: this process holds heads {first} to {first + local - 1} of {total} (tensor parallel), so a metric would "
-                "take the heads of all ranks for the same ones. Pass gather=True, and to the metric process_group= of the data-parallel ranks."
+                "take the heads of all ranks for the same ones. Pass gather=True, and to the metric process_group= of "
+                "the data-parallel ranks."
             )
         told = f"heads {first} to {first + local - 1} of {total} are here"
         return replace(record, heads=(first, total), evidence=_with(record.evidence, told))

@@ -17,7 +17,8 @@ _CURE = 'use kernels that attviz can see: model.set_attn_implementation("sdpa") 
 _CURE_COMPILED = 'run the captured forwards without the compiler: with torch.compiler.set_stance("force_eager"): model(...)'
 
 _SAY = (
-    "do what each line suggests, register your own cache with attviz.register_cache, or declare with attviz.register_layout where a softmax "
+    "do what each line suggests, register your own cache with attviz.register_cache, or declare with "
+    "attviz.register_layout where a softmax "
     "holds each token's weight on itself"
 )
 
