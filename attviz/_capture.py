@@ -62,8 +62,8 @@ def capture(
             ``record.readings`` and :meth:`Capture.reading`.
         cross: Read cross-attention too, into ``cap.cross_records``. It has no diagonal, so ``read`` must include a reading that does not
             need one.
-        gather: Join the heads that tensor parallelism leaves to each rank, at the end of every forward, which all ranks must run. Without
-            it a record holds the heads of its rank and says which (``record.heads``).
+        gather: Under tensor parallelism, join the heads of all ranks at the end of every forward; all ranks must run it. Without it, a
+            record holds the heads of its own rank (``record.heads`` says which).
 
     Returns:
         The :class:`Capture`, which can be entered once.
@@ -78,7 +78,7 @@ def capture(
         >>> x = torch.zeros(1, 4, 8)
         >>> with capture(attention) as cap:
         ...     output, _ = attention(x, x, x)
-        >>> cap.diagonal  # all keys alike: each token gives itself a quarter
+        >>> cap.diagonal  # all keys alike: a quarter of the attention stays on the token
         tensor([[[[0.2500, 0.2500, 0.2500, 0.2500],
                   [0.2500, 0.2500, 0.2500, 0.2500]]]])
     """

@@ -1,7 +1,7 @@
 """Probabilities in two bytes or one, near-exact where diagonals live, and a code for "missing": for the page and for archives.
 
 Diagonals span five decades, so neither a linear nor a logarithmic u16 serves: the first loses the small values, the second is
-off by 1.4e-4 near 1. The hybrid is logarithmic below :data:`KNEE` and linear above it, with the steps equal where they meet.
+off by 1.4e-4 near 1. The hybrid is logarithmic below :data:`KNEE` and linear above it, with equal steps where the two meet.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _U8_FLOOR, _U8_ONE, _U8_MISSING = 1e-6, 254, 255
 
 
 def u16_codes(values: Float[np.ndarray, " n"]) -> np.ndarray:
-    """Codes of probabilities in [0, 1]; NaN has one of its own. Absolute error 1/65535, relative 2.3e-4 from 1e-8 to 0.0658.
+    """Codes of probabilities in [0, 1]; NaN has its own code. Absolute error 1/65535, relative 2.3e-4 from 1e-8 to 0.0658.
 
     Example:
         >>> u16_codes(np.array([0.0, 1.0, np.nan])).astype(int).tolist()
@@ -42,7 +42,7 @@ def u16_values(codes: np.ndarray) -> Float[np.ndarray, " n"]:
 
 
 def u8_codes(values: Float[np.ndarray, " n"]) -> np.ndarray:
-    """Codes of probabilities in [0, 1]; NaN has one of its own. Relative error 2.8 % from 1e-6, below which a value becomes 1e-6.
+    """Codes of probabilities in [0, 1]; NaN has its own code. Relative error 2.8 % from 1e-6, below which a value becomes 1e-6.
 
     Example:
         >>> u8_codes(np.array([0.0, 1.0, np.nan])).astype(int).tolist()

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 class DiagonalCall(AttentionCall):
-    """A softmax whose layout gives the position of the diagonal and nothing else.
+    """A softmax of which only the position of the diagonal is known.
 
     Attributes:
         diagonal: Weight of each query on its own key.
-        scores: The same of what went into the softmax, or of the mask that was added there: says which queries are padding. None where it
-            is not known.
+        scores: The own scores that went into the softmax, or the mask added to them: shows which queries are padding. None if
+            unknown.
     """
 
     __slots__ = ("diagonal", "scores")
@@ -44,7 +44,7 @@ class DiagonalCall(AttentionCall):
         return self.diagonal.device
 
     def defer(self) -> Deferred:
-        """The diagonal, copied: it is a view of the weights."""
+        """The diagonal, copied because it is a view of the weights."""
         return Deferred(self.diagonal.detach().to(torch.float32, copy=True))
 
     def own(self, offset: int = 0) -> Float[Tensor, "batch num_heads q_len"]:

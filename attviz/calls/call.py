@@ -1,4 +1,4 @@
-"""What every attention call can answer, and the slow default: from its rows, block by block."""
+"""The questions every attention call can answer, and the slow default: from its rows, block by block."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class RowFacts(NamedTuple):
 
 
 class AttentionCall:
-    """One attention as its operator saw it. A call is valid only while its operator runs: read it at once and keep no tensor of it.
+    """One attention as its operator saw it. A call is valid only while its operator runs: read it immediately and keep none of its tensors.
 
     Each kind is one subclass. It must provide ``shape`` and ``rows``; everything else has a slow default here, which holds a few rows at
     a time, and a faster version where possible. All answers are float32, outside the autograd graph; a fully masked row gives 0.
 
     Attributes:
         operator: Dispatcher name, such as ``"aten::_scaled_dot_product_flash_attention_for_cpu"``.
-        kv_offset: Key of query 0: the own key of query ``i`` is ``i + kv_offset``. A tensor where only the device knows it.
+        kv_offset: Key of query 0: the own key of query ``i`` is ``i + kv_offset``. A tensor if only the device knows it.
         query: After positional encoding, if the operator exposes it.
         key: Before ``repeat_kv`` if the model groups its heads, if the operator exposes it.
         cu_seqlens: If several texts are packed into one row: the start of each, and the total.
@@ -135,7 +135,7 @@ class AttentionCall:
         return (torch.arange(self.shape[2], device=self.device) + self.kv_offset)[None, None]
 
     def received(self, real: Bool[Tensor, "batch q_len"] | None = None) -> Float[Tensor, "2 batch num_heads kv_len"]:
-        """Weight that each key receives from all (real) queries, and by how many of them it can be seen."""
+        """Weight that each key receives from all (real) queries, and how many of them can see it."""
         batch, num_heads, _, kv_len = self.shape
         found = torch.zeros(2, batch, num_heads, kv_len, device=self.device)
         for span, block in self.blocks():
@@ -146,13 +146,13 @@ class AttentionCall:
         return found
 
     def hides_previous(self) -> Bool[Tensor, "batch q_len-1"] | None:
-        """True where query ``i + 1`` does not see key ``i``; None where nothing can say so."""
+        """True where query ``i + 1`` does not see key ``i``; None if the call cannot tell."""
         return None
 
     # ---- the diagonal, on the hot path
 
     def defer(self) -> Deferred:
-        """The diagonal, with as much of the work as can wait left to the first read."""
+        """The diagonal; work that can wait is left to the first read."""
         return Deferred(self.own())
 
     # ---- common to all kinds
@@ -172,11 +172,11 @@ class AttentionCall:
         return changed
 
     def tile(self) -> int:
-        """Weights or scores that are held at once."""
+        """Number of weights or scores held at a time."""
         return TILE if self.device.type == "cpu" else DEVICE_TILE
 
     def blocks(self) -> Iterator[tuple[slice, Float[Tensor, "batch num_heads rows kv_len"]]]:
-        """All rows, a few at a time: which queries, and their weights. At least one block, which may be empty."""
+        """All rows, a few at a time: the queries and their weights. At least one block, which may be empty."""
         batch, num_heads, q_len, kv_len = self.shape
         size = max(1, self.tile() // max(1, batch * num_heads * kv_len))
         for start in range(0, max(q_len, 1), size):

@@ -1,8 +1,8 @@
-"""What flex_attention's functions make of some scores, compiled: one kernel on a GPU instead of one for each operation of a ``score_mod``.
+"""flex_attention's functions applied to some scores, compiled: one kernel on a GPU instead of one per operation of a ``score_mod``.
 
 The dot products, the function and the exponential become one kernel, with float32 in its registers only. Where the kernel's log-sum-exp is
-missing, flex_attention itself gives it: compiled once more, with a narrow slice of the keys for values. It knows every function and block
-mask, and never holds the matrix. What cannot be compiled is computed by plain torch, with a warning that names the cause.
+missing, flex_attention itself computes it: compiled once more, with a narrow slice of the keys as values. It supports every function and
+block mask, and never holds the matrix. What cannot be compiled is computed by plain torch, with a warning that names the cause.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def weights_through(
 
     Args:
         score_mod: ``(score, batch, head, q_idx, kv_idx) -> score``, on single numbers.
-        query: Of any float dtype.
+        query: Any float dtype.
         key: Before ``repeat_kv``.
         logsumexp: Natural logarithm, without the sinks.
-        index: Key of each query; a number is the key of query 0, from which the others count on.
-        seen: What the mask says of these keys.
+        index: Key of each query; an int is the key of query 0, and the others follow.
+        seen: What the mask says about these keys.
         sinks: Learned logit of each head that joins the denominator.
         scale: Factor on the scores.
     """
@@ -76,7 +76,7 @@ def logsumexp_through(
 
 @lru_cache(maxsize=64)
 def _compiled(*kind: object) -> Callable[..., Tensor]:
-    """A compiled function for each kind of call, with a code object of its own: a limit of dynamo's counts recompilations by these."""
+    """A compiled function for each kind of call, with its own code object, because dynamo limits recompilations per code object."""
     mine = FunctionType(_weigh.__code__.replace(), _weigh.__globals__, "weights_through", _weigh.__defaults__)
     made: Callable[..., Tensor] = torch.compile(mine, fullgraph=True, dynamic=True, backend=BACKEND)
     return made
@@ -127,7 +127,7 @@ def _weigh(
 
 
 def mapped(score_mod: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A ``score_mod`` of single numbers over ``[batch, num_heads, q_len]``, each query with one key."""
+    """Apply a ``score_mod`` of single numbers over ``[batch, num_heads, q_len]``, each query with one key."""
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
     of_queries = torch.vmap(score_mod, in_dims=(0, None, None, 0, 0))

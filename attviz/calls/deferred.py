@@ -1,4 +1,4 @@
-"""The diagonal of one call, half made: what the operator must still be running for is done, the rest waits for the first read."""
+"""The diagonal of one call, half computed: what needs the operator's tensors is done, the rest waits for the first read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFERRED = 1024
 
 
 class Deferred:
-    """A diagonal that is finished, or what is missing to finish it. At most two numbers a query and head, never a view of an activation."""
+    """A finished diagonal, or what is needed to finish it: at most two numbers per query and head, never a view of an activation."""
 
     __slots__ = ("_bias", "_bounded", "_diagonal", "_kv_len", "_logs", "_logsumexp", "_scale", "_scores")
 
@@ -47,7 +47,7 @@ class Deferred:
 
     @property
     def added(self) -> Tensor | None:
-        """The copy of what is added to the own scores, where it is still held."""
+        """The copy of what is added to the own scores, if still held."""
         return getattr(self, "_bias", None)
 
     @torch.no_grad()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class FusedCall(ScoreCall):
-    """Query, key and what the kernel says of its rows.
+    """Query, key and what the kernel returned about its rows.
 
     Attributes:
         bias: Additive or bool mask as the operator received it, broadcastable to ``[batch, num_heads, q_len, kv_len]``.
@@ -55,7 +55,7 @@ class FusedCall(ScoreCall):
     # ---- the diagonal
 
     def defer(self) -> Deferred:
-        """On the CPU only ``q_i . k_i`` is made now; elsewhere one launch does it all."""
+        """On the CPU, only ``q_i . k_i`` is computed now; elsewhere one launch does everything."""
         offset, query, key, logsumexp, bias = self.kv_offset, self.query, self.key, self.logsumexp, self.bias
         if isinstance(offset, Tensor) or (offset and self.is_causal):  # torch aligns its causal mask top left: the own key is hidden
             return Deferred(self.own())
@@ -98,13 +98,13 @@ class FusedCall(ScoreCall):
         return self._in_one_launch(index=index) if on_gpu(self.query) else super().at(index, bounded=bounded)
 
     def _in_one_launch(self, index: Tensor | None = None, shift: int = 0) -> Float[Tensor, "batch num_heads q_len"]:
-        """Weights on the keys ``index``, or ``shift`` after that of the query's number, which a causal mask of torch is aligned with."""
+        """Weights on the keys ``index``, or ``shift`` after the key with the query's number (torch aligns causal masks there)."""
         right = 0 if self.is_causal else -1
         rules = {"scale": self.scale, "bias": self.bias, "index": index, "shift": shift, "window_size": (-1, right)}
         return weights_at_keys(self.query.detach(), self.key.detach(), self.denominator(), **rules)  # type: ignore[arg-type]
 
     def summarise(self) -> RowFacts:
-        """Entropy, largest logit and number of visible keys, from one pass over query and key that writes no row out."""
+        """Entropy, largest logit and number of visible keys, from one pass over query and key that stores no row."""
         rows = summary_from_qk(self.query, self.key, **self._rules(0))
         assert rows.row_entropy is not None
         return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
@@ -122,7 +122,7 @@ class FusedCall(ScoreCall):
     # ---- rules
 
     def denominator(self) -> Float[Tensor, "batch num_heads q_len"]:
-        """Log-sum-exp of each row, the kernel's own where it has one."""
+        """Log-sum-exp of each row; the kernel's own if it has one."""
         if self._rows_lse is None:
             if self.logsumexp is not None:
                 self._rows_lse = rows_of_logsumexp(self.logsumexp, *self.shape[:3])
@@ -139,7 +139,7 @@ class FusedCall(ScoreCall):
         return scores.masked_fill_(keys > rows, -torch.inf) if self.is_causal else scores
 
     def pass_options(self) -> QkOptions | None:
-        """The rules for a pass over all pairs, where the host knows which key is a query's own."""
+        """The rules for a pass over all pairs, if the host knows which key is a query's own."""
         return None if isinstance(self.kv_offset, Tensor) else self._rules(self.kv_offset)
 
     def _rules(self, kv_offset: int) -> QkOptions:
@@ -152,7 +152,7 @@ class FusedCall(ScoreCall):
         }
 
     def visible(self) -> Int[Tensor, "#batch #num_heads q_len"]:
-        """Number of keys that each query can see, off the mask alone."""
+        """Number of keys that each query can see, from the mask alone."""
         _, _, q_len, kv_len = self.shape
         rows = torch.arange(q_len, device=self.device)
         keys = torch.arange(kv_len, device=self.device)
@@ -170,7 +170,7 @@ class FusedCall(ScoreCall):
 
 
 def _looked_up(bias: Tensor, rows: Tensor, keys: Tensor, kv_len: int) -> Tensor:
-    """What a bias says of some rows and keys, broadcastable to their scores."""
+    """The entries of a bias for some rows and keys, broadcastable to their scores."""
     bias = bias.detach()[(None,) * (4 - bias.ndim)]
     batch, num_heads, q_len, _ = bias.shape
     everything = keys.shape[:3] == (1, 1, 1) and keys.shape[3] == kv_len

@@ -1,6 +1,6 @@
-"""Softmaxes whose last two dimensions are not queries by keys: banded and blocked attention, and layouts that a user adds.
+"""Softmaxes whose last two dimensions are not queries by keys: banded and blocked attention, and layouts that users add.
 
-An entry names the modules it covers, and where in their softmax each token's weight on itself is.
+An entry says which modules it covers, and where their softmax holds each token's weight on itself.
 """
 
 from __future__ import annotations
@@ -66,20 +66,20 @@ def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLay
 
 
 def unregister_layout(layout: WeightLayout) -> None:
-    """Take an entry out of the table again."""
+    """Remove an entry from the table."""
     if layout in _table:
         _table.remove(layout)
 
 
 def layout_of(module: nn.Module | None) -> WeightLayout | None:
-    """The entry that speaks for a module."""
+    """The entry that covers a module."""
     if module is None:
         return None
     return next((layout for layout in reversed(_table) if layout.matches(module)), None)
 
 
 def trimmed(diagonal: Tensor, length: int | None) -> Tensor:
-    """The diagonal without the tokens that a model puts behind the text to fill its last block."""
+    """The diagonal without the tokens that a model appends to fill its last block."""
     return diagonal if length is None or diagonal.shape[-1] <= length else diagonal[..., :length]
 
 
@@ -105,7 +105,7 @@ def _blocked(module: nn.Module, weights: Tensor) -> Tensor | None:
 
 
 def _pooled(module: nn.Module, weights: Tensor) -> str:
-    """Funnel, from its second block on: queries, then queries and keys, are means of neighbouring tokens."""
+    """Funnel, from its second block on: queries, then also keys, are means of neighbouring tokens."""
     return "pooled: each query stands for several tokens, so no key is a token's own"
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Alignment(NamedTuple):
-    """Of each query: its own key, and the bounds of its text's keys; broadcastable to ``[batch, 1, q_len]``."""
+    """The own key of each query, and the bounds of its text's keys; broadcastable to ``[batch, 1, q_len]``."""
 
     own: Int[Tensor, "#batch 1 q_len"]
     first: Int[Tensor, "#batch 1 q_len"] | None
@@ -27,10 +27,10 @@ class Alignment(NamedTuple):
 
 
 class PackedCall(ScoreCall):
-    """Query, key and the rules that FlashAttention was given.
+    """Query, key and the rules passed to FlashAttention.
 
     Attributes:
-        options: The rules, as :func:`attviz.kernels.diagonal_from_qk` takes them.
+        options: The rules, as options of :func:`attviz.kernels.diagonal_from_qk`.
     """
 
     __slots__ = ("_aligned", "cu_seqlens", "options")
@@ -54,11 +54,11 @@ class PackedCall(ScoreCall):
     # ---- the diagonal
 
     def defer(self) -> Deferred:
-        """The diagonal, from the kernel's log-sum-exp where it has one that is right."""
+        """The diagonal, from the kernel's log-sum-exp if that is known to be right."""
         return Deferred(self.diagonal(), bounded=True)
 
     def diagonal(self) -> Float[Tensor, "batch num_heads q_len"]:
-        """By the kernel's log-sum-exp where it has one. Of sinks the first call shows whether it holds them."""
+        """The diagonal from the kernel's log-sum-exp, if it has one. The first call shows whether that includes the sinks."""
         query = self.query
 
         def by_hand() -> Tensor:
@@ -71,13 +71,13 @@ class PackedCall(ScoreCall):
         return settled(f"{self.operator} with sinks", query, by_hand, lambda: self._own(None), lambda: self._own(self.sinks))
 
     def _own(self, sinks: Tensor | None) -> Tensor:
-        """The diagonal from the kernel's own log-sum-exp, which knows of every mask; a bias is 0 at a distance of 0."""
+        """The diagonal from the kernel's own log-sum-exp, which includes every mask; the bias is 0 at distance 0."""
         return self._in_one_launch(self._logsumexp_rows(), sinks)
 
     def _in_one_launch(
         self, logsumexp: Tensor, sinks: Tensor | None = None, index: Tensor | None = None
     ) -> Float[Tensor, "batch num_heads q_len"]:
-        """Weights on the own keys, or on those of an index; NaN behind the last text, and outside the own text."""
+        """Weights on the own keys, or on those of an index; NaN after the last text and outside the own text."""
         left, right = self.options.get("window_size", (-1, -1))
         assert isinstance(self.kv_offset, int)
         return weights_at_keys(
@@ -92,7 +92,7 @@ class PackedCall(ScoreCall):
         return (None, None) if starts is None else (starts, starts if ends is None else ends)
 
     def _logsumexp_rows(self) -> Tensor:
-        """The kernel's log-sum-exp as the launch takes it: of all rows, or a padded row of each text (flash-attn before 2.7)."""
+        """The kernel's log-sum-exp as the launch takes it: all rows, or a padded row per text (flash-attn before 2.7)."""
         lse, starts = self.logsumexp, self.cu_seqlens
         assert lse is not None
         of_texts = starts is not None and lse.ndim == 3 and lse.shape[:2] == (starts.numel() - 1, self.query.shape[1])
@@ -144,7 +144,7 @@ class PackedCall(ScoreCall):
     # ---- rules
 
     def denominator(self) -> Float[Tensor, "batch num_heads q_len"]:
-        """Log-sum-exp of each row, sinks included: the kernel's if its first call has shown what it holds, else of query and key."""
+        """Log-sum-exp of each row, sinks included: the kernel's if its first call showed what it includes, else from query and key."""
         if self._rows_lse is None:
             if self._masked_keys() is not None:
                 return super().denominator()
@@ -165,7 +165,7 @@ class PackedCall(ScoreCall):
         return None
 
     def modify(self, scores: Tensor, rows: Tensor, keys: Tensor) -> Tensor:
-        """Cap the scores, add ALiBi, hide what is causal, outside the window or of another text."""
+        """Cap the scores, add ALiBi, and hide keys that are in the future, outside the window or in another text."""
         aligned, options = self._alignment(), self.options
         if softcap := options.get("softcap", 0.0):
             scores = scores.div_(softcap).tanh_().mul_(softcap)
@@ -214,12 +214,12 @@ class PackedCall(ScoreCall):
         return self._aligned
 
     def _in_a_text(self) -> Bool[Tensor, " total"]:
-        """Which tokens lie before the end of the last text; what a kernel leaves behind it is not defined."""
+        """Which tokens lie before the end of the last text; what a kernel writes after it is undefined."""
         assert self.cu_seqlens is not None
         return torch.arange(self.query.shape[2], device=self.query.device) < self.cu_seqlens[-1]
 
     def visible(self) -> Int[Tensor, "#batch #num_heads q_len"]:
-        """Number of keys that each query can see, by the rules alone."""
+        """Number of keys that each query can see, from the rules alone."""
         if self._masked_keys() is not None:
             return super().visible()
         own, first, end = self._alignment()

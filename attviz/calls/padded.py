@@ -1,6 +1,6 @@
-"""Packed texts that are answered in the padded rows they were cut out of, as transformers calls FlashAttention.
+"""Packed texts read back into the padded rows they were taken from, as when transformers calls FlashAttention.
 
-On a GPU the packed texts answer, one launch each, and the answer is put back into the rows; on the CPU the rows answer themselves. Nothing
+On a GPU the packed texts are read, in one launch, and the result is put back into the rows; on the CPU the rows are read directly. Nothing
 waits for the device.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Padding(NamedTuple):
-    """Where the tokens of packed texts stood before they were cut out: True at the real ones.
+    """Where the tokens of packed texts were before padding was removed: True at real tokens.
 
     Attributes:
         queries: ``[batch, q_len]``.
@@ -35,12 +35,12 @@ class Padding(NamedTuple):
 
 
 def slots(kept: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
-    """Place of each token among the packed ones, -1 where there is none."""
+    """Position of each token among the packed ones, -1 where there is none."""
     return torch.where(kept, kept.flatten().cumsum(0).view_as(kept) - 1, -1)
 
 
 def spread(packed: Tensor, kept: Bool[Tensor, "batch length"], nothing: float = torch.nan) -> Float[Tensor, "batch rows length"]:
-    """Values ``[1, rows, total]`` of packed texts back in their padded rows; ``nothing`` where these hold no token."""
+    """Values ``[1, rows, total]`` of packed texts back in their padded rows; ``nothing`` where a row has no token."""
     positions = slots(kept).clamp(0, max(packed.shape[2] - 1, 0))
     return torch.where(kept[:, None], packed[0][:, positions].transpose(0, 1), nothing)
 
@@ -64,10 +64,10 @@ def spread_heads(
 
 
 class PaddedCall(PackedCall):
-    """A packed call, asked in its padded rows.
+    """A packed call, read in terms of its padded rows.
 
     Attributes:
-        padding: Where its tokens stood.
+        padding: Where its tokens were.
         packed: The call as its operator saw it.
     """
 
@@ -85,7 +85,7 @@ class PaddedCall(PackedCall):
         return queries.shape[0], self.query.shape[1], queries.shape[1], keys.shape[1]
 
     def defer(self) -> Deferred:
-        """The diagonal; NaN where a row holds no token."""
+        """The diagonal; NaN where a row has no token."""
         return Deferred(spread(self.packed.diagonal(), self.padding.queries), bounded=True)
 
     def own_keys(self) -> Int[Tensor, "#batch 1 q_len"]:
@@ -118,7 +118,7 @@ class PaddedCall(PackedCall):
         return self._rows().pairs()
 
     def received(self, real: Bool[Tensor, "batch q_len"] | None = None) -> Float[Tensor, "2 batch num_heads kv_len"]:
-        """Weight that each key receives from all (real) queries, and by how many of them it can be seen."""
+        """Weight that each key receives from all (real) queries, and how many of them can see it."""
         if not on_gpu(self.query):
             return self._rows().received(real)
         kept = None if real is None else cut(real[:, None], self.padding.queries, self.query.shape[2])[:, 0]
@@ -139,7 +139,7 @@ class PaddedCall(PackedCall):
         return spread_heads(self.packed.within(reach), self.padding.queries, torch.nan)
 
     def summarise(self) -> RowFacts:
-        """Entropy, largest logit and number of visible keys of each row; 0 where a row holds no token."""
+        """Entropy, largest logit and number of visible keys of each row; 0 where a row has no token."""
         entropy, largest, visible = self.packed.summary()
         assert largest is not None
         found = torch.cat([entropy, largest, visible.expand_as(entropy).to(entropy.dtype)], 1)

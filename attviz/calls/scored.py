@@ -1,8 +1,8 @@
-"""Calls whose scores are made by functions: compiled flex_attention, a higher-order operator that passes no dispatcher.
+"""Calls whose scores come from functions: compiled flex_attention, a higher-order operator that bypasses the dispatcher.
 
 Where the kernel returns its log-sum-exp (on every device but the CPU, inside transformers), that and the scores through ``score_mod`` and
-``mask_mod`` are all it takes: one kernel on a GPU. Where it does not, flex_attention is asked for it there (calls/compiled.py), and on the
-CPU the rows are summed once more in blocks of queries: O(q_len) memory, float32.
+``mask_mod`` are all it takes: one kernel on a GPU. Where it does not, flex_attention is asked for it on a GPU (calls/compiled.py), and on
+the CPU the rows are summed again in blocks of queries: O(q_len) memory, float32.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _SAMPLED = 4  # rows compared with the kernel's log-sum-exp at its first call
 
 
 class ScoredCall(ScoreCall):
-    """Query, key, and the functions that flex_attention was given.
+    """Query, key, and the functions passed to flex_attention.
 
     Attributes:
         score_mod: ``(score, batch, head, q_idx, kv_idx) -> score``, on single numbers.
         mask_mod: ``(batch, head, q_idx, kv_idx) -> bool``.
         block_mask: Which blocks of queries and keys the kernel looks at; None for all.
-        block_size: Queries and keys of a block.
+        block_size: Queries and keys per block.
     """
 
     __slots__ = ("_asked", "_present", "block_mask", "block_size", "mask_mod", "score_mod")
@@ -67,7 +67,7 @@ class ScoredCall(ScoreCall):
 
     @property
     def present(self) -> Tensor | None:
-        """Which blocks of queries and keys the kernel looks at; made once for all layers that are given the same mask."""
+        """Which blocks of queries and keys the kernel looks at; computed once for all layers with the same mask."""
         if self._present is None and self.block_mask is not None:
             known = _of_mask.setdefault(self.block_mask, {})
             if "present" not in known:
@@ -99,7 +99,7 @@ class ScoredCall(ScoreCall):
         )  # fmt: skip
 
     def _kernels_logsumexp(self) -> Float[Tensor, "batch num_heads q_len"] | None:
-        """That of the kernel where it returned one; else of flex_attention, compiled once more; None where neither is right."""
+        """The log-sum-exp that the kernel returned, else that of flex_attention compiled once more; None if neither is right."""
         if self.logsumexp is not None:
             return self.logsumexp if self._trusted(self.logsumexp) else None
         if self._asked is None:
@@ -113,7 +113,7 @@ class ScoredCall(ScoreCall):
         return self._asked
 
     def _seen(self, offset: int) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
-        """Which queries see the key ``offset`` after their own; made once for all layers that are given the same mask."""
+        """Which queries see the key ``offset`` after their own; computed once for all layers with the same mask."""
         if self.block_mask is None:
             return None
         masks = _of_mask.setdefault(self.block_mask, {})
@@ -125,7 +125,7 @@ class ScoredCall(ScoreCall):
         return masks[kind]
 
     def _seen_at(self, index: Int[Tensor, "#batch #num_heads q_len"]) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
-        """Which queries see the key of their choice, by the mask alone."""
+        """Which queries see the key chosen for them, by the mask alone."""
         if self.block_mask is None:
             return None
         rows = torch.arange(self.shape[2], device=self.device)[None, None, :, None]
@@ -135,7 +135,7 @@ class ScoredCall(ScoreCall):
         return found
 
     def defer(self) -> Deferred:
-        """The diagonal; what one launch gave is in [0, 1]."""
+        """The diagonal; the result of the single launch is already in [0, 1]."""
         return Deferred(self.own(), bounded=True)
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
@@ -162,11 +162,11 @@ class ScoredCall(ScoreCall):
         return super().denominator()
 
     def hides_previous(self) -> Bool[Tensor, "batch q_len-1"] | None:
-        """True where query ``i + 1`` gives key ``i`` nothing in any head."""
+        """True where query ``i + 1`` has no weight on key ``i`` in any head."""
         return (self.own(-1) == 0).all(1)[:, 1:]
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Query, key, log-sum-exp of the rows and what is added to the scaled scores, where its functions add."""
+        """Query, key, log-sum-exp of the rows and what the functions add to the scaled scores."""
         found = super().pairs()
         last = torch.arange(max(0, self.shape[2] - 8), self.shape[2], device=self.device)
         plain = self.replace(score_mod=None, mask_mod=None, block_mask=None, _present=None)
@@ -204,7 +204,7 @@ class ScoredCall(ScoreCall):
 
 
 def _number(function: Any) -> int:
-    """Tells one function's code from another's."""
+    """A number that identifies a function's code."""
     return id(getattr(function, "__code__", function))
 
 

@@ -1,7 +1,7 @@
-"""What the kinds of call with query and key have in common: scores are made a few rows at a time.
+"""What all calls with query and key share: scores are computed a few rows at a time.
 
-``A[i, j] = exp(s_ij - logsumexp_i)`` is true of every pair, so a weight at any index costs one dot product. Whole rows are made by a
-softmax of their own and need no log-sum-exp.
+``A[i, j] = exp(s_ij - logsumexp_i)`` holds for every pair, so a weight at any index costs one dot product. Whole rows are computed with a
+softmax and need no log-sum-exp.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ScoreCall(AttentionCall):
     Attributes:
         query: After positional encoding, in the compute dtype of the kernel.
         key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
-        logsumexp: Natural logarithm of each row as the kernel returned it; None where it did not, or is not to be trusted.
+        logsumexp: Natural logarithm of each row as the kernel returned it; None if it did not, or cannot be trusted.
         scale: Factor on ``query @ key.mT``.
         sinks: Learned logit of each head that joins the denominator.
     """
@@ -51,7 +51,7 @@ class ScoreCall(AttentionCall):
         Args:
             scores: Scaled products ``[batch, num_heads, n, m]``.
             rows: Which queries, broadcastable to ``[batch, num_heads, n, 1]``.
-            keys: Which keys: all of them, ``[1, 1, 1, kv_len]``, or some of each query, broadcastable to ``[batch, num_heads, n, m]``.
+            keys: Which keys: all of them, ``[1, 1, 1, kv_len]``, or some for each query, broadcastable to ``[batch, num_heads, n, m]``.
         """
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ class ScoreCall(AttentionCall):
         return self.query.device
 
     def rows(self, queries: Int[Tensor, "*batch n"]) -> Float[Tensor, "batch num_heads n kv_len"]:
-        """Whole rows of some queries, by a softmax of their own."""
+        """Whole rows of some queries, computed with a softmax."""
         logits = self._rows_of(queries)
         if self.sinks is not None:
             sinks = self.sinks.detach().to(logits.dtype)[:, None, None].expand(*logits.shape[:3], 1)
@@ -104,11 +104,11 @@ class ScoreCall(AttentionCall):
         return torch.where(there, weights.float(), torch.nan)
 
     def pass_options(self) -> QkOptions | None:
-        """The rules of this call for a pass over all its pairs on a GPU; None where no kernel knows them."""
+        """The rules of this call for a pass over all its pairs on a GPU; None if no kernel supports them."""
         return None
 
     def received(self, real: Bool[Tensor, "batch q_len"] | None = None) -> Float[Tensor, "2 batch num_heads kv_len"]:
-        """Weight that each key receives from all (real) queries, and by how many of them it can be seen; one launch on a GPU."""
+        """Weight that each key receives from all (real) queries, and how many of them can see it; one launch on a GPU."""
         options = self.pass_options() if on_gpu(self.query) else None
         if options is None:
             return super().received(real)
@@ -134,7 +134,7 @@ class ScoreCall(AttentionCall):
         return RowFacts(*(torch.cat(parts, -1) for parts in zip(*found, strict=True)))
 
     def pairs(self) -> tuple[Tensor, Tensor, Tensor, Float[Tensor, "batch num_heads q_len kv_len"]]:
-        """Query, key, log-sum-exp of the rows and what is added to the scaled scores: all that the weights are made of."""
+        """Query, key, log-sum-exp of the rows and what is added to the scaled scores: everything that determines the weights."""
         _, _, q_len, kv_len = self.shape
         rows, keys = torch.arange(q_len, device=self.device), torch.arange(kv_len, device=self.device)
         added = self.modify(torch.zeros(self.shape, device=self.device), rows[None, None, :, None], keys[None, None, None])
@@ -143,7 +143,7 @@ class ScoreCall(AttentionCall):
     # ---- scores
 
     def _spans(self) -> list[slice]:
-        """Queries whose scores are made at once."""
+        """Blocks of queries whose scores are computed together."""
         batch, num_heads, q_len, kv_len = self.shape
         size = max(1, self.tile() // max(1, batch * num_heads * kv_len))
         return [slice(start, min(start + size, q_len)) for start in range(0, max(q_len, 1), size)]
@@ -152,7 +152,7 @@ class ScoreCall(AttentionCall):
         return self._rows_of(torch.arange(span.start, span.stop, device=self.device))
 
     def _rows_of(self, queries: Int[Tensor, "*batch n"]) -> Float[Tensor, "batch num_heads n kv_len"]:
-        """Logits of some queries against all keys, in float32 or better, query heads that share a key head in one product."""
+        """Logits of some queries against all keys, in float32 or better; query heads that share a key head take one product."""
         query, key = self.query.detach(), self.key.detach()
         batch, num_heads, _, head_dim = query.shape
         exact = torch.promote_types(query.dtype, torch.float32)
@@ -166,7 +166,7 @@ class ScoreCall(AttentionCall):
         return self.modify(scores, rows, torch.arange(key.shape[2], device=self.device)[None, None, None])
 
     def _keys_at(self, index: Int[Tensor, "#batch #num_heads q_len"]) -> Float[Tensor, "batch heads q_len head_dim"]:
-        """The key of each query's choice; one for each query head only where heads choose for themselves."""
+        """The chosen key of each query; one per query head only if the heads choose different keys."""
         key = self.key.detach()
         batch, num_kv_heads, _, head_dim = key.shape
         if index.shape[:2] == (1, 1):
@@ -177,7 +177,7 @@ class ScoreCall(AttentionCall):
         return key.index_select(1, heads).gather(2, index[..., None].expand(batch, index.shape[1], index.shape[2], head_dim))
 
     def _facts_of(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Entropy, largest logit and visible keys of some rows. Sums are shifted by the row's maximum: little cancels."""
+        """Entropy, largest logit and visible keys of some rows. Sums are shifted by the row's maximum, so little cancels."""
         largest = logits.amax(-1)
         visible = (logits > _HIDDEN).sum(-1)
         top = largest

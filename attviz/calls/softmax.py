@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class SoftmaxCall(AttentionCall):
-    """The matrix is there, because the model made it; it is read a few rows at a time and never copied as a whole.
+    """A call whose matrix exists because the model computed it; it is read a few rows at a time and never copied whole.
 
     Attributes:
-        weights: Softmax output, before dropout. What the model made has any number of dimensions from 3 on; with 4 it can be read.
-        logits: What went into the softmax, where the operator shows it.
+        weights: Softmax output, before dropout. The model's tensor has three or more dimensions; it can be read once it has four.
+        logits: What went into the softmax, if the operator exposes it.
         sinks: Columns after the keys that are not keys (a learned sink).
     """
 
@@ -82,7 +82,7 @@ class SoftmaxCall(AttentionCall):
         return facts._replace(max_logit=self.logits.detach().amax(-1).float().reshape(facts.entropy.shape))
 
     def hides_previous(self) -> Bool[Tensor, "batch q_len-1"] | None:
-        """True where query ``i + 1`` gives key ``i`` nothing in any head."""
+        """True where query ``i + 1`` has no weight on key ``i`` in any head."""
         if not isinstance(self.kv_offset, int) or self.kv_offset or self.shape[3] != self.shape[2]:
             return None
         return (self.own(-1)[..., 1:] == 0).all(1)

@@ -1,9 +1,9 @@
-"""Small calls of one shape from several layers, finished in one go: their arithmetic takes less time than asking for it layer by layer.
+"""Small calls of one shape from several layers, finished together: layer by layer, the overhead would exceed the arithmetic.
 
-On the CPU the scores of the own keys are made at once, and the first read finishes all layers together. On a GPU, where a launch costs
-more than what it does here, a call leaves references to its query, its keys and the log-sum-exp of its rows, and when the forward ends one
-launch serves all layers. That holds only while nobody overwrites them, so the first forward is made both ways and compared
-(:mod:`attviz.hooks.session.short`), and every one after that is asked whether PyTorch counted a write.
+On the CPU the scores of the own keys are computed immediately, and the first read finishes all layers together. On a GPU, where a launch
+costs more than the work it does here, a call keeps references to its query, its keys and the log-sum-exp of its rows, and when the forward
+ends one launch serves all layers. That is valid only while nobody overwrites them, so the first forward is computed both ways and compared
+(:mod:`attviz.hooks.session.short`), and in later ones PyTorch's version counters show any write.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ HELD = 16 << 20  # bytes of keys that may be kept alive: a forward with more is 
 
 
 class Together:
-    """Calls of one shape in order of execution. Kept or at once, or both, to see whether the two agree.
+    """Calls of one shape in order of execution: kept for the end, computed at once, or both, to see whether the two agree.
 
     Attributes:
         kept: Query and key are kept until the end.
-        past: Key of query 0, where only the device knows it.
-        full: It holds as much as it may: close it and begin another.
+        past: Key of query 0, if only the device knows it.
+        full: Whether it holds as much as it may, so that it must be closed and another begun.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Together:
             scale: Factor on the scores.
             kv_len: Keys of each call.
             kept: Keep query and key until the end.
-            at_once: Make the scores while the operator runs.
-            packed: The heads of a group stand where queries should be, all of them at the place of the one query.
-            past: Key of query 0 of every call, where only the device knows it.
+            at_once: Compute the scores while the operator runs.
+            packed: The heads of a group take the place of queries; all of them are at the position of the one query.
+            past: Key of query 0 of every call, if only the device knows it.
         """
         self._rows, self._scale, self._kv_len, self._packed, self.past = rows, scale, kv_len, packed, past
         self.kept, self._at_once = kept, at_once
@@ -73,12 +73,12 @@ class Together:
         self.full = False
 
     def add(self, query: Tensor, key: Tensor, logsumexp: Tensor, offset: int, bias: Tensor | None, with_last: bool) -> int:
-        """One more call, inside its operator; returns its number.
+        """Add a call from inside its operator; returns its number.
 
         Args:
             query: ``[batch, num_heads, q_len, head_dim]``.
             key: ``[batch, num_kv_heads, kv_len, head_dim]``.
-            logsumexp: Of the rows, ``[batch, num_heads, q_len]``.
+            logsumexp: Log-sum-exp of the rows, ``[batch, num_heads, q_len]``.
             offset: Key of query 0.
             bias: What the operator added to the scores.
             with_last: Whether the last row of the bias will be asked for.
@@ -103,7 +103,7 @@ class Together:
         return len(self._logsumexps) - 1
 
     def close(self) -> set[int]:
-        """The forward has ended: let go of what is kept. Returns the calls whose query or keys were overwritten meanwhile."""
+        """End the forward and release what is kept. Returns the calls whose query or keys were overwritten meanwhile."""
         if not self.kept or not self._queries:
             return set()
         changed = self._changed()
@@ -120,13 +120,13 @@ class Together:
         return changed
 
     def bias(self, index: int) -> tuple[Tensor, Tensor | None] | None:
-        """What was added to the scores of a call's own keys, and to those of the last query; None where nothing was, or nobody can tell."""
+        """What was added to the scores of a call's own keys, and to those of the last query; None if nothing was, or if unknown."""
         if not self._own or self.past is not None:
             return None
         return self._own[index], self._last[index] if self._last else None
 
     def weights(self, index: int) -> Float[Tensor, "batch num_heads q_len"]:
-        """The diagonal of a call; made once for all of them."""
+        """The diagonal of a call; computed once for all of them."""
         if self._weights is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._weights = self._finished().unbind()
@@ -144,7 +144,7 @@ class Together:
         return found.view(count, batch, num_heads, q_len)
 
     def _first(self, offset: int) -> int | Tensor:
-        """Key of query 0, never beyond the last keys."""
+        """Key of query 0, clamped so that all queries have keys."""
         return offset if self.past is None else self.past.clamp(max=self._kv_len - self._rows[2])
 
     def _products(self, query: Tensor, key: Tensor, offset: int) -> Tensor:
@@ -157,7 +157,7 @@ class Together:
         return self_scores(query, key.expand(-1, -1, query.shape[2], -1) if self._packed else key)
 
     def _changed(self) -> set[int]:
-        """Calls that were overwritten, as far as one can see: by PyTorch, or by the next layer, which used the same buffer."""
+        """Calls that were overwritten, as far as can be seen: PyTorch counted a write, or the next layer used the same buffer."""
         now = [query._version + key._version for query, key in zip(self._queries, self._keys, strict=True)]
         if self._biases:
             now = [version + bias._version for version, bias in zip(now, self._biases, strict=True)]
@@ -168,7 +168,7 @@ class Together:
         return {number for number, (version, before, place) in pairs if version != before or places.count(place) > 1}
 
     def _copy_biases(self) -> None:
-        """Keep what the biases say of the own keys: one copy for all layers, for on a device every copy is a launch."""
+        """Keep the biases at the own keys: one copy for all layers, because on a device every copy is a launch."""
         if not self._biases:
             return
         pairs = list(zip(self._biases, self._offsets, strict=True))
@@ -178,7 +178,7 @@ class Together:
 
 
 class Share:
-    """The part of one call in what is finished together; stands where :class:`attviz.calls.deferred.Deferred` does."""
+    """One call's part of what is finished together; used in place of :class:`attviz.calls.deferred.Deferred`."""
 
     __slots__ = ("_index", "_together")
 
@@ -207,6 +207,6 @@ def _last(bias: Tensor, q_len: int, offset: int) -> Tensor:
 
 
 def _different(one: Tensor, other: Tensor) -> set[int]:
-    """Calls whose diagonals, made at once and made at the end, differ by more than the order of sums. Waits for the device."""
+    """Calls whose diagonals, computed at once and at the end, differ by more than the order of summation. Waits for the device."""
     alike = torch.isclose(one, other, rtol=1e-3, atol=1e-8, equal_nan=True).flatten(1).all(1).tolist()
     return {number for number, same in enumerate(alike) if not same}

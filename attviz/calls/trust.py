@@ -1,7 +1,7 @@
 """Checks each kernel's log-sum-exp once: some kernels have returned another base, zeros, or padding.
 
-The first call of each (operator, dtype, device) of the process is compared, in a few sampled rows, with a direct computation. One that
-differs is not used again: diagonals then come from query and key alone, slower and right.
+The first call of each (operator, dtype, device) in the process is compared, in a few sampled rows, with a direct computation. A kernel
+that differs is not used again: diagonals then come from query and key alone, which is slower but correct.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _verdicts: dict[tuple[str, torch.dtype, torch.device], bool] = {}
 
 
 def checked(call: FusedCall) -> FusedCall:
-    """The call itself where its kernel is known to be right, without its log-sum-exp where it is known to be wrong.
+    """The call itself if its kernel is known to be right; the call without its log-sum-exp if it is known to be wrong.
 
     Waits for the device once per kernel, never afterwards.
     """
@@ -49,9 +49,9 @@ def known(operator: str, query: Tensor) -> bool:
 
 
 def settled(operator: str, query: Tensor, by_hand: Callable[[], Tensor], *ways: Callable[[], Tensor]) -> Tensor:
-    """The diagonal by the way of reading a kernel's log-sum-exp that was right at its first call; by hand if none was.
+    """The diagonal by the interpretation of a kernel's log-sum-exp that was right at its first call; computed directly if none was.
 
-    Two ways may be close, where sinks weigh little: until one call tells them apart, the diagonal is made by hand.
+    Two interpretations can be close if sinks weigh little: until a call tells them apart, the diagonal is computed directly.
     """
     keys = [(operator if way is ways[-1] else f"{operator} ({number})", query.dtype, query.device) for number, way in enumerate(ways)]
     for key, way in zip(keys, ways, strict=True):
@@ -69,7 +69,7 @@ def settled(operator: str, query: Tensor, by_hand: Callable[[], Tensor], *ways: 
 
 
 def _tell_apart(keys: list[tuple[str, torch.dtype, torch.device]], found: list[Tensor], exact: Tensor, alive: Tensor) -> None:
-    """Note which way is right, or that none is; nothing where the best is not ten times as close as the next."""
+    """Note which interpretation is right, or that none is; nothing if the best is not ten times as close as the next."""
     distances = [float(torch.where(alive, (one - exact).abs().nan_to_num(torch.inf), 0.0).max()) for one in found]
     nearest = distances.index(min(distances))
     if not bool((((found[nearest] - exact).abs() <= _bound(exact)) | ~alive).all()):
@@ -80,12 +80,12 @@ def _tell_apart(keys: list[tuple[str, torch.dtype, torch.device]], found: list[T
 
 
 def _bound(exact: Tensor) -> Tensor:
-    """How far a kernel may be off: TensorFloat-32 products and half-precision inputs; another base is off by a third and more."""
+    """How far a kernel may be off (TensorFloat-32 products, half-precision inputs); a wrong base is off by a third or more."""
     return 1e-2 + 2e-3 * exact.abs()
 
 
 def _recording(device: torch.device) -> bool:
-    """Whether a CUDA graph is being recorded: nothing may be waited for there, so the next ordinary call decides."""
+    """Whether a CUDA graph is being recorded: nothing may wait for the device then, so the next ordinary call decides."""
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
@@ -97,12 +97,12 @@ def _or_nan(way: Callable[[], Tensor], query: Tensor) -> Tensor:
 
 
 def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Callable[[], Tensor]) -> bool:
-    """Whether what a kernel gave is what its definition says; both are formed at its first call only.
+    """Whether a kernel returned what its definition says; both are computed at its first call only.
 
     Args:
         operator: Its name, for the warning.
-        query: Says of which dtype and device the call is.
-        given: Sampled log-sum-exps, or a diagonal.
+        query: Its dtype and device are those of the call.
+        given: Sampled log-sum-exps, or a diagonal, from the kernel.
         exact: The same, computed directly.
     """
     key = (operator, query.dtype, query.device)
@@ -123,7 +123,7 @@ def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Cal
 
 
 def forget() -> None:
-    """Check every kernel again at its next call (for tests, and after a driver or a backend was exchanged)."""
+    """Check every kernel again at its next call (for tests, and after a driver or a backend was replaced)."""
     _verdicts.clear()
 
 
@@ -149,7 +149,7 @@ def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
 
 
 def _difference(call: FusedCall) -> float | None:
-    """How far the worst sampled row lies outside its tolerance; None where no row can tell."""
+    """How far the worst sampled row lies outside its tolerance; None if no row can tell."""
     query, logsumexp = call.query, call.logsumexp
     assert logsumexp is not None
     batch, num_heads, q_len = query.shape[:3]
@@ -169,7 +169,7 @@ def _difference(call: FusedCall) -> float | None:
 
 
 def _direct(call: FusedCall, heads: Tensor, rows: Tensor) -> Tensor:
-    """Log-sum-exp of the sampled rows ``[texts, heads, rows]``, as its definition says."""
+    """Log-sum-exp of the sampled rows ``[texts, heads, rows]``, from its definition."""
     _, num_heads, q_len, _ = call.query.shape
     groups, kv_len = num_heads // call.key.shape[1], call.key.shape[2]
     exact = torch.float32 if rows.device.type == "mps" else torch.float64

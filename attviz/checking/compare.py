@@ -28,7 +28,7 @@ class Captured:
     warnings: tuple[str, ...]
 
     def said_about(self, layer: str) -> str | None:
-        """The loud reason why ``layer`` has no record."""
+        """What the error or warning says about ``layer``, which has no record."""
         if layer in self.missed:
             return self.missed[layer]
         return next((text for text in self.warnings if layer and layer in text.split("Why:")[0].replace(",", " ").split()), None) or next(
@@ -69,7 +69,7 @@ def compare(
 
 
 def _partner(record: DiagonalRecord, seen: list[Seen], findings: dict[int, Finding], used: set[int]) -> int | None:
-    """The attention that a record belongs to: of the first call of its layer that is left, the one that fits, the nearest of several."""
+    """The attention that a record belongs to: from the first remaining call of its layer, the one that fits; the nearest of several."""
     free = [index for index, attention in enumerate(seen) if index not in used and _runs_in(record.layer, attention)]
     if record.layer is not None and free:
         first = seen[free[0]].call_of(record.layer)
@@ -95,12 +95,12 @@ def _runs_in(layer: str | None, attention: Seen) -> bool:
 
 
 def _reading(finding: Finding, diagonal: Tensor, values: Tensor | None = None) -> Tensor | None:
-    """The reference's diagonal in the shape of the record; None where they do not fit together.
+    """The reference's diagonal in the shape of the record; None if the two do not fit.
 
     Args:
         finding: A finding of self-attention; else None is returned.
-        diagonal: Of the record.
-        values: What to read instead of the weights.
+        diagonal: Diagonal of the record.
+        values: Values to read instead of the weights.
     """
     if finding.verdict != "self" or finding.arrangement is None:
         return None
@@ -109,7 +109,7 @@ def _reading(finding: Finding, diagonal: Tensor, values: Tensor | None = None) -
 
 
 def _fitted(own: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """[texts, heads, queries] in the shape of a record: queries may stand in blocks that the record joins."""
+    """[texts, heads, queries] in the shape of a record, which joins queries that are in blocks."""
     if tuple(own.shape) == shape:
         return own
     texts, heads, queries = own.shape
@@ -152,7 +152,7 @@ def _disturbed(finding: Finding) -> str:
 
 
 def _by_sizes(record: DiagonalRecord, seen: Seen, finding: Finding | None) -> LayerCheck:
-    """The disturbance told nothing: compare with the one reading that its sizes allow, and say how far that reaches."""
+    """Without help from the disturbance: compare with the one reading that the sizes allow, and say how much that proves."""
     scores = None if finding is None else finding.seen.scores
     if finding is None or scores is None:
         return _row(record, "could not tell", _NOTHING, "the modules around it could not be run by themselves", seen)
@@ -198,7 +198,7 @@ def _padding_fault(record: DiagonalRecord, finding: Finding, masks: list[Tensor]
 
 
 def _answers(finding: Finding, shape: tuple[int, ...]) -> Tensor:
-    """How many queries see the key of each; in a band, where keys have no number of their own, 1."""
+    """How many queries see the own key of each query; 1 in a band, where keys have no number of their own."""
     arrangement, visible = finding.arrangement, finding.seen.visible
     assert arrangement is not None
     if arrangement.banded:
@@ -208,7 +208,7 @@ def _answers(finding: Finding, shape: tuple[int, ...]) -> Tensor:
 
 
 def _masked(masks: list[Tensor], shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Queries that a mask among the inputs of the model hides."""
+    """Queries hidden by a mask among the inputs of the model."""
     found = torch.zeros(shape, dtype=torch.bool, device=device)
     for mask in masks:
         if tuple(mask.shape) == (shape[0], shape[2]):
@@ -217,7 +217,7 @@ def _masked(masks: list[Tensor], shape: tuple[int, ...], device: torch.device) -
 
 
 def _without_record(attention: Seen, finding: Finding | None, captured: Captured) -> LayerCheck | None:
-    """An attention that no record belongs to; None where it is no attention of tokens (a router, a gate) and nobody says it is."""
+    """An attention without a record; None if it is not attention among tokens (a router, a gate) and nothing says it is."""
     skipped = next((name for name, _ in attention.modules if name in captured.skipped), None)
     verdict = "untouched" if finding is None else finding.verdict
     if skipped is not None:

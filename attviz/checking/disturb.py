@@ -1,4 +1,4 @@
-"""Disturbs one token of a module's input and looks at what the attention inside makes of it."""
+"""Disturbs one token of a module's input and observes how the attention inside responds."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Finding:
 
     Attributes:
         seen: The undisturbed attention, in float64.
-        module: Whose input was disturbed.
-        verdict: As :class:`attviz.checking.pattern.Pattern`.
-        arrangement: Of ``self``: where text, head, query and own key stand.
-        tokens: Of ``self``: (text, query) of the tokens that were disturbed.
+        module: The module whose input was disturbed.
+        verdict: As in :class:`attviz.checking.pattern.Pattern`.
+        arrangement: For ``self``: where text, head, query and own key are.
+        tokens: For ``self``: (text, query) of the tokens that were disturbed.
     """
 
     seen: Seen
@@ -42,7 +42,7 @@ class Finding:
 def findings_of(model: nn.Module, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
     """Run ``module`` alone on its own arguments, undisturbed and with tokens disturbed: one finding for each attention inside.
 
-    Nothing of these runs stays on the module, in its caches or in the random numbers.
+    These runs leave nothing on the module, in its caches or in the random numbers.
     """
 
     def run(memo: dict[int, Any] | None = None) -> list[Seen]:
@@ -99,7 +99,7 @@ def _pattern(before: Seen, after: Seen, look: dict[str, Any]) -> Pattern:
 
 
 def _unless_projected(finding: Finding, given: Tensor) -> Finding:
-    """Keys that arrive ready, [texts, heads, keys, head_dim], may be another layer's of the same tokens: they tell nothing."""
+    """Keys that arrive ready, [texts, heads, keys, head_dim], may be another layer's, of the same tokens: they prove nothing."""
     return replace(finding, verdict="untouched") if finding.verdict == "keys" and given.ndim == 4 else finding
 
 
@@ -110,7 +110,7 @@ def _better(old: Finding, new: Finding) -> Finding:
 
 
 def _groups(given: Any) -> Iterator[list[Tensor]]:
-    """Inputs that can carry tokens, each with those of equal value: ``attention(x, x, x)`` asks and answers with the same tokens."""
+    """Inputs that can carry tokens, each with those of equal value: ``attention(x, x, x)`` uses the same tokens as queries and keys."""
     groups: list[list[Tensor]] = []
     for tensor in tensors_in(given):
         if not tensor.is_floating_point() or tensor.ndim < 2 or not tensor.numel() or _is_mask(tensor):
@@ -130,7 +130,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _is_mask(tensor: Tensor) -> bool:
-    """Whether it holds nothing but nought and one large negative number."""
+    """Whether it holds nothing but zero and one large negative number."""
     if tensor.is_nested:
         return False
     low = tensor.min()
@@ -138,9 +138,9 @@ def _is_mask(tensor: Tensor) -> bool:
 
 
 def _places(tensor: Tensor) -> Iterator[list[Index]]:
-    """Pairs of neighbouring tokens: in the middle first; then further out, where packed images or windows keep the middle to themselves.
+    """Pairs of neighbouring tokens: in the middle first, then further out, in case packed images or windows separate the middle.
 
-    Channels are taken to be last, then, where images and sounds may have them first, behind the first axis.
+    Channels are first assumed to be the last axis, then the second, as in images and sounds.
     """
     if tensor.is_nested:
         yield [(0, len(tensor[0]) // 2 - step) for step in (0, 1)]
@@ -175,7 +175,7 @@ def _moved(original: Tensor, place: Index) -> Tensor:
 
 
 def _spread(original: Tensor, place: Index) -> Tensor:
-    """How far tokens differ, channel by channel: a larger step would drown all but the token's score with itself."""
+    """How far tokens differ, channel by channel: a larger step would drown everything but the token's score with itself."""
     channels_first = any(isinstance(index, slice) for index in place)
     tokens = (original.movedim(1, -1) if channels_first else original).detach().float().cpu().flatten(0, -2)
     spread = tokens.std(0) if len(tokens) > 1 else torch.zeros(tokens.shape[-1])

@@ -1,9 +1,9 @@
-"""What a disturbed token changed: which row, which key, which axes. Decides what an attention is, without names and without sizes.
+"""What a disturbed token changed: which row, which key, which axes. Decides what an attention is without using names or sizes.
 
 One token of a module's input is disturbed and the scores are compared with the undisturbed ones. In self-attention the token's own row
-changes as a whole (it asks differently), and in every other row exactly one key (it answers differently): the token's own. Where whole
-rows change and no single key does, query and key come from different tokens (cross-attention, a router over experts). Where everything
-changes, tokens were mixed before (attention over channels, a second attention behind a first).
+changes as a whole (its query changed), and in every other row exactly one key changes: the token's own. If whole rows change but no single
+key does, query and key come from different tokens (cross-attention, a router over experts). If everything changes, tokens were mixed before
+(attention over channels, a second attention after a first).
 """
 
 from __future__ import annotations

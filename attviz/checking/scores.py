@@ -1,6 +1,7 @@
 """What an attention operator was asked to compute, recomputed in float64 from its own arguments.
 
-One function an operator: it takes the arguments by the names of the operator's schema and returns the scores, mask and bias included, so
+There is one function per operator: it takes the arguments by the names of the operator's schema and returns the scores, mask and bias
+included, so
 that the attention weights are their softmax over the last axis. Nothing here is shared with the code that :func:`attviz.check` checks.
 """
 
@@ -18,7 +19,7 @@ NEVER_A_SCORE = -5e3  # scores of models do not go below; masks that hide a key 
 
 
 def arguments_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of an operator under the names of its schema; those left out carry their default."""
+    """The arguments of an operator under the names of its schema, with defaults for those left out."""
     schema = func._schema.arguments
     named = {argument.name: argument.default_value for argument in schema if argument.has_default_value()}
     named.update({argument.name: value for argument, value in zip(schema, args, strict=False)})
@@ -26,7 +27,7 @@ def arguments_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
 
 
 def _fused(given: Arguments) -> Tensor:
-    """Scaled dot-product attention, as the documentation of ``F.scaled_dot_product_attention`` writes it."""
+    """Scaled dot-product attention, as documented for ``F.scaled_dot_product_attention``."""
     query, key = given["query"].double(), given["key"].double()
     if key.shape[-3] != query.shape[-3]:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
@@ -78,7 +79,7 @@ def _native_attention(given: Arguments) -> Tensor:
 
 
 def _native_layer(given: Arguments) -> Tensor:
-    """``nn.TransformerEncoderLayer`` on its fast path: a norm may stand before the attention."""
+    """``nn.TransformerEncoderLayer`` on its fast path: there may be a norm before the attention."""
     source = given["src"]
     x = _padded(source).double()
     if given["norm_first"]:
@@ -94,7 +95,7 @@ def _padded(x: Tensor) -> Tensor:
 
 
 def _padding(nested: Tensor) -> Tensor:
-    """True behind the end of each text of a nested tensor."""
+    """True after the end of each text of a nested tensor."""
     lengths = torch.tensor([len(text) for text in nested.unbind()], device=nested.device)
     return torch.arange(int(lengths.max()), device=nested.device)[None, :] >= lengths[:, None]
 
@@ -112,7 +113,7 @@ def _flex(given: Arguments) -> Tensor:
 
 
 def _over_all(function: Callable[..., Tensor], places: list[Tensor], buffers: tuple[Any, ...], *first: Tensor) -> Tensor:
-    """``function`` of every (text, head, query, key), as its author writes it: for one of them."""
+    """Apply ``function``, which is written for one (text, head, query, key), to all of them."""
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
     fixed = (None,) * len(buffers)

@@ -36,13 +36,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 def _version(tensor: Tensor) -> int | None:
-    """How often it was written; None where torch does not count (inference tensors)."""
+    """How often a tensor was written; None if torch does not count (inference tensors)."""
     return None if tensor.is_inference() else int(tensor._version)
 
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Whatever runs inside draws from where the generators stand now, and they stand there again behind it."""
+    """Inside, random numbers are drawn from the present state of the generators; afterwards that state is restored."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
         yield
@@ -50,7 +50,7 @@ def same_random_numbers() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """In eval mode inside; each module in the mode it had behind it (a frozen batch norm stays frozen)."""
+    """Eval mode inside; afterwards each module is back in its own mode (a frozen batch norm stays frozen)."""
     training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -61,11 +61,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def fresh(value: Any, memo: dict[int, Any] | None = None) -> Any:
-    """A copy of the arguments of a forward that it may write to; one tensor passed twice stays one.
+    """A copy of the arguments of a forward, which it may write to; a tensor passed twice stays one tensor.
 
     Args:
-        value: Tensors in containers and caches; modules, functions and plain values are handed on as they are.
-        memo: Copies that are already chosen, by the ``id`` of the original.
+        value: Tensors in containers and caches; modules, functions and plain values are passed on as they are.
+        memo: Copies made so far, by the ``id`` of the original.
     """
     memo = {} if memo is None else memo
     if id(value) in memo:
@@ -86,7 +86,7 @@ def fresh(value: Any, memo: dict[int, Any] | None = None) -> Any:
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """As deepcopy, for objects that hold tensors; others are shared."""
+    """Like deepcopy for objects that hold tensors; others are shared."""
     if not _holds_tensors(value):
         return value
     memo[id(value)] = copied = copy.copy(value)

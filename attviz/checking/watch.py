@@ -22,14 +22,14 @@ _MADE_BY_THE_MODEL = ("softmax",)  # these hand the model weights in its own dty
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """One attention, or another softmax, as its operator was given it.
+    """One attention, or another softmax, as its operator saw it.
 
     Attributes:
         operator: Name in the dispatcher.
         modules: The modules that were running, outermost first, each with the number of its call in this forward.
-        shape: Of its weights; the last axis holds the keys.
-        dtype: Of the operator's result.
-        scores: In float64, mask and bias included; None where only the place and the shape are wanted.
+        shape: Shape of its weights; the last axis holds the keys.
+        dtype: Dtype of the operator's result.
+        scores: In float64, mask and bias included; None if only position and shape are needed.
     """
 
     operator: str
@@ -49,20 +49,20 @@ class Seen:
 
     @cached_property
     def visible(self) -> Tensor:
-        """Keys that no mask hides: masks add -1e4 and less, where e to the power of it is 0 even in float64."""
+        """Keys that no mask hides: masks add -1e4 or less, whose exponential is 0 even in float64."""
         assert self.scores is not None
         weighty = self.scores > self.scores.amax(-1, keepdim=True).clamp_min(-1e300) - 700.0
         return weighty | (self.scores > NEVER_A_SCORE)
 
     @cached_property
     def weights(self) -> Tensor:
-        """The attention weights in float64; 0 throughout a row that sees no key."""
+        """The attention weights in float64; 0 in a row that sees no key."""
         assert self.scores is not None
         return self.scores.softmax(-1).nan_to_num(0.0)
 
     @property
     def rounding(self) -> float:
-        """How far a right answer may be off: what the arithmetic of the operator's own dtype allows.
+        """How far a right answer may be off, given the arithmetic of the operator's own dtype.
 
         A weight that the model itself made in 16 bits is rounded to them (half a step below 1: 2e-3 in bfloat16, 2.5e-4 in float16); a
         fused operator rounds its log-sum-exp.
@@ -79,7 +79,7 @@ class Seen:
 
 
 class Watch(TorchDispatchMode):
-    """Writes down every attention operator that runs under it, on this thread."""
+    """Records every attention operator that runs under it, on this thread."""
 
     supports_higher_order_operators = True
 
@@ -89,7 +89,7 @@ class Watch(TorchDispatchMode):
         self._running, self._with_scores = running, with_scores
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Look on, and hand the operator's own result back."""
+        """Observe, and return the operator's own result."""
         kwargs = kwargs or {}
         if isinstance(func, torch._ops.HigherOrderOperator):
             if func.name() != "flex_attention":
@@ -113,7 +113,7 @@ class Watch(TorchDispatchMode):
 
 
 class Running:
-    """The modules that are running now, by hooks that every module of the process has in common."""
+    """The modules that are running now, tracked by global module hooks."""
 
     def __init__(self, model: nn.Module) -> None:
         self._names = {id(module): name for name, module in model.named_modules()}
@@ -139,7 +139,7 @@ class Running:
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Keep the stack up to date while this context is open."""
+        """Keep the stack up to date while the context is open."""
         entering = register_module_forward_pre_hook(self._enter)
         leaving = register_module_forward_hook(self._leave, always_call=True)
         try:
@@ -153,7 +153,7 @@ class Running:
 def watching(model: nn.Module, *, with_scores: bool = True) -> Iterator[list[Seen]]:
     """Every attention that runs inside, in order.
 
-    Compiled parts run as they are written: what their generated code calls differs by machine and version.
+    Compiled parts run uncompiled: what their generated code calls differs by machine and version.
     """
     running = Running(model)
     with (

@@ -1,4 +1,4 @@
-"""``attviz analyze --statistics``: metrics over a corpus that is read as a stream; no archive, memory and disk that do not grow."""
+"""``attviz analyze --statistics``: metrics over a corpus that is read as a stream; no archive, and neither memory nor disk grow."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ DEFAULT = "heads,vocabulary"
 def run_statistics(
     args: argparse.Namespace, model: Any, tokenizer: Any, share: tuple[int, int] | str | None, options: dict[str, Any]
 ) -> dict[str, object] | None:
-    """Run, and join what all processes have measured where this one speaks for them.
+    """Run, and join the results of all processes if this one reports for them.
 
     Returns:
-        What to report; None where another process does.
+        What to report; None if another process reports.
 
     Raises:
-        ArgumentError: If there is no such metric, or an option belongs to an archive.
+        ArgumentError: If there is no such metric, or an option needs an archive.
     """
     from attviz.analysis.statistics import accumulate, join_statistics
     from attviz.analysis.streaming import stream_texts

@@ -155,7 +155,7 @@ def _finish(args: argparse.Namespace, analysis: Any, share: tuple[int, int] | st
 
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
-    """What `analyze` is asked for, as keywords."""
+    """The options of `analyze`, as keywords."""
     return {
         "batch_size": args.batch_size,
         "max_length": args.max_length,

@@ -17,14 +17,14 @@ def estimate(
     """Look at a sample of the texts, spread over all, and run a few batches of it.
 
     Args:
-        model: On the device where it would run.
+        model: The model, on the device where it would run.
         tokenizer: Its tokenizer.
-        texts: All of them.
-        oddities: What the reader found odd.
-        options: What ``attviz.analyze`` would be called with.
+        texts: All texts.
+        oddities: Irregularities that the reader found.
+        options: Options that ``attviz.analyze`` would be called with.
 
     Returns:
-        Numbers by name; those that are extrapolated from the sample begin with ``about_``.
+        Numbers by name; names of extrapolated numbers begin with ``about_``.
     """
     from attviz.analysis import analyze
     from attviz.io.storage import storage_of

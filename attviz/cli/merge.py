@@ -1,4 +1,4 @@
-"""Join the shards that several processes wrote: into one archive, or, of a run of --statistics, into the states of its metrics.
+"""Join the shards that several processes wrote: into one archive or, for a run with --statistics, into the states of its metrics.
 
 The shards stay where they are, unless --remove says otherwise.
 

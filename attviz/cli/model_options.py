@@ -1,4 +1,4 @@
-"""Options of every subcommand that loads a model: what may run or be read beyond numbers is typed, never asked."""
+"""Options of every subcommand that loads a model: running code and reading pickles must be allowed explicitly."""
 
 from __future__ import annotations
 

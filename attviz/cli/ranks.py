@@ -1,4 +1,4 @@
-"""Which share of a run this process takes: typed (``--shard 3/8``), or, under ``torchrun``, whatever is left; rank 0 merges at the end."""
+"""Which share of a run this process takes: given (``--shard 3/8``) or, under ``torchrun``, whatever is left; rank 0 merges at the end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attviz.errors import ArgumentError
 
 
 def share_of(typed: str | None) -> tuple[int, int] | str | None:
-    """(index, count) of ``"3/8"``; ``"any"`` where that is typed or ``torchrun`` started us; None for a run of one process.
+    """(index, count) of ``"3/8"``; ``"any"`` if that was given or ``torchrun`` started us; None for a single process.
 
     Raises:
         ArgumentError: If it is neither.
@@ -32,7 +32,7 @@ def share_of(typed: str | None) -> tuple[int, int] | str | None:
 
 
 def is_first() -> bool:
-    """Whether this process speaks for all: it is alone, or rank 0."""
+    """Whether this process reports for all: it is alone, or rank 0."""
     return not under_torchrun() or os.environ["RANK"] == "0"
 
 
@@ -48,7 +48,7 @@ def device_of(device: str) -> str:
 
 
 def wait_for_all() -> None:
-    """Return when every rank is here, whatever the difference of their shares."""
+    """Return once every rank is here, however different their shares are."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", timeout=timedelta(days=7))

@@ -15,7 +15,7 @@ _TOKEN_COLUMNS = 24
 
 
 def token_rows(document: Document, *, special: bool = False) -> list[dict[str, Any]]:
-    """One row per token: its aggregates over all heads, and the head that gives it most; special tokens only where asked."""
+    """One row per token: its aggregates over all heads, and the head with the largest weight; special tokens only on request."""
     if not document.tokens:
         return []
     diagonal = torch.from_numpy(document.diagonal.astype("float32"))
@@ -35,7 +35,7 @@ def token_rows(document: Document, *, special: bool = False) -> list[dict[str, A
 
 
 def token_table(document: Document, most: int = 60, *, special: bool = False) -> str:
-    """The rows as text, aligned, the strongest head as ``layer 3 head 7``; long texts are cut and say so."""
+    """The rows as text, aligned, the strongest head as ``layer 3 head 7``; long texts are truncated, with a note."""
     rows = token_rows(document, special=special)
     width = max([5, *(display_width(shorten(row["label"], _TOKEN_COLUMNS)) for row in rows[:most])])
     lines = [f"{'token':<{width}}  " + "  ".join(f"{name:>7}" for name in _COLUMNS) + "  strongest head"]
@@ -54,5 +54,5 @@ def token_table(document: Document, most: int = 60, *, special: bool = False) ->
 
 
 def _number(value: float) -> str:
-    """Four decimals, or two digits and a power of ten where those would show zero."""
+    """Four decimals, or two digits and a power of ten if those would show zero."""
     return f"{value:7.1e}" if 0 < abs(value) < 5e-5 else f"{value:7.4f}"

@@ -1,15 +1,15 @@
 """Every file that attviz writes goes through here, with these guarantees.
 
-* **Killed at any instruction.** Under the name of an output stands the old file or the new one, whole; never a part of one. What the
-  dead process left next to it carries our mark (``.NAME.attviz-<16 hex digits>.tmp``) and is removed by the next run that writes NAME.
-* **A full disk.** The write raises ``OSError``, the old file stays, nothing else is left. `analyze` keeps what was done.
-* **A power cut.** The file is synced before it is renamed and its folder afterwards: what was reported as written is on the disk.
-* **Two writers.** Of two archives under one name the second is refused, with the process id of the first; a lock goes with its process.
-  Pages, tables and figures take no lock: the last one stands, whole.
+* **Killed at any instruction.** The name of an output refers to the complete old file or the complete new one, never to a part. Files
+  that a dead process left next to it carry our mark (``.NAME.attviz-<16 hex digits>.tmp``); the next run that writes NAME removes them.
+* **A full disk.** The write raises ``OSError``, the old file stays, nothing else is left. `analyze` keeps the work done so far.
+* **A power cut.** The file is synced before it is renamed and its folder afterwards: what was reported as written is on disk.
+* **Two writers.** A second writer of the same archive is refused, with the process id of the first; a lock ends with its process.
+  Pages, tables and figures take no lock: the last one wins, complete.
 * **A fork.** A child never holds its parent's lock and cannot write into its parent's archive.
-* **A read during a write.** A reader sees the old file to its end, or the new one. A file cut short under a reader is an error, no crash.
+* **A read during a write.** A reader sees all of the old file, or the new one. A file truncated while it is read is an error, not a crash.
 
-What we do not own is never changed: no symbolic link is followed when writing, only regular files are replaced, their mode stays, and
+Nothing that is not ours is changed: no symbolic link is followed when writing, only regular files are replaced, they keep their mode, and
 only names that carry our mark are removed. ``docs/files.md`` says the same for users.
 """
 

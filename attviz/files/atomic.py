@@ -20,11 +20,11 @@ _NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}
 
 @contextmanager
 def replacing(path: str | os.PathLike[str], *, overwrite: bool | None = None, note: str = "") -> Iterator[IO[bytes]]:
-    """A file to write into; when the block ends well it takes the place of ``path``, else nothing has happened.
+    """A file to write to; if the block succeeds it replaces ``path``, otherwise nothing has changed.
 
     Args:
-        path: The output; a symbolic link is itself replaced, what it points at stays.
-        overwrite: As :func:`check_output`.
+        path: The output; a symbolic link is itself replaced; its target stays as it is.
+        overwrite: As in :func:`check_output`.
         note: What else to tell the user when the disk is full, after saying that the old file is unchanged.
 
     Yields:
@@ -65,7 +65,7 @@ def replacing_text(path: str | os.PathLike[str], *, errors: str = "strict", newl
 
     Args:
         path: The output.
-        errors: What becomes of characters that UTF-8 cannot hold, as in ``open``.
+        errors: How to treat characters that UTF-8 cannot encode, as in ``open``.
         newline: How lines end, as in ``open``; the default is the same on every system.
 
     Yields:
@@ -97,7 +97,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def _beside(target: Path) -> tuple[int, Path]:
-    """A new file next to the target with the target's mode, which nobody else can have opened and no sweep takes for dead."""
+    """A new file next to the target with the target's mode, which no other process can have opened and no sweep removes."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     before = _existing(target)
     while True:
@@ -134,7 +134,7 @@ def _names(error: OSError, path: Path) -> bool:
 
 
 def _told(error: OSError, target: Path, note: str) -> OSError:
-    """The same error, with the file that could not be written and what became of the old one."""
+    """The same error, with the file that could not be written and the state of the old one."""
     left = "the existing file is unchanged" if os.path.lexists(target) else "nothing was written"
     reason = error.strerror or str(error)
     return OSError(error.errno or errno.EIO, f"{reason}: {left}{'; ' + note if note else ''}", str(target))

@@ -1,4 +1,4 @@
-"""What stands at a path, and whether it may be read or replaced: asked before any work is done and before any memory is taken."""
+"""What is at a path, and whether it may be read or replaced: checked before any work is done or memory is allocated."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kind_of(mode: int) -> str | None:
 
 
 def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes: int | None = None) -> os.stat_result:
-    """Refuse what cannot be read as a file of ordinary size; a link counts as what it points at.
+    """Refuse what cannot be read as a file of ordinary size; links are followed.
 
     Args:
         path: The file to read.
@@ -41,7 +41,7 @@ def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes
 
     Raises:
         FormatError: If it is a folder, a device, a FIFO or a socket, a dangling link, a sparse file, or too large.
-        FileNotFoundError: If there is nothing.
+        FileNotFoundError: If there is nothing at the path.
     """
     try:
         found = os.stat(path)
@@ -64,7 +64,7 @@ def check_input(path: str | os.PathLike[str], what: str = "a file", *, max_bytes
 
 
 def open_regular(path: str | os.PathLike[str], what: str = "a file", flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file: without waiting for a FIFO's other end, and whatever took its place since it was looked at.
+    """A descriptor of a regular file, opened without waiting for a FIFO's other end and checked again once open.
 
     Raises:
         FormatError: If it is not a regular file.
@@ -80,17 +80,17 @@ def open_regular(path: str | os.PathLike[str], what: str = "a file", flags: int 
 
 
 def check_output(path: str | os.PathLike[str], *, inputs: Iterable[str | os.PathLike[str]] = (), overwrite: bool | None = None) -> Path:
-    """Refuse an output that could not, or must not, be written; makes its folder.
+    """Refuse an output that could not, or must not, be written; creates its folder.
 
     Args:
         path: The file to write.
-        inputs: What is read; none of these may be the output.
-        overwrite: Of an archive, whether an existing one may be replaced; a file without our mark never is. None for outputs that are
-            made again at will (pages, tables, figures), which replace any regular file.
+        inputs: Files that are read; the output may not be one of them.
+        overwrite: For an archive, whether an existing one may be replaced; a file without our mark never is. None for outputs that can be
+            recreated at will (pages, tables, figures), which replace any regular file.
 
     Raises:
         ArgumentError: If it is an input, a device or a folder, or exists and may not be replaced.
-        OSError: If its folder cannot be made or written to.
+        OSError: If its folder cannot be created or written to.
     """
     target = Path(path)
     if target.name in ("", ".."):

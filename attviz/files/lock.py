@@ -1,8 +1,8 @@
-"""One holder at a time, in this process and among all: a lock that goes with its process, however that ends.
+"""One holder at a time, across threads and processes: a lock that ends with its process, however the process ends.
 
-The lock is ``flock`` on ``.NAME.attviz-lock``. Whoever gets it looks whether the name still leads to the file that he locked; only a
-holder removes the file, so two holders would need two files under one name. (filelock 4.3 leaves its file behind for good, and does
-not say who holds it; older ones differ among themselves.)
+The lock is ``flock`` on ``.NAME.attviz-lock``. After locking, a process checks that the name still refers to the file it locked; only a
+holder removes the file, so two holders would need two files under one name. (filelock 4.3 never removes its file and does not say who
+holds it; older versions differ.)
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class Lock:
         return self._descriptor is not None and self._owner == os.getpid()
 
     def acquire(self) -> Lock:
-        """Take the lock at once.
+        """Take the lock, without waiting.
 
         Raises:
-            FormatError: If somebody holds it, a file that is not ours has its name, or the file system has no locks.
-            OSError: If the file cannot be made.
+            FormatError: If it is held, a file that is not ours has its name, or the file system has no locks.
+            OSError: If the file cannot be created.
         """
         if self._descriptor is not None:
             raise FormatError(f"{self.target}: this lock is already held.")
@@ -56,7 +56,7 @@ class Lock:
         return self
 
     def release(self) -> None:
-        """Give it back; a second time, or in a forked child, does nothing."""
+        """Release the lock; doing so again, or in a forked child, has no effect."""
         descriptor, self._descriptor = self._descriptor, None
         _held.discard(self)
         if descriptor is None or self._owner != os.getpid():
@@ -123,7 +123,7 @@ class Lock:
             ) from error
 
     def _forget(self) -> None:
-        """In a forked child: close our copy, so that the lock goes when the parent goes."""
+        """In a forked child: close our copy, so that the lock ends with the parent."""
         if self._descriptor is not None:
             with suppress(OSError):
                 os.close(self._descriptor)

@@ -1,4 +1,4 @@
-"""Names that only we give, and their removal: what a dead process left behind goes, nothing else does."""
+"""Names that only attviz uses, and their removal: files left by dead processes are removed, and nothing else."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def stem_of(target: Path) -> str:
 
 
 def fresh_name(target: Path) -> Path:
-    """A name next to the target that nobody can guess.
+    """An unguessable name next to the target.
 
     Example:
         >>> bool(re.fullmatch(r"[.]run[.]attviz[.]attviz-[0-9a-f]{16}[.]tmp", fresh_name(Path("run.attviz")).name))
@@ -39,12 +39,12 @@ def new_folder(target: Path) -> Path:
 
 
 def discard_folder(folder: Path, target: Path, names: Iterable[str]) -> None:
-    """Remove our folder: rename it first, so that no half of it is ever found under its name; keep what is not ours.
+    """Remove our folder: rename it first, so that no partial folder is ever found under its name; keep what is not ours.
 
     Args:
         folder: A folder that carries our mark.
         target: The file it is next to.
-        names: Patterns of the files in it that are ours.
+        names: Patterns of our files in it.
 
     Raises:
         OSError: If it cannot be renamed.
@@ -70,7 +70,7 @@ def _emptied(folder: Path, names: tuple[str, ...]) -> bool:
 
 
 def sweep(target: Path, names: Iterable[str] = ()) -> None:
-    """Remove what dead writers of this target left: files that nobody locks, and folders; call it with the target locked for folders.
+    """Remove what dead writers of this target left: unlocked files and, if the target is locked, folders.
 
     Args:
         target: The file that is about to be written.
