@@ -1,6 +1,6 @@
-"""What was shown of each attention of a module: gathered once by following its first forward, and reused by every later capture.
+"""What is known about each attention of a module: gathered once by following its first forward, and reused by every later capture.
 
-A name may raise an expectation; what is written down here decides. It is kept by module and process, never written to the model.
+A name may raise an expectation; the evidence here decides. It is kept per module and process, never written to the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _QUERY_BY_QUERY = "it handles its queries one at a time, in one operator call ea
 
 
 def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
-    """Place and name of the parameters through which a module can be given another sequence than its own to attend to."""
+    """Position and name of the parameters through which a module can be given another sequence to attend to."""
     return tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
 
 
@@ -41,12 +41,12 @@ FLAG = "?"
 
 
 def of_one(situation: Situation) -> bool:
-    """Whether a call was given no other sequence than its own."""
+    """Whether a call was given only one sequence."""
     return all(name.startswith(FLAG) for name in situation)
 
 
 def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Situation:
-    """The sequences that a call was given besides its own, with ``=`` behind those of equal values, and the flags that are set."""
+    """The other sequences that a call was given, with ``=`` after those of equal values, and the flags that are set."""
     own = args[0] if args else next((kwargs[name] for name in OWN_SEQUENCE if name in kwargs), None)
     found: Situation = ()
     for place, name in others:
@@ -59,7 +59,7 @@ def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwa
 
 
 def _equal(own: Any, other: Tensor) -> bool:
-    """Whether two tensors on the CPU hold the same; elsewhere nobody waits for the answer."""
+    """Whether two tensors on the CPU are equal; on other devices nothing waits for the answer."""
     if torch._C._is_tracing() or not isinstance(own, Tensor) or own.shape != other.shape or own.dtype != other.dtype or not own.numel():
         return False
     if own.device.type != "cpu" or other.device.type != "cpu" or not (traceable(own) and traceable(other)):
@@ -69,18 +69,18 @@ def _equal(own: Any, other: Tensor) -> bool:
 
 
 def family(operator: str) -> str:
-    """Operators that serve the same call, by the kernels there are and by dropout, share their answers."""
+    """Operators that serve the same call, depending on available kernels and dropout, share their answers."""
     name = operator.partition("::")[2]
     return "sdpa" if name.startswith("_scaled_dot_product") or name == "_safe_softmax" else name
 
 
 def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) -> Answer | None:
-    """What was shown of the attention ``ordinal`` of a call of the module; None where it was never followed.
+    """What is known about attention number ``ordinal`` of a call of the module; None if it was never followed.
 
     Args:
         module: The module.
-        situation: As :func:`situation_of` gives it.
-        operator: Name of the operator. Where only others were followed in this situation, what they agree on holds.
+        situation: From :func:`situation_of`.
+        operator: Name of the operator. If only others were followed in this situation, what they agree on holds.
         ordinal: Number of the attention within the call.
     """
     answers = _answers.get(module)
@@ -106,19 +106,19 @@ def was_followed(module: nn.Module, situation: Situation) -> bool:
 
 
 def idle_before(module: nn.Module, situation: Situation) -> str | None:
-    """Why a module that was followed does no attention; None where it does, or was not followed."""
+    """Why a followed module does no attention; None if it does, or was not followed."""
     answer = _answers.get(module, {}).get((situation, "", 0))
     return None if answer is None else answer.why
 
 
 def forget() -> None:
-    """Follow every model again at its next forward (for tests, and after the code of a module was exchanged)."""
+    """Follow every model again at its next forward (for tests, and after the code of a module was replaced)."""
     _answers.clear()
     _followed.clear()
 
 
 class Followed:
-    """One followed call of a model or of a module, on one thread: asks what each attention is, and writes it down at the end."""
+    """One followed call of a model or module, on one thread: asks what each attention is, and records the answers at the end."""
 
     def __init__(self, module: nn.Module, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.module, self.situation, self.follow = module, situation, Follow()
@@ -129,15 +129,15 @@ class Followed:
     def ask(
         self, module: nn.Module, situation: Situation, operator: str, ordinal: int, tensors: tuple[Any, ...], dim: int | None
     ) -> Answer | None:
-        """What the attention that is running now is; called from inside the operator.
+        """Classify the attention that is running now; called from inside the operator.
 
         Args:
-            module: Its owner.
-            situation: Of the owner's call.
-            operator: Its name.
-            ordinal: Its number within the owner's call.
+            module: The module that owns the attention.
+            situation: Situation of the owner's call.
+            operator: Name of the operator.
+            ordinal: Number of the attention within the owner's call.
             tensors: Query and key, or the scores.
-            dim: What a softmax runs over; None for a fused operator.
+            dim: Dimension of a softmax; None for a fused operator.
         """
         if self.follow.broken is not None:
             return Answer(
@@ -190,13 +190,13 @@ class Followed:
         return self.follow.exponentials, self.follow.products
 
     def ran(self, module: nn.Module, situation: Situation, idle: str | None) -> None:
-        """A module was called to its end; ``idle`` says why it does no attention, where that was shown."""
+        """Note that a call of a module ended; ``idle`` says why it does no attention, if that was shown."""
         several = self._found.setdefault(module, {}).setdefault((situation, "", 0), [])
         if idle is not None:
             several.append((Answer("none", idle), None))
 
     def finish(self, completed: bool) -> None:
-        """Stop, and write down what was found."""
+        """Stop, and record what was found."""
         self.follow.stop()
         one_token = {module for module, found in self._found.items() if any(a.one_token for several in found.values() for a, _ in several)}
         with _lock:
@@ -212,7 +212,7 @@ class Followed:
 
 
 def _agreed(answers: list[Answer]) -> Answer | None:
-    """What the calls of a shared module agree on, whichever tokens they were among."""
+    """What the calls of a shared module agree on, whatever tokens they had."""
     alike = [replace(answer, tokens=0) for answer in answers]
     if not alike or any(answer != alike[0] for answer in alike):
         return None if not alike else Answer("unsettled", "the same module was seen to attend in different ways")
@@ -226,12 +226,12 @@ def _settled(answer: Answer, seen: SeenSoftmax | None) -> Answer:
 
 
 def changed_by(operation: str) -> str:
-    """How a softmax is described whose result is not what weighs the tokens."""
+    """Description of a softmax whose result is changed before it weighs the tokens."""
     return f"the result of its softmax is changed by {operation!r} before it weighs the values, so it is not the matrix in use"
 
 
 def may_follow() -> bool:
-    """Whether a dispatch mode may run here: not while something traces, compiles, or runs under function transforms."""
+    """Whether a dispatch mode may run here: not during tracing, compilation or function transforms."""
     return not (
         torch.compiler.is_compiling()
         or torch._C._is_tracing()
@@ -242,7 +242,7 @@ def may_follow() -> bool:
 
 
 def needs_following(model: nn.Module, situation: Situation) -> bool:
-    """Whether no forward of this model was followed yet in which it was given the same sequences and flags."""
+    """Whether no forward of this model with the same sequences and flags was followed yet."""
     return situation not in _followed.get(model, ())
 
 

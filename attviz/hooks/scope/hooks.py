@@ -1,6 +1,6 @@
-"""Attaches a capture to a model: containers open steps, attention modules say that they run. Everything comes off again.
+"""Attaches a capture to a model: containers open steps, attention modules report that they run. Everything comes off again.
 
-A forward hook sits on every module where one runs and changes nothing. Two kinds of module are entered another way, through
+Modules get ordinary forward hooks wherever these run and change nothing. Two kinds of module are entered another way, through
 ``_compiled_call_impl``, the slot ``nn.Module.__call__`` looks at first: those compiled in place (a hook would be traced into their graph)
 and ``nn.TransformerEncoderLayer`` as the model itself (any hook switches its fast path off).
 """
@@ -23,13 +23,13 @@ from attviz.hooks.session.observer import Observer
 
 
 def inert(*_: Any) -> None:
-    """What our hooks become in a copy or a pickle of the model."""
+    """Stands in for our hooks in a copy or pickle of the model."""
 
 
 class Hook:
-    """A forward hook of ours: nothing while the compiler traces, nothing inside backward, nothing in a copy of the model.
+    """Our forward hook: it does nothing during tracing, inside backward, or in a copy of the model.
 
-    Inside backward a checkpoint computes a forward again; it was seen the first time. A call returns None: anything else would replace
+    Inside backward, a checkpoint repeats a forward that was already seen. A call returns None: anything else would replace
     the module's output.
     """
 
@@ -49,7 +49,7 @@ def _off() -> bool:
 
 
 class ContainerHook(Hook):
-    """Runs an action with what the hook is given."""
+    """Runs an action with the arguments of the hook."""
 
     __slots__ = ("_action", "_observer")
 
@@ -63,7 +63,7 @@ class ContainerHook(Hook):
 
 
 class EnterLayer(Hook):
-    """Says that an attention module begins, and which sequences it was given. Every attention pays it."""
+    """Reports that an attention module begins, and which sequences it was given. On the hot path of every attention."""
 
     __slots__ = ("_name", "_observer", "_others")
 
@@ -77,7 +77,7 @@ class EnterLayer(Hook):
 
 
 class LeaveLayer(Hook):
-    """Says that an attention module ends."""
+    """Reports that an attention module ends."""
 
     __slots__ = ("_name", "_observer")
 
@@ -133,7 +133,7 @@ class Scope:
             self._towers.append((name, reader, handles))
 
     def release_containers(self) -> None:
-        """Take the hooks off towers that told nothing new in the first forward, and cannot later: the model around them opens the steps."""
+        """Remove the hooks of towers that added nothing in the first forward and cannot later: the model around them opens the steps."""
         heard = self._towers[0][1].hears if self._towers and not self._towers[0][0] else frozenset()
         for name, reader, handles in self._towers:
             if name and reader.told is False and reader.hears <= heard:
@@ -142,7 +142,7 @@ class Scope:
         self._towers.clear()
 
     def attach_layers(self) -> None:
-        """Put hooks on the modules that should attend and on those that were seen to."""
+        """Put hooks on the modules that should attend and on those that were seen to attend."""
         if self._attached == len(self._observer.owners):
             return
         self._attached = len(self._observer.owners)
@@ -157,13 +157,13 @@ class Scope:
             self._layers.callback(module.register_forward_hook(after, always_call=True, prepend=True).remove)
 
     def detach_layers(self) -> None:
-        """Take the hooks of the attention modules off."""
+        """Remove the hooks of the attention modules."""
         self._hooked.clear()
         self._attached = -1
         self._layers.close()
 
     def detach(self) -> None:
-        """Take everything off, also what an interrupt left between two lines. Idempotent."""
+        """Remove everything, including what an interrupt left behind. Idempotent."""
         self.detach_layers()
         self._containers.close()
         for module in (*self._layout.modules.values(), *self._layout.regions.values()):
@@ -203,7 +203,7 @@ class Scope:
 
 
 def _sweep(module: nn.Module, observer: Observer) -> None:
-    """Take every hook and wrapper of a capture off a module, whether or not anybody holds its handle."""
+    """Remove every hook and wrapper of a capture from a module, whether or not its handle still exists."""
     own = module.__dict__
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = own.get(kind)

@@ -1,6 +1,6 @@
-"""Which modules of a model are expected to attend, which contain them, and which never show themselves to a hook.
+"""Which modules of a model are expected to attend, which contain them, and which a hook can never reach.
 
-Names and structure are used to know what to *expect*, so that a miss is loud; what is recorded comes from the tap.
+Names and structure determine what to *expect*, so that a miss is loud; what is recorded comes from the tap.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from attviz.hooks.scope.names import CHECKED_LIBRARIES, named_after_attention
 class Layout:
     """What a model looks like from outside, read once per capture.
 
-    Names are those of the model as its author wrote it: the ``_orig_mod`` of a compiled module is left out of them.
+    Names are those in the author's model: the ``_orig_mod`` of a compiled module is left out.
 
     Attributes:
-        names: Qualified name of each module by ``id``; the first where one module has several.
-        modules: The modules by name; also what keeps the ids valid.
+        names: Qualified name of each module by ``id``; the first, if a module has several.
+        modules: The modules by name; also keeps the ids valid.
         expected: Names of the modules that should attend, in order of registration.
         containers: Modules that are called and hold several attention modules: the model, its encoder, its decoder.
         regions: Modules whose forward is compiled, outermost only, each as the caller sees it.
-        hidden: Names below a region or in a fast-path layer, where a hook would not run or would change the path taken.
+        hidden: Names below a region or in a fast-path layer, where a hook would not run or would change the path.
     """
 
     names: dict[int, str]
@@ -38,9 +38,9 @@ class Layout:
     hidden: frozenset[str]
 
     def from_library(self, name: str | None) -> bool:
-        """Whether a module is of a library whose attention was checked class by class, and is called by that library.
+        """Whether a module belongs to a library whose attention was checked class by class, and is called by that library.
 
-        torch's own ``nn.MultiheadAttention`` is called by whoever holds it.
+        torch's own ``nn.MultiheadAttention`` may be called by anyone.
         """
         module = None if name is None else self.modules[name]
         while name and isinstance(module, (nn.MultiheadAttention, *_HOLDING)):
@@ -54,7 +54,7 @@ class Layout:
 
 
 def read_layout(model: nn.Module) -> Layout:
-    """Walk the model once and say what a capture has to know of it."""
+    """Walk the model once and collect what a capture needs to know."""
     names: dict[int, str] = {}
     modules: dict[str, nn.Module] = {}
     regions: dict[str, nn.Module] = {}
@@ -78,17 +78,17 @@ _HOLDING = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def is_of_library(module: nn.Module | None) -> bool:
-    """Whether a module's class is of a library whose attention was checked class by class."""
+    """Whether a module's class belongs to a library whose attention was checked class by class."""
     return type(module).__module__.partition(".")[0] in CHECKED_LIBRARIES
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether ``torch.compile`` stands between the caller and this module's forward."""
+    """Whether ``torch.compile`` is between the caller and this module's forward."""
     return is_compiled_wrapper(module) or module._compiled_call_impl is not None
 
 
 def is_scripted(module: nn.Module) -> bool:
-    """Whether a module is TorchScript: it takes no hooks, and runs its parts without calling them."""
+    """Whether a module is TorchScript: it accepts no hooks, and runs its parts without calling them."""
     return isinstance(module, torch.jit.ScriptModule)
 
 
@@ -129,9 +129,9 @@ def _containers(modules: dict[str, nn.Module], expected: Sequence[str], hidden: 
 
 
 def _is_block(name: str, expected: Sequence[str], stacks: dict[str, bool]) -> bool:
-    """Whether a module lies in a numbered stack of several that attend; a number alone (nn.Sequential of one model) is none.
+    """Whether a module is in a numbered stack of several that attend; a number alone (nn.Sequential of one model) is not enough.
 
-    ``stacks`` keeps what was found of each stack: asked for every module of a large model, it was most of what entering a context took.
+    ``stacks`` keeps what was found of each stack: without it, this question took most of the time of entering a context for a large model.
     """
     parts = name.split(".")
     for at, part in enumerate(parts):

@@ -1,4 +1,4 @@
-"""Every heuristic that goes by a name, in one table: classes, attributes and parameters.
+"""Every heuristic based on a name, in one table: classes, attributes and parameters.
 
 A name may raise an expectation (a miss is then loud) or help to find a tensor. It never decides alone what a number means.
 """
@@ -63,46 +63,46 @@ CONFIG_HEADS = "num_attention_heads"
 
 @lru_cache(maxsize=1024)  # a model has many modules of few classes
 def named_after_attention(class_name: str) -> bool:
-    """Whether a class should attend by its name."""
+    """Whether a class, judging by its name, should attend."""
     return bool(ATTENTION.search(class_name)) and not NOT_ATTENTION.search(class_name)
 
 
 def is_cross_attention(name: str, module: nn.Module) -> bool:
-    """Whether the name or a flag of a module says that it attends to another sequence: an expectation, no evidence."""
+    """Whether a module's name or a flag says that it attends to another sequence: an expectation, not evidence."""
     if any(getattr(module, flag, False) is True for flag in CROSS_FLAGS):
         return True
     return bool(CROSS_PATH.search(name) or CROSS_CLASS.search(type(module).__name__))
 
 
 def names_another(module: nn.Module, parameters: Iterable[str]) -> bool:
-    """Whether one of these parameters is named like another sequence: an expectation, no evidence."""
+    """Whether one of these parameters is named like another sequence: an expectation, not evidence."""
     names = {"key"} if isinstance(module, nn.MultiheadAttention) else OTHER_SEQUENCE
     return any(name in names for name in parameters)  # one of equal values has another name here
 
 
 def is_other_softmax(name: str, module: nn.Module) -> bool:
-    """Whether a softmax in this module is a router's, a pooling head's or a classifier's rather than attention."""
+    """Whether a softmax in this module belongs to a router, a pooling head or a classifier rather than to attention."""
     return any(OTHER_SOFTMAX.search(_in_words(each)) for each in (name.rsplit(".", 1)[-1], type(module).__name__))
 
 
 def without_softmax(module: nn.Module) -> str | None:
-    """Why a module whose class is named after attention runs no softmax, where its name tells."""
+    """Why a module whose class is named after attention runs no softmax, if its name tells."""
     name = type(module).__name__
     return f"{name} weighs tokens without a softmax, so there is no attention matrix and no diagonal" if NO_SOFTMAX.search(name) else None
 
 
 def number_of_heads(module: nn.Module | None) -> int | None:
-    """How many heads a module says it has."""
+    """Number of heads, according to the module's attributes."""
     return next((value for name in NUM_HEADS if isinstance(value := getattr(module, name, None), int) and value > 0), None)
 
 
 def predicts_ahead(module: nn.Module | None) -> bool:
-    """Whether a module has streams for later tokens next to the tokens' own (ProphetNet)."""
+    """Whether a module has streams that predict later tokens, in addition to the tokens' own (ProphetNet)."""
     return isinstance(getattr(module, "ngram", None), int) and hasattr(module, "num_buckets")
 
 
 def has_sinks(module: nn.Module | None) -> bool:
-    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column, behind the keys."""
+    """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column after the keys."""
     return module is not None and any(SINK in name for name in module._parameters)
 
 

@@ -1,4 +1,4 @@
-"""Which module an attention call belongs to, read off the Python stack, and which sequences that module was given."""
+"""Which module an attention call belongs to, found on the Python stack, and which sequences that module was given."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from attviz.hooks.scope.model_map import Layout, is_compiled_wrapper, owner_of
 
 
 class Locator:
-    """Finds the owner of the call that is running on this thread."""
+    """Finds the owner of the call running on this thread."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._owner_of: dict[str, str] = {}
 
     def place(self, hooked: str | None, situation: Situation) -> tuple[str | None, Situation, str | None, int]:
-        """Owner, the sequences it was given besides its own, the compiled region the call came out of, and which call of the owner runs.
+        """The owner, the other sequences it was given, the compiled region the call came from, and which call of the owner runs.
 
         Args:
-            hooked: The module whose hook was entered last, where there is one.
-            situation: What that hook saw of its call.
+            hooked: The module whose hook was entered last, if any.
+            situation: What that hook saw of the call.
         """
         owner, region = self.innermost()
         if owner is None and region is None:
@@ -29,7 +29,7 @@ class Locator:
         return owner, *self._running(owner, hooked, situation)
 
     def innermost(self) -> tuple[str | None, str | None]:
-        """(owner, None) for a call whose module is known, (None, region) for one out of a compiled region with several."""
+        """(owner, None) for a call whose module is known, (None, region) for one from a compiled region with several modules."""
         found: str | None = None
         for running in stack.running_modules():
             compiled = is_compiled_wrapper(running.module)
@@ -55,7 +55,7 @@ class Locator:
         return False
 
     def _running(self, owner: str, hooked: str | None, situation: Situation) -> tuple[Situation, None, int]:
-        """What the running call of a module was given, which may have no hook yet."""
+        """The inputs of the running call of a module, which may have no hook yet."""
         module = self._layout.modules[owner]
         call = next((running for running in stack.running_modules() if running.module is module), None)
         if call is None:

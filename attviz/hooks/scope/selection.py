@@ -54,7 +54,7 @@ def _is_glob(pattern: str) -> bool:
 
 
 def _by_glob(name: str, pattern: str) -> bool:
-    """Whether a pattern with wildcards names this very module, not all there is."""
+    """Whether a pattern with wildcards matches this very module, and is not just a catch-all."""
     return _is_glob(pattern) and pattern.strip("*.") != "" and fnmatch.fnmatchcase(name, pattern)
 
 

@@ -1,4 +1,4 @@
-"""What is running now, read off the Python stack: the only file that looks at frames.
+"""What is running now, according to the Python stack: the only file that looks at frames.
 
 Every call of a module passes through ``nn.Module._wrapped_call_impl`` and, unless it is compiled in place, ``_call_impl``; their frames
 hold the module. So the tap can name the innermost module without a hook on it: inside compiled regions, inside the fast path of
@@ -18,7 +18,7 @@ _CODES = (nn.Module._call_impl.__code__, nn.Module._wrapped_call_impl.__code__)
 
 
 class Running(NamedTuple):
-    """A module that is being called, with what, and which call it is (the identity of its frame)."""
+    """A module that is being called, its arguments, and which call it is (the identity of its frame)."""
 
     module: nn.Module
     identity: int
@@ -53,7 +53,7 @@ def runs_in(function: str, depth: int) -> bool:
 
 
 def called_from(file: str) -> bool:
-    """Whether a function of a Python module of this name stands between the running module and the caller."""
+    """Whether a function from the Python module of this name is between the running module and the caller."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code not in _CODES:
         if frame.f_globals.get("__name__") == file:
@@ -63,7 +63,7 @@ def called_from(file: str) -> bool:
 
 
 def variable_of_caller(name: str, depth: int) -> Any:
-    """Value of a local variable in the nearest of the last ``depth`` callers, beyond the one that asks, that has it; None if none has."""
+    """Value of a local variable in the nearest of the last ``depth`` callers, except the asking one, that has it; None if none does."""
     frame: FrameType | None = sys._getframe(2)
     for _ in range(depth):
         if frame is None:
@@ -75,7 +75,7 @@ def variable_of_caller(name: str, depth: int) -> Any:
 
 
 def calling_object(attributes: tuple[str, ...], depth: int) -> Any:
-    """``self`` of the nearest of the last ``depth`` callers, beyond the one that asks, that has these attributes; None if none has."""
+    """``self`` of the nearest of the last ``depth`` callers, not counting the asking one, that has these attributes; None if none does."""
     frame: FrameType | None = sys._getframe(2)
     for _ in range(depth):
         if frame is None:
@@ -89,7 +89,7 @@ def calling_object(attributes: tuple[str, ...], depth: int) -> Any:
 
 
 def call_site() -> int:
-    """Where in the generated code an operator was called: every frame and line up to the module that runs it."""
+    """Where an operator was called in generated code: every frame and line up to the module that runs it."""
     places: list[tuple[int, int]] = []
     frame = sys._getframe(1)
     while frame is not None and frame.f_code not in _CODES:

@@ -1,4 +1,4 @@
-"""What a forward knows of its tokens: ids, padding and cache, read off the arguments of the model or of one of its towers."""
+"""What a forward knows about its tokens: ids, padding and cache, read from the arguments of the model or of one of its towers."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class TokenContext:
     """Tokens of one call of a container.
 
     Attributes:
-        ids: ``[batch, tokens]`` or None; copied, for a caller may use the same buffer for its next forward (continuous batching).
-        mask: ``[batch, cached + tokens]`` as the model was given it, copied; None where it was given none.
-        mask_marks_padding: The mask is True where the token is padding; else it is non-zero where the token is real.
-        past: Tokens in the cache before this call: an int, or a tensor where the cache keeps it on the device.
-        cached: Whether a cache takes part in this call, so that more keys than queries do not mean cross-attention.
+        ids: ``[batch, tokens]`` or None; copied, because a caller may reuse the buffer for its next forward (continuous batching).
+        mask: ``[batch, cached + tokens]`` as passed to the model, copied; None if there is none.
+        mask_marks_padding: The mask is True where the token is padding; otherwise it is non-zero where the token is real.
+        past: Tokens in the cache before this call: an int, or a tensor if the cache keeps it on the device.
+        cached: Whether this call uses a cache, so that having more keys than queries does not mean cross-attention.
         static: Whether that cache returns buffers of fixed length, with unused slots after the last key.
-        length: Number of tokens this call was given, where it says.
-        beams: Whether the rows of the batch are beams, which change places between the steps of a beam search.
-        given_ids: The ids as they were given, to know them again in a tower.
-        given_mask: The mask as it was given.
-        registered: Whether the user made the kind of this cache known (:func:`attviz.register_cache`), and so says that it is one.
-        positions: ``position_ids`` ``[batch or 1, tokens]`` as they were given; they restart with each of several packed texts.
+        length: Number of tokens of this call, if known.
+        beams: Whether the rows of the batch are beams, which a beam search reorders between steps.
+        given_ids: The ids as they were passed, to recognise them in a tower.
+        given_mask: The mask as it was passed.
+        registered: Whether the user registered this kind of cache (:func:`attviz.register_cache`).
+        positions: ``position_ids`` ``[batch or 1, tokens]`` as they were passed; they restart with each packed text.
     """
 
     ids: Tensor | None = None
@@ -51,10 +51,10 @@ class TokenContext:
     registered: bool = False
 
     def slot(self, q_len: int, kv_len: int) -> int | Tensor | None:
-        """Key slot of query 0 in a cache; None where the cache does not explain so many keys.
+        """Key slot of query 0 in a cache; None if the cache does not explain the number of keys.
 
-        A growing cache holds what came before, or the last of it (a sliding window): the queries come last. A static one has
-        them at ``past``, and at its end as soon as a window makes it roll.
+        A growing cache holds everything before, or the last part of it (a sliding window): the queries come last. A static cache
+        has them at ``past``, or at its end once a window makes it roll.
         """
         if not self.cached or kv_len < q_len:
             return None
@@ -64,15 +64,15 @@ class TokenContext:
         return None if last > past and not self.static else min(past, last)
 
     def ids_of(self, batch: int, q_len: int) -> Tensor | None:
-        """Ids of the queries, where they fit; beams and image tiles may repeat the batch."""
+        """Ids of the queries, if they fit; beams and image tiles may repeat the batch."""
         if self.ids is None or tuple(self.ids.shape) != (batch, q_len):
             return None
         return self.ids
 
     def mask_of(self, batch: int, q_len: int) -> Tensor | None:
-        """Which queries are real tokens, where the mask fits them.
+        """Which queries are real tokens, if the mask fits them.
 
-        It may cover cached tokens before them, and padding behind them that the model cut off (then the mask is longer than ``q_len``).
+        It may cover cached tokens before them, and padding after them that the model cut off (then the mask is longer than ``q_len``).
         """
         mask = self.mask
         if mask is not None and mask.ndim == 4:
@@ -89,7 +89,7 @@ class TokenContext:
         return None if bool(mask[:, q_len:].any()) else mask
 
     def padding_of(self, texts: int, total: int) -> tuple[Tensor, Tensor] | None:
-        """Which queries, and which keys, of the padded rows are real, where a mask with these rows cut ``total`` packed queries out."""
+        """Which queries and keys of the padded rows are real, if removing padding by this mask leaves ``total`` packed queries."""
         mask = self.mask
         if mask is None or mask.ndim != 2 or mask.shape[0] != texts:
             return None
@@ -100,7 +100,7 @@ class TokenContext:
         return (keys if rows is mask else keys[:, -rows.shape[1] :]), keys
 
     def _sees_itself(self, mask: Tensor, batch: int, q_len: int) -> Tensor | None:
-        """Which queries may look at their own key, in the ready-made mask a static cache comes with: all but padding."""
+        """Which queries may see their own key, according to the precomputed mask of a static cache: all but padding."""
         slot = self.slot(q_len, mask.shape[-1])
         if slot is None or mask.shape[0] not in (1, batch) or mask.shape[-2] != q_len:
             return None
@@ -119,7 +119,7 @@ class ContextReader:
         self.told: bool | None = None  # whether a call of this container said anything that the one around it did not; None before
 
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
-        """Context of this call; what it does not say itself is inherited from the call around it."""
+        """Context of this call; what its own arguments do not say is inherited from the call around it."""
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if outer is None and any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in given.values()):
             raise CaptureError(
@@ -178,7 +178,7 @@ class ContextReader:
 
 
 def _copied(tensor: Tensor | None) -> Tensor | None:
-    """As it is now: a caller may use the same buffer for its next forward (continuous batching)."""
+    """A copy: a caller may reuse the buffer for its next forward (continuous batching)."""
     if tensor is None:
         return None
     with torch.inference_mode(False):
@@ -186,7 +186,7 @@ def _copied(tensor: Tensor | None) -> Tensor | None:
 
 
 def takes_ids(model: nn.Module, source: TokenSource | None) -> bool:
-    """Whether a forward of the model can say which tokens it is about, by the parameters it has."""
+    """Whether a forward of the model can tell which tokens it has, judging by its parameters."""
     names = parameter_names(model)
     return source is not None or bool(set(names) & set(TOKEN_IDS)) or len(names) <= 2  # a batch, or ids, under any name
 
@@ -241,5 +241,5 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
 
 
 def _in_beam_search() -> bool:
-    """Whether transformers' beam search runs this forward: its steps cannot be joined without the places of the beams."""
+    """Whether transformers' beam search runs this forward: its steps cannot be joined without the beam indices."""
     return stack.runs_in("_beam_search", depth=64)

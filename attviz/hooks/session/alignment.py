@@ -42,17 +42,17 @@ CROSS = "cross-attention: queries and keys come from different sequences, so the
 
 
 class Verdict(NamedTuple):
-    """What became of an operator call.
+    """The result of judging an operator call.
 
     Attributes:
-        call: The call with its ``kv_offset`` set and its weights as ``[batch, num_heads, q_len, kv_len]``; None where it has no diagonal.
-        accounts: The call is an attention of its module, recorded or not, so the module was not missed.
+        call: The call with its ``kv_offset`` set and its weights as ``[batch, num_heads, q_len, kv_len]``; None if it has no diagonal.
+        accounts: Whether the call is an attention of its module, recorded or not, so that the module does not count as missed.
         reason: Why there is no diagonal, for ``cap.skipped``.
-        crossing: The call without a place for its queries among its keys, where it is attention to another sequence.
+        crossing: The call itself, if it is attention to another sequence.
         aside: What this operator does instead of attention; counts only if nothing else of the module was seen.
-        untold: What was seen where it does not say enough: loud at the end.
+        untold: What was seen, if it is not enough to decide: reported loudly at the end.
         evidence: How it was settled.
-        moved: Its rows are the tokens in another order than the model was given them.
+        moved: Whether its rows are the tokens in a different order than in the input.
     """
 
     call: AttentionCall | None
@@ -69,7 +69,7 @@ _FOREIGN = Verdict(None, False)
 
 
 class Judge:
-    """Applies the rules to one call. Holds what it needs of the model, no state of a forward."""
+    """Applies the rules to one call. Knows the model, but holds no state of a forward."""
 
     def __init__(self, layout: Layout, selection: Selection) -> None:
         self._expected = frozenset(layout.expected) | frozenset(selection.named)
@@ -91,18 +91,18 @@ class Judge:
         dim: int | None = None,
         followed: bool = False,
     ) -> Verdict:
-        """Judge one call of ``owner`` (None where the module is not known).
+        """Judge one call of ``owner`` (None if the module is unknown).
 
         Args:
-            operator: Its operator.
-            call: As its reader gave it.
+            operator: Operator of the call.
+            call: The call, as its reader returned it.
             owner: Name of the module it belongs to.
             module: That module.
-            situation: The sequences the module was given besides its own.
-            context: What is known of the tokens.
-            answer: What following the module showed, where it was followed.
-            dim: What a softmax runs over; None for other operators.
-            followed: Whether ``answer`` was read off this very call.
+            situation: The other sequences the module was given.
+            context: What is known about the tokens.
+            answer: What following the module showed, if it was followed.
+            dim: Dimension of a softmax; None for other operators.
+            followed: Whether ``answer`` comes from this very call.
         """
         laid_out = isinstance(call, SoftmaxCall) and layout_of(module) is not None
         if answer is not None and not laid_out and answer.kind != "unsettled" and not self._of_a_pair(answer, owner, module, situation):
@@ -128,7 +128,7 @@ class Judge:
     def _settled(
         self, call: AttentionCall, answer: Answer, module: nn.Module | None, context: TokenContext | None, followed: bool
     ) -> Verdict | None:
-        """What the evidence says; None where the rules of the call say more."""
+        """What the evidence says; None if the rules of the call say more."""
         fused = not isinstance(call, SoftmaxCall)
         if answer.kind == "cross":
             return Verdict(None, True, f"{CROSS} ({answer.why})", _crossing(call, module, context), evidence=answer.why)
@@ -153,13 +153,13 @@ class Judge:
         return self._library[owner]
 
     def _of_a_pair(self, answer: Answer, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
-        """Whether a library's cross-attention was given the other of a pair, whose axes are the same (LightGlue)."""
+        """Whether a library's cross-attention was given the other member of a pair, whose axes are the same (LightGlue)."""
         if answer.kind != "self" or answer.before or answer.behind or owner is None or module is None or not self.from_library(owner):
             return False
         return names_another(module, situation) and is_cross_attention(owner, module)
 
     def _is_cross(self, owner: str | None, module: nn.Module | None, situation: Situation) -> bool:
-        """Whether names say that a module attends to another sequence: believed where nothing else is known."""
+        """Whether names say that a module attends to another sequence: believed only if nothing else is known."""
         if owner is None or module is None:
             return False
         if owner not in self._cross:
@@ -167,7 +167,7 @@ class Judge:
         return self._cross[owner] or names_another(module, situation)
 
     def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, context: TokenContext | None) -> bool:
-        """Whether an unsettled call of unknown code may be something else than what its shape says."""
+        """Whether an unsettled call from unknown code may be something other than its shape suggests."""
         if owner in self._named or (context is not None and context.registered and not situation):
             return False
         if isinstance(call, FusedCall):
@@ -179,7 +179,7 @@ class Judge:
     def _by_shape(
         self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
     ) -> Verdict:
-        """A call that nobody followed (compiled code, something that traces), or of a library that was checked class by class."""
+        """A call that was not followed (compiled code, tracing), or one from a library that was checked class by class."""
         if isinstance(call, SoftmaxCall):
             return self._softmax(call, owner, module, context, answer)
         if isinstance(call, FusedCall):
@@ -202,7 +202,7 @@ class Judge:
         return Verdict(call.replace(kv_offset=offset), True)
 
     def _ruled(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
-        """A call whose reader knows the rules of its rows: packed texts, windows, functions."""
+        """A call whose reader knows its rules: packed texts, windows, functions."""
         q_len, kv_len = call.shape[2:]
         if call.cu_seqlens is None and q_len != kv_len:
             offset = self._offset(q_len, kv_len, owner, context)
@@ -250,7 +250,7 @@ class Judge:
     def _offset(
         self, q_len: int, kv_len: int, owner: str | None, context: TokenContext | None, mask: Tensor | None = None
     ) -> int | Tensor | None:
-        """Key slot of query 0 where lengths differ: the cache says, or the user who named this module; otherwise unknown."""
+        """Key slot of query 0 if lengths differ: from the cache, or because the user named this module; otherwise unknown."""
         slot = None if context is None else context.slot(q_len, kv_len)
         if slot is None and owner in self._named and kv_len >= q_len:
             return last_visible(mask, q_len, kv_len) - q_len + 1
@@ -267,7 +267,7 @@ def _two_readings(answer: Answer | None) -> str:
 
 
 def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
-    """Other keys than queries, and no cache: cross-attention where nobody followed it, and not told where it was followed in vain."""
+    """Different lengths and no cache: cross-attention if it was not followed, undecided if it was followed without result."""
     if kv_len < q_len:
         return Verdict(None, kv_len > 1, f"q_len={q_len} but kv_len={kv_len}: fewer keys than queries, so not every query has a key", call)
     if answer is not None and kv_len > 1 and answer.kind == "unsettled":
@@ -276,7 +276,7 @@ def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer
 
 
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:
-    """A call of cross-attention in the shape in which it can be read."""
+    """A call of cross-attention, in a shape that can be read."""
     if isinstance(call, SoftmaxCall):
         return None if layout_of(module) is not None else in_four_dimensions(call, module, context, 0)
     return checked(with_heads(call)) if isinstance(call, FusedCall) else call

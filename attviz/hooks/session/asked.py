@@ -1,4 +1,4 @@
-"""The readings of a capture: which are asked, by the user and by metrics, and their answers of all layers in one tensor."""
+"""The readings of a capture: those that the user and the metrics request, and their values for all layers in one tensor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 4
 
 
 def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[Listener], cross: bool) -> tuple[Reading, ...]:
-    """What the user and the metrics ask for, each reading once.
+    """What the user and the metrics request, each reading once.
 
     Raises:
         ArgumentError: If something is not a reading, two share a name, or nothing requested can be read from cross-attention.
@@ -49,7 +49,7 @@ def asked_readings(read: Reading | Iterable[Reading] | None, metrics: Sequence[L
 
 
 def _shared(present: Reading | None, reading: Reading, metric: Metric) -> Reading:
-    """One reading that serves both: read whenever either is due."""
+    """One reading that serves both: it is read whenever either is due."""
     if present is None:
         return reading
     if not _alike(present, reading):
@@ -71,7 +71,7 @@ def _alike(one: Reading, other: Reading) -> bool:
 
 
 def stacked_reading(recorder: Recorder, name: str, cross: bool, why_empty: Callable[[], str]) -> Tensor:
-    """One reading of all layers, of the last forward in which it was due; raises where a layer has none."""
+    """One reading of all layers, from the last forward in which it was due; raises if a layer has none."""
     base = next((reading.name for reading in recorder.readings if name == reading.name or name.startswith(reading.name + ".")), None)
     if base is None:
         known = ", ".join(repr(reading.name) for reading in recorder.readings) or "none"

@@ -1,4 +1,4 @@
-"""What went wrong inside a capture while the forward went on: the first fault in words, the others in number."""
+"""Faults inside a capture while the forward goes on: the first is kept, the others are counted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import traceback
 
 
 class Faults:
-    """Keeps the first fault for the end of the context, and no frame that holds an activation.
+    """Keeps the first fault for the end of the context, without frames that hold activations.
 
     Attributes:
-        first: What went wrong first; None if nothing did.
-        count: How often something did.
+        first: The first fault; None if there was none.
+        count: Number of faults.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Faults:
 
 
 def _without_frames(error: BaseException | None) -> None:
-    """Cut the tracebacks off an exception and all it came from: their frames hold the tensors of the forward."""
+    """Remove the tracebacks of an exception and its causes, because their frames hold the tensors of the forward."""
     while error is not None:
         error.__traceback__ = None
         _without_frames(error.__cause__)

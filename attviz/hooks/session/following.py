@@ -1,4 +1,4 @@
-"""Follows the calls that were never followed, and asks what was shown of each attention."""
+"""Follows calls that were never followed, and looks up what is known about each attention."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _BY_HAND = (
 
 
 class Following:
-    """What one capture does to gather evidence and to look it up.
+    """How one capture gathers evidence and looks it up.
 
     Attributes:
-        untold: Modules of which what was seen does not say enough, with what was seen.
-        layers: Modules that were followed in a situation; asked first, for every attention of every forward asks.
+        untold: Modules for which the evidence is not enough, with what was seen.
+        layers: Modules that were followed in a situation; looked up first, because every attention of every forward asks.
     """
 
     def __init__(self, layout: Layout, locator: Locator) -> None:
@@ -55,7 +55,7 @@ class Following:
         self._answers: dict[tuple[int, Situation, str, int], Answer] = {}
 
     def model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
-        """Follow a forward of the whole model, if none was followed yet."""
+        """Follow a forward of the whole model, if none has been followed yet."""
         others = self._others.get(id(module))
         if others is None:
             others = self._others[id(module)] = places_of_others(module)
@@ -65,7 +65,7 @@ class Following:
         return self._begin(module, situation, args, kwargs)
 
     def layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Followed | None:
-        """Follow a call of an attention module, if none was followed in this situation."""
+        """Follow a call of an attention module, if none has been followed in this situation."""
         module = self._layout.modules[name]
         if was_followed(module, situation):
             self.layers.add((name, situation))
@@ -73,7 +73,7 @@ class Following:
         return self._begin(module, situation, args, kwargs) if self._allowed(args, kwargs) else None
 
     def finish(self, followed: Followed, completed: bool) -> None:
-        """The followed call has ended: write down what it showed."""
+        """End the followed call and record what it showed."""
         followed.finish(completed)
         self.layers.clear()
         self._answers.clear()
@@ -96,7 +96,7 @@ class Following:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
     ) -> Answer | None:
-        """What is known of the attention that is running; None where nobody followed it."""
+        """What is known about the running attention; None if it was not followed."""
         key = (id(module), situation, operator.name, ordinal)
         before = self._answers.get(key)
         if before is None:
@@ -132,7 +132,7 @@ class Following:
         return followed.ask(module, situation, operator.name, ordinal, (call.query, call.key), None)
 
     def idle(self, followed: Followed | None, module: nn.Module, situation: Situation, before: tuple[int, int]) -> str | None:
-        """Why a module that should attend, and was not seen to, does not; None where that was not shown."""
+        """Why a module that was expected to attend, but was not seen to, does not; None if that is not known."""
         named = without_softmax(module)
         if followed is None:
             shown = idle_before(module, situation)
@@ -151,5 +151,5 @@ class Following:
         return followed
 
     def _allowed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Nothing is followed into compiled code, and nothing is learned from an empty batch."""
+        """Whether following is possible: not into compiled code, and not on an empty batch."""
         return not self._layout.regions and may_follow() and all(tensor.numel() for tensor in flat_tensors((args, kwargs)))

@@ -1,9 +1,9 @@
-"""CUDA graphs: what a capture cannot see is refused by name, before it could break the forward of a user.
+"""CUDA graphs: what a capture cannot see is refused by name, before it can break the user's forward.
 
-A replayed graph runs no Python, so nothing passes the tap. While one is recorded, whatever a capture keeps would lie in the graph's own
-memory, where PyTorch refuses it inside the user's forward, or where the next replay overwrites it. So a capture of a model that was
-compiled to replay graphs is refused when it is entered, and attention that is recorded into a graph by hand, or by a model that is compiled
-when the context is open already, is left alone and reported: the forward of the user runs as it would without us.
+A replayed graph runs no Python, so nothing passes the tap. While a graph is recorded, whatever a capture keeps would be in the graph's own
+memory, where PyTorch refuses it inside the user's forward or the next replay overwrites it. So a capture of a model that was compiled to
+replay graphs is refused on entry. Attention that is recorded into a graph by hand, or by a model compiled while the context is open, is
+left alone and reported: the user's forward runs as it would without a capture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def refuse_replays(model: nn.Module, layout: Layout) -> None:
     """Raise if a compiled part of a model on CUDA replays CUDA graphs.
 
     Raises:
-        CaptureError: With the parts, and what to compile them with instead.
+        CaptureError: The message names the parts, and how to compile them instead.
     """
     if not layout.regions or not _on_cuda(model) or _eager_stance():
         return
@@ -46,7 +46,7 @@ def refuse_replays(model: nn.Module, layout: Layout) -> None:
 
 
 def being_recorded(args: tuple[Any, ...]) -> bool:
-    """Whether an operator runs into a CUDA graph, or in the warm-up before one: what is kept then lies in the memory of the graph."""
+    """Whether an operator is being recorded into a CUDA graph or warmed up for one: what is kept then is in the graph's memory."""
     first = args[0] if args else None
     if not isinstance(first, Tensor) or not _is_cuda(first):
         return False
@@ -58,7 +58,7 @@ def _is_cuda(tensor: Tensor) -> bool:
 
 
 def _replays(region: nn.Module) -> bool:
-    """By the options it was compiled with; a backend other than inductor has none."""
+    """Whether a compiled part replays graphs, by its options; only inductor has them."""
     compiled = getattr(region, "_compiled_call_impl", None)
     ask: Callable[[], Any] | None = getattr(region, "get_compiler_config", None) or getattr(compiled, "get_compiler_config", None)
     options = ask() if ask is not None else None

@@ -1,4 +1,4 @@
-"""Grouped heads that transformers packs where queries should be."""
+"""Grouped heads that transformers packs into the axis of queries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _Shown = TypeVar("_Shown", FusedCall, SoftmaxCall)
 def unpacked(call: _Shown, module: nn.Module | None, context: TokenContext | None) -> _Shown:
     """Undo the packing of grouped heads that transformers uses for a single query.
 
-    There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries are heads.
+    There ``[batch, num_heads, 1, head_dim]`` arrives as ``[batch, num_kv_heads, groups, head_dim]``: what looks like queries is heads.
     """
     shaped = call.weights if isinstance(call, SoftmaxCall) else call.query
     groups = None if module is None else module.__dict__.get(QUERY_GROUPS)  # getattr takes 10 us to say that a module has none

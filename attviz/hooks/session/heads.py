@@ -1,7 +1,7 @@
-"""Tensor parallelism: which heads of a layer this process holds, and those of all ranks joined.
+"""Tensor parallelism: which heads of a layer this process holds, and how to join those of all ranks.
 
-Evidence is in the weights while the layer runs: those of a tensor-parallel projection are DTensors that are sharded along their outputs.
-FSDP2 shards the same way, but has gathered its weights by then, so its layers hold all heads.
+The evidence is in the weights while the layer runs: those of a tensor-parallel projection are DTensors sharded along their outputs. FSDP2
+shards the same way but has gathered its weights by then, so its layers hold all heads.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from attviz.records import DiagonalRecord
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """The place of this process among those that hold the heads of a layer.
+    """The position of this process among those that hold the heads of a layer.
 
     Attributes:
-        rank: Its place.
-        size: How many there are.
+        rank: Its rank.
+        size: Number of processes.
         group: Their process group.
     """
 
@@ -37,7 +37,7 @@ class HeadShares:
 
     Args:
         model: The model.
-        gather: Whether records shall hold the heads of all ranks.
+        gather: Whether records should hold the heads of all ranks.
     """
 
     def __init__(self, model: nn.Module, *, gather: bool) -> None:
@@ -46,19 +46,19 @@ class HeadShares:
         self._shares: dict[str, Share | None] = {}
 
     def note(self, layer: str | None) -> None:
-        """A layer runs just now."""
+        """Note that a layer is running."""
         if layer is not None and layer not in self._shares:
             self._shares[layer] = _share_of(self._model, layer)
 
     def settled(self, record: DiagonalRecord, *, fed: bool = False) -> DiagonalRecord:
-        """The record with the heads it holds told, or of all ranks: then every rank must come here, layer by layer.
+        """The record with its range of heads noted, or with those of all ranks: then every rank must call this, layer by layer.
 
         Args:
-            record: As it was recorded.
-            fed: Whether a metric gets it.
+            record: The record.
+            fed: Whether a metric receives it.
 
         Raises:
-            CaptureError: If a metric would take the heads of several ranks for the same.
+            CaptureError: If a metric would take the heads of several ranks for the same heads.
         """
         share = None if record.layer is None else self._shares.get(record.layer)
         local = record.diagonal.shape[1]

@@ -1,4 +1,4 @@
-"""What a call may know of its tokens: ids of its keys, those in a cache included, and which are real."""
+"""What a call can know about its tokens: the ids of its keys, including those in a cache, and which are real."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TokenKnowledge:
         *,
         cross: bool = False,
     ) -> Tokens:
-        """Tokens of one call; made once for all layers of one shape, but for what the mask of a call's own operator hides."""
+        """Tokens of one call; computed once for all layers of one shape, except what the operator's own mask hides."""
         batch, _, q_len, kv_len = call.shape
         offset = call.kv_offset
         key = (id(context), id(documents), batch, q_len, kv_len, offset if isinstance(offset, int) else id(offset), cross)

@@ -1,4 +1,4 @@
-"""What a capture says when it saw less than the model has: which layers, why as far as it can be known, and the cure."""
+"""What a capture says when it saw less than the model has: which layers, why if that is known, and the cure."""
 
 from __future__ import annotations
 

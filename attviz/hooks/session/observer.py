@@ -1,8 +1,8 @@
 """Joins scope and tap for one capture: decides which module an attention call belongs to and whether it has a diagonal.
 
-The rules, in order: a call inside the recomputation of a checkpoint is the same call again; the innermost hooked module owns a call, else
-the innermost running one; cross-attention and foreign softmaxes are skipped with a reason; calls from a compiled region are held back until
-its step ends, and get names only if their number is the number of attention modules in the region.
+The rules, in order: a call inside the recomputation of a checkpoint was already seen; the innermost hooked module owns a call, else
+the innermost running one; cross-attention and other softmaxes are skipped with a reason; calls from a compiled region are held back until
+its step ends, and get names only if there are as many of them as attention modules in the region.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Observer:
     """The listener of one capture. Its faults are kept in ``faults``; they never break the user's forward.
 
     Attributes:
-        faults: What went wrong inside the tap, ours or a metric's.
-        missed: Modules that ran without an attention call passing the tap, with the reason where it can be known.
+        faults: What went wrong inside the tap, in our code or in a metric.
+        missed: Modules that ran without an attention call passing the tap, with the reason if it is known.
         skipped: Modules whose attention has no diagonal, with the reason.
-        untold: Modules of which what was seen does not say enough.
+        untold: Modules for which the evidence is not enough.
         owners: Modules that were seen to attend, in order of first execution.
         paused: Set between samples of ``every=N``.
         place: The coroutine it belongs to.
@@ -70,7 +70,7 @@ class Observer:
     def enter(
         self, read_context: Callable[[TokenContext | None], TokenContext], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """A container is called; the outermost one opens a step."""
+        """Note that a container is called; the outermost one opens a step."""
         local = self._local
         if local.depth == 0 and not self.paused and not self.place.elsewhere():
             self.close_implicit()
@@ -84,7 +84,7 @@ class Observer:
             local.followed = self._following.model(self.layout.modules[name], args, kwargs)
 
     def leave(self, completed: bool) -> bool:
-        """A container returned or raised; True where that ended a step."""
+        """Note that a container returned or raised; True if that ended a step."""
         local = self._local
         if local.depth == 0:
             return False
@@ -113,7 +113,7 @@ class Observer:
         return self._local.depth == 0
 
     def enter_layer(self, name: str, situation: Situation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """A module that should attend is called."""
+        """Note that a module that should attend is called."""
         if self.place.bound and self.place.elsewhere():
             return
         local, scope = self._local, LayerScope(name, situation)
@@ -126,7 +126,7 @@ class Observer:
             scope.before = local.followed.counts
 
     def leave_layer(self, name: str, args: tuple[Any, ...], output: Any) -> None:
-        """It returned or raised: if nothing passed the tap meanwhile, it is a miss, unless it had nothing to do."""
+        """Note that it returned or raised: if nothing passed the tap meanwhile, it was missed, unless it had nothing to do."""
         local, scopes = self._local, self._local.scopes
         if not scopes or scopes[-1].name != name:
             return  # another hook raised before ours ran, or the scope belongs to a forward that failed
@@ -158,7 +158,7 @@ class Observer:
         self._ways.forget()
 
     def abandon(self) -> None:
-        """Forget what is running on this thread: the context has ended, perhaps in the middle of it."""
+        """Forget what is running on this thread, because the context has ended, perhaps in the middle of a forward."""
         local = self._local
         if local.step is not None and local.step in self._open:  # an interrupt is no exception to the hooks: they did not hear of it
             self._open.remove(local.step)
@@ -203,7 +203,7 @@ class Observer:
             self.faults.keep(fault)
 
     def _set_aside(self, local: ThreadState, operator: Operator, reason: str) -> None:
-        """An operator said why it has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
+        """Note why an operator has no diagonal; a softmax counts only if its module turns out not to attend otherwise."""
         owner = local.scopes[-1].name if local.scopes else self._locator.innermost()[0]
         if local.scopes and reason is not graphs.RECORDED:
             local.scopes[-1].aside = reason
@@ -269,9 +269,9 @@ class Observer:
     # ---- steps
 
     def _implicit_step(self, local: ThreadState, owner: str | None) -> Step:
-        """Step of a call outside every container: of a model that is not called as a whole, or compiled inside the context.
+        """Step of a call outside every container: the model is not called as a whole, or was compiled inside the context.
 
-        A worker thread of a running forward belongs to that forward. Else all calls of a thread are one forward until one comes again.
+        A worker thread of a running forward belongs to that forward. Otherwise all calls of a thread form one forward until one repeats.
         """
         with self._lock:
             running = self._open[0] if len(self._open) == 1 else None

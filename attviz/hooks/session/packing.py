@@ -1,8 +1,8 @@
 """Which of several texts packed into one row each token belongs to.
 
-Kernels for packed texts are told where each begins. Others are given a mask that keeps the texts apart, and only the ``position_ids``,
-which restart with each, tell where. Models differ in whether they build such a mask, so a restart counts only if the token after it
-cannot see the one before it.
+Kernels for packed texts are given the start of each text. Others get a mask that keeps the texts apart, and only the ``position_ids``,
+which restart with each text, show where. Not all models build such a mask, so a restart counts only if the token after it cannot see the
+one before it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _known = WeakTensorKeyDictionary()  # bounds of packed texts -> (version and len
 
 
 def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | None:
-    """Number of the text within its row, ``[batch, q_len]``, -1 behind the last; None where the call shows no packed texts."""
+    """Number of the text within its row, ``[batch, q_len]``, -1 after the last; None if the call has no packed texts."""
     if call.cu_seqlens is not None:
         return None if isinstance(call, PaddedCall) else _numbers(call.cu_seqlens, call.shape[2])
     if context is None or context.positions is None or context.mask is not None:
@@ -33,7 +33,7 @@ def document_ids(call: AttentionCall, context: TokenContext | None) -> Tensor | 
 
 
 def _numbers(starts: Tensor, length: int) -> Tensor:
-    """Numbers of the texts; the layers of a forward share their bounds, and the numbers with them."""
+    """Numbers of the texts; the layers of a forward share their bounds, and so the numbers."""
     if starts.is_inference():  # has no version: nobody could tell when it was refilled
         return _number(starts, length)
     known = _known.get(starts)

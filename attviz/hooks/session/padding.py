@@ -1,4 +1,4 @@
-"""Which queries are padding: by the mask the operator itself worked with, and by the one the model was given where the two agree."""
+"""Which queries are padding: according to the operator's own mask, and to the model's mask where the two agree."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or 
 
 
 class Hidden(NamedTuple):
-    """What hides keys, copied while the operator ran and interpreted when somebody reads.
+    """What hides keys: copied while the operator ran, and interpreted when it is read.
 
     Attributes:
-        own: Of each query's own key: scores, or a bool or additive mask, ``[..., heads, q_len]``.
-        last: Of the same keys, for the last query.
-        weights: They are weights, of which 0 is hidden.
-        best: What shows each query's own key best to any query; None where that was not asked, or nothing is hidden.
+        own: For each query's own key: scores, or a bool or additive mask, ``[..., heads, q_len]``.
+        last: The same keys, as seen by the last query.
+        weights: Whether these are weights, where 0 means hidden.
+        best: The most visible entry of each query's own key over all queries; None if not requested, or if nothing is hidden.
     """
 
     own: Tensor
@@ -39,13 +39,13 @@ class Hidden(NamedTuple):
 
 
 def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = None, sparse: bool = False) -> Hidden | bool | None:
-    """What the operator's mask hides; a bool (whether it is causal) where there is none, None where it cannot be told.
+    """What the operator's mask hides; a bool (whether it is causal) if there is none, None if it is unknown.
 
     Args:
         call: A self-attention.
         with_last: Whether what the last query sees is needed, too.
-        added: A copy of the mask at each query's own key, where one was made already.
-        sparse: The mask may hide a token from itself that others see (graphs, top-k), so what all queries see has to be looked at.
+        added: A copy of the mask at each query's own key, if there is one already.
+        sparse: Whether the mask may hide a token from itself that others see (graphs, top-k), so that all queries must be checked.
     """
     if isinstance(call, DiagonalCall):
         return None if call.scores is None else Hidden(call.scores.clone(), None)
@@ -80,17 +80,17 @@ def _best(scores: Tensor, own: Tensor, weights: bool, keys: slice) -> Tensor | N
 
 
 def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
-    """True where the query is a real token, ``[batch, q_len]``; None where nothing says that one is not. Waits for the device."""
+    """True where the query is a real token, ``[batch, q_len]``; None if nothing says that one is not. Waits for the device."""
     real = shown_queries(given, hidden, batch, q_len)
     return None if given is None and real is not None and bool(real.all()) else real
 
 
 def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
-    """True where the query is a real token, ``[batch, q_len]``; None where nothing could say that one is not.
+    """True where the query is a real token, ``[batch, q_len]``; None if nothing could say that one is not.
 
-    A query whose own key is hidden is padding, unless that is so for every token (attention that looks away from itself). Models that open
-    rows of padding to all keys hide those keys from the real queries: there the mask that the model was given says which they are. A given
-    mask that hides nothing here is one of other tokens.
+    A query whose own key is hidden is padding, unless that is so for every token (attention that excludes the token itself). Models that
+    let rows of padding see all keys hide those keys from the real queries: there the model's mask says which they are. A model's mask that
+    hides nothing here belongs to other tokens.
     """
     if hidden is None:
         return given
@@ -112,7 +112,7 @@ def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int
 
 
 def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:
-    """The last key that the last query sees: its own, under a causal mask. Waits for the device; for modules that a user named."""
+    """The last key that the last query sees: its own, under a causal mask. Waits for the device; used for modules that the user named."""
     if scores is None or scores.shape[-1] != kv_len:
         return kv_len - 1
     last = scores.detach() if scores.ndim == 1 else scores.detach()[..., -1, :]
@@ -121,7 +121,7 @@ def last_visible(scores: Tensor | None, q_len: int, kv_len: int) -> int:
 
 
 def _is_causal(given: Tensor | None) -> bool:
-    """Whether what looks like padding is a causal mask of as many texts as tokens."""
+    """Whether what looks like padding is a causal mask with as many texts as tokens."""
     return given is not None and given.shape[0] == given.shape[1] and torch.equal(given, torch.ones_like(given).tril())
 
 

@@ -1,4 +1,4 @@
-"""What is kept of one attention call until somebody reads it: a diagonal half made, and the readings, which need the call alive."""
+"""What is kept of one attention call until it is read: a half-computed diagonal, and the readings, which need the live call."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class PendingRecord:
         evidence: str,
         sparse: bool = False,
     ) -> PendingRecord:
-        """Of a call of any kind, as its operator saw it."""
+        """Create one from a call of any kind, as its operator saw it."""
         documents = None
         if call.cu_seqlens is not None or (context is not None and context.positions is not None):
             documents = document_ids(call, context)
@@ -65,17 +65,17 @@ class PendingRecord:
         return cls(layer, index, step, call.operator, evidence, context, deferred, hidden, documents)
 
     def rename(self, layer: str, index: int) -> None:
-        """Give a call from a compiled region its layer, once the forward has shown how many there are."""
+        """Name the layer of a call from a compiled region, once the forward has shown how many there are."""
         self.layer, self.index = layer, index
         if self._record is not None:
             self._record = replace(self._record, layer=layer, layer_index=index)
 
     def replace(self, record: DiagonalRecord) -> None:
-        """Give another record in place of the one that was made."""
+        """Replace the record."""
         self._record = record
 
     def record(self) -> DiagonalRecord:
-        """The finished record; made once."""
+        """The finished record; computed once."""
         if self._record is None:
             diagonal = self._deferred.finish()
             batch, _, q_len = diagonal.shape
@@ -102,7 +102,7 @@ class PendingRecord:
 
 
 class PendingCross:
-    """One attention to another sequence: nothing but what was read of it."""
+    """One attention to another sequence: only what was read from it."""
 
     __slots__ = ("_context", "_shape", "index", "layer", "operator", "readings", "reasons", "step")
 
@@ -121,7 +121,7 @@ class PendingCross:
 
 
 def read_all(call: AttentionCall, tokens: Tokens, readings: Iterable[Reading], pending: PendingRecord | PendingCross) -> None:
-    """Ask a call for every reading; what it cannot give becomes a reason."""
+    """Take every reading from a call; a reading it cannot provide becomes a reason."""
     device = call.device.type
     # readings are kept, so they must not be inference tensors; and they are made in float32 whatever autocast says
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
@@ -141,7 +141,7 @@ def read_all(call: AttentionCall, tokens: Tokens, readings: Iterable[Reading], p
 
 
 def _padded_out(found: Tensor, tokens: Tokens) -> Tensor:
-    """NaN, or -1 of whole numbers, where the query is padding."""
+    """Set values to NaN (integers to -1) where the query is padding."""
     real = tokens.real
     if real is None or found.ndim < 3 or found.shape[2] != real.shape[1]:
         return found

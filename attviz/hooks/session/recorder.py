@@ -1,4 +1,4 @@
-"""From attention calls to records: little work while the model runs, the rest when somebody reads."""
+"""From attention calls to records: little work while the model runs, the rest when they are read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attviz.records import DiagonalRecord
 
 
 class Recorder:
-    """Keeps the steps the user asked for, asks the readings and feeds the metrics.
+    """Keeps the requested steps, takes the readings and feeds the metrics.
 
     Attributes:
         steps: The kept forwards; one at most unless ``keep="all"``.
@@ -28,7 +28,7 @@ class Recorder:
         forwards: Number of forwards seen, recorded or not.
         calls: Number of attention calls recorded in all of them.
         keep: ``"last"``, ``"all"`` or ``"none"``.
-        readings: What is asked of each call.
+        readings: What is read from each call.
         latest: The last forward in which each reading was due.
         cross: Whether cross-attention is read too.
         heads: Which heads this process holds, where several run one model.
@@ -53,7 +53,7 @@ class Recorder:
         self._order: tuple[dict[object, None], dict[object, None]] = ({}, {})
 
     def begin(self) -> Step:
-        """A forward begins."""
+        """Begin a forward."""
         step = Step(self.forwards, self.recorded, index=self._place)
         step.plain = not self._metrics and not self._due(step) and self.heads is None
         self.forwards += 1
@@ -71,15 +71,15 @@ class Recorder:
         *,
         sparse: bool = False,
     ) -> None:
-        """An attention call of the forward; runs inside the operator.
+        """Add an attention call of the forward; runs inside the operator.
 
         Args:
             step: The forward.
-            layer: Its module; None where it is not known yet or never will be.
+            layer: Its module; None if it is not known (yet).
             call: The call.
-            context: What is known of its tokens.
+            context: What is known about its tokens.
             evidence: How it was settled.
-            sparse: Its mask may hide a token from itself that others see.
+            sparse: Whether its mask may hide a token from itself that others see.
         """
         index = len(step.calls) if layer is None else self._index(step, layer)
         pending = PendingRecord.of(call, context, layer, index, step.number, evidence, sparse)
@@ -95,17 +95,17 @@ class Recorder:
             self._feed(pending)
 
     def add_cross(self, step: Step, layer: str, call: AttentionCall, context: TokenContext | None) -> None:
-        """An attention to another sequence, where ``cross=True`` asks for it."""
+        """Add an attention to another sequence, if ``cross=True``."""
         pending = PendingCross(call, context, layer, self._index(step, layer, crossing=True), step.number)
         step.crossing.append(pending)
         due = [reading for reading in self._due(step) if reading.of_cross]
         read_all(call, self._knowledge.of(call, context, step, None, cross=True), due, pending)
 
     def end(self, step: Step, names: dict[int, str | None], completed: bool) -> None:
-        """The forward ended; ``names`` are the layers of the calls that came without one, by their index.
+        """End the forward; ``names`` are the layers of the calls that came without one, by index.
 
         Raises:
-            CaptureError: If query or key of a layer was overwritten before; the other layers are recorded.
+            CaptureError: If query or key of a layer was overwritten before the end; the other layers are recorded.
         """
         step.tokens.clear()
         waiting, step.waiting = step.waiting, Waiting()
@@ -160,7 +160,7 @@ class Recorder:
 
 
 def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
-    """``'encoder.0' .. 'encoder.5': [2, 4, 7]`` for each run of layers of one shape, for a message."""
+    """``'encoder.0' .. 'encoder.5': [2, 4, 7]`` for each run of layers with the same shape, for a message."""
     runs: list[tuple[list[str], tuple[int, ...]]] = []
     for record in records:
         name = f"call {record.layer_index}" if record.layer is None else record.layer
@@ -175,7 +175,7 @@ def shapes_by_layer(records: Sequence[DiagonalRecord]) -> str:
 
 
 def as_metrics(metrics: Listener | Iterable[Listener] | None) -> list[Listener]:
-    """What the user gave as ``metrics=``, as a list; a ``MetricCollection`` stands for its members.
+    """The user's ``metrics=`` as a list; a ``MetricCollection`` is replaced by its members.
 
     Raises:
         ArgumentError: If one of them has no ``update(record)``, or they come in a dictionary.

@@ -1,4 +1,4 @@
-"""What is running: one execution of a hooked module, and what a thread is in the middle of."""
+"""What is running: one execution of a hooked module, and the state of a thread."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class LayerScope:
 
 
 class ThreadState(threading.local):
-    """What one thread is in the middle of, for one capture."""
+    """State of one thread, for one capture."""
 
     def __init__(self) -> None:
         self.depth = 0

@@ -1,4 +1,4 @@
-"""The texts of a capture: steps of a generation joined into one diagonal, and a batch or a packed row taken apart into its texts."""
+"""The texts of a capture: steps of a generation joined into one diagonal, and batches or packed rows split into their texts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def join_steps(
 ) -> Float[Tensor, "num_layers batch num_heads tokens"]:
     """Join the steps of the last sequence, from its first token on.
 
-    Each step says how many tokens its cache held. A step that finds fewer than there are takes the rest back (the rejected tokens of
-    assisted decoding); one that finds none starts again (another prompt, or generation without a cache).
+    Each step knows how many tokens its cache held. If there were fewer than joined so far, the rest is dropped (tokens rejected by assisted
+    decoding); if there were none, a new sequence begins (another prompt, or generation without a cache).
 
     Args:
         steps: Kept forwards, in order. Layers that the last one does not have (an encoder) are left out.
-        beam_indices: As ``generate(num_beams=..., return_dict_in_generate=True, output_scores=True)`` returns them: the row that each
-            new token was chosen from. Tokens after the end of a finished row are NaN.
+        beam_indices: As ``generate(num_beams=..., return_dict_in_generate=True, output_scores=True)`` returns them: the row from which each
+            new token was chosen. Tokens after the end of a finished row are NaN.
 
     Raises:
         CaptureError: If steps are missing between two others, or differ in their layers or their batch.
-        ArgumentError: If the steps are of a beam search and its indices are not given.
+        ArgumentError: If the steps come from a beam search and its indices are not passed.
     """
     if any(step.beams for step in steps) and beam_indices is None:
         raise ArgumentError(
@@ -71,13 +71,13 @@ def split_documents(
     query_mask: Bool[Tensor, "batch q_len"],
     document_ids: Int[Tensor, "batch q_len"] | None = None,
 ) -> tuple[CapturedDocument, ...]:
-    """Take a batch apart into its texts, in order.
+    """Split a batch into its texts, in order.
 
     Args:
-        diagonal: Of all layers.
-        token_ids: Where the model has them.
+        diagonal: Diagonals of all layers.
+        token_ids: Token ids, if the model has them.
         query_mask: True where the token is real.
-        document_ids: Number of each token's text within its row; None where each row is one text.
+        document_ids: Number of each token's text within its row; None if each row is one text.
 
     Example:
         >>> diagonal = torch.tensor([[[[1.0, 0.5, 1.0, 0.25]]]])

@@ -1,4 +1,4 @@
-"""The life of one capture: entering, sampling every N-th forward, leaving, and saying what was missed."""
+"""The life of one capture: entering, sampling every N-th forward, leaving, and reporting what was missed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from attviz.selecting import Layers
 
 
 class Session:
-    """Attaches a recorder to a model and takes it off again.
+    """Attaches a recorder to a model and removes it again.
 
     Attributes:
         layout: The map of the model.
-        selection: Which layers were asked for.
+        selection: Which layers were requested.
         observer: What has been seen.
         state: ``"new"``, ``"open"`` or ``"closed"``; a session is entered once.
     """
@@ -50,7 +50,7 @@ class Session:
         self._clean = False  # everything was taken off
 
     def enter(self) -> None:
-        """Put everything on, or, if that is interrupted, nothing."""
+        """Attach everything or, if that is interrupted, nothing."""
         if self.state != "new":
             raise CaptureError("capture: this Capture was already used. Create a new one with attviz.capture(model) for each context.")
         refuse_replays(self._model, self.layout)
@@ -66,7 +66,7 @@ class Session:
                 self.close()
 
     def leave(self, *, complain: bool) -> None:
-        """Take everything off; say what was missed unless the context ends by an exception."""
+        """Remove everything; report what was missed unless the context ends by an exception."""
         try:
             try:
                 self.observer.close_implicit()
@@ -78,14 +78,14 @@ class Session:
             self._complain()
 
     def close(self) -> None:
-        """Take everything off, and again what an interrupt left in between."""
+        """Remove everything, including what an interrupt left behind."""
         try:
             self._detach()
         finally:
             self.drop()
 
     def drop(self) -> None:
-        """Take everything off unless that is done: nobody holds the capture any more, or something came in the way."""
+        """Remove everything unless that was done: the capture is no longer referenced, or leaving was interrupted."""
         if self.state != "new" and not self._clean:
             self._detach()
 
@@ -122,7 +122,7 @@ class Session:
         self._clean = True
 
     def _before_forward(self) -> None:
-        """Called by the hook of a container, before the observer hears of it."""
+        """Called by the hook of a container, before the observer is."""
         if self.state != "open" or not self.observer.idle or self.observer.place.elsewhere():
             return
         sampled = self._recorder.forwards % self._every == 0
@@ -132,7 +132,7 @@ class Session:
             self._recorder.forwards += 1
 
     def _after_forward(self) -> None:
-        """Called when a recorded forward has ended: owners that nobody expected get hooks, the next sample may be far."""
+        """Called when a recorded forward has ended: unexpected owners get hooks; layer hooks come off until the next sample."""
         if self._every > 1:
             self._disarm()
         else:

@@ -1,4 +1,4 @@
-"""A call whose evidence is settled, brought into the one form that is recorded: own key at ``kv_offset``, batch and heads in front."""
+"""A call whose evidence is settled, converted to the form that is recorded: own key at ``kv_offset``, batch and heads first."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _lost(answer: Answer, q_len: int, kv_len: int) -> str:
 
 
 def _sinks(answer: Answer) -> int:
-    """Columns behind the own keys that are no keys: learned ones. Tokens of another input, and slots of a buffer, are keys."""
+    """Number of columns after the own keys that are not keys but learned. Tokens of another input, and slots of a buffer, are keys."""
     return 0 if answer.buffer else answer.behind
 
 
@@ -85,7 +85,7 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
 
 
 def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
-    """A fused call with other axes in front than batch and heads: formed at once, then put in order."""
+    """A fused call whose leading axes are not batch and heads: computed at once, then rearranged."""
     query, key = call.query, call.key
     if query.ndim == 3:
         lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *query.shape[:2])

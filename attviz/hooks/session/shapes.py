@@ -1,4 +1,4 @@
-"""The axes of a call that nobody followed: batch and heads as far as shapes, attributes and token ids say."""
+"""The axes of a call that was not followed: batch and heads, as far as shapes, attributes and token ids tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AXIS_IN_FRONT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >
 
 
 def with_heads(call: FusedCall, context: TokenContext | None = None) -> FusedCall:
-    """A fused call of ``[num_heads, q_len, head_dim]`` inputs with the batch put before it, or split off where the token ids say it."""
+    """A fused call of ``[num_heads, q_len, head_dim]`` inputs with a batch axis added, or split off if the token ids show it."""
     if call.query.ndim != 3:
         return _split(call, context) if _unsplit(call) else call
     lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *call.query.shape[:2])
@@ -41,7 +41,7 @@ def _split(call: FusedCall, context: TokenContext | None) -> FusedCall:
 
 
 def in_four_dimensions(call: SoftmaxCall, module: nn.Module | None, context: TokenContext | None, sinks: int) -> SoftmaxCall:
-    """A softmax as ``[batch, num_heads, q_len, kv_len]``, with its columns that are no keys."""
+    """A softmax as ``[batch, num_heads, q_len, kv_len]``, with its columns that are not keys."""
     weights = _four_dimensions(call.weights, module, context)
     if weights is call.weights and not sinks:
         return call
@@ -65,7 +65,7 @@ def _four_dimensions(weights: Tensor, module: nn.Module | None, context: TokenCo
 
 
 def folded(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> bool:
-    """Whether batch and heads stand in one axis of an attention of unknown code, and nothing says how it is split."""
+    """Whether batch and heads share one axis in an attention of unknown code, and nothing shows how to split it."""
     shown = call.weights if isinstance(call, SoftmaxCall) else call.query if isinstance(call, FusedCall) else None
     if isinstance(call, FusedCall) and _unsplit(call) and module is not None and not is_of_library(module):
         rows = call.query.shape[1]

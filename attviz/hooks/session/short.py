@@ -1,10 +1,10 @@
-"""The short way of a small call whose situation is known: most calls of most captures.
+"""The short path of a small call whose situation is known: most calls of most captures.
 
-The first call of an attention goes the general way: its owner is looked for, its evidence weighed, its shape judged. What came of it is
-written down as a :class:`Way`, and the next call that looks the same takes it: nothing is decided again, and what is left of its arithmetic
-is done for all layers at once (:mod:`attviz.calls.together`). Whatever looks different goes the general way.
+The first call of an attention takes the general path: its owner is found, its evidence weighed, its shape judged. The result is recorded as
+a :class:`Way`, and the next call that looks the same reuses it: nothing is decided again, and the remaining arithmetic is done for all
+layers at once (:mod:`attviz.calls.together`). Whatever looks different takes the general path.
 
-Every attention pays for what stands here, so :meth:`ShortWays.take` is one function, and nothing is made that a reader may never ask for.
+This is on the hot path of every attention, so :meth:`ShortWays.take` is one function, and nothing is created that may never be read.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ class Way:
         layer: Name of the module.
         module: The module.
         operator: Its operator.
-        recorded: Whether the layer was asked for.
+        recorded: Whether the layer was requested.
         evidence: How its first call was settled.
         kind: Ways with the same number may be finished together.
         rows: ``(batch, num_heads, q_len)`` of its record.
-        packed: The heads of a group stand where queries should be.
-        behind: Keys behind that of the last query; None where the cache says where the queries' keys are.
-        slots: Only the cache says that, however many keys there are.
-        lasting: Whether query and key are still as they were when the forward ends; None while that is not known.
+        packed: Whether the heads of a group take the place of queries.
+        behind: Keys after that of the last query; None if the cache says where the queries' keys are.
+        slots: Whether only the cache says so, however many keys there are.
+        lasting: Whether query and key are unchanged when the forward ends; None while that is unknown.
     """
 
     __slots__ = (
@@ -59,17 +59,17 @@ class Way:
         self.lasting = _lasting.get(module)
 
     def learn(self, lasting: bool) -> None:
-        """Write down whether query and key are as they were when the forward ends."""
+        """Record whether query and key are unchanged when the forward ends."""
         self.lasting = _lasting[self.module] = lasting and _lasting.get(self.module, True)
 
     def fit(self, call: FusedCall, judged: FusedCall, answer: Answer | None, context: TokenContext | None) -> None:
-        """Note what a call must look like to take this way.
+        """Note what a call must look like to take this path.
 
         Args:
-            call: One that was settled, as its reader gave it.
-            judged: As it was recorded.
-            answer: What following its module showed; None where its shape decided.
-            context: What is known of its tokens.
+            call: A settled call, as its reader returned it.
+            judged: The call as it was recorded.
+            answer: What following its module showed; None if its shape decided.
+            context: What is known about its tokens.
         """
         query = call.query
         self.shape, self.dtype, self.device, self.scale = query.shape, query.dtype, query.device, call.scale
@@ -83,7 +83,7 @@ class Way:
 
 
 def _has_way(call: AttentionCall, judged: AttentionCall | None, answer: Answer | None, module: nn.Module) -> bool:
-    """Whether the next calls may do without the general way: small ones of a kernel whose log-sum-exp was found right."""
+    """Whether later calls may skip the general path: small calls of a kernel whose log-sum-exp was found right."""
     if type(call) is not FusedCall or type(judged) is not FusedCall or call.logsumexp is None or not known(call.operator, call.query):
         return False
     query = call.query
@@ -97,14 +97,14 @@ def _has_way(call: AttentionCall, judged: AttentionCall | None, answer: Answer |
 
 
 class ShortWays:
-    """The ways that one capture knows."""
+    """The short paths that one capture knows."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._ways: dict[tuple[str, Situation, int], Way] = {}
 
     def forget(self) -> None:
-        """What was followed meanwhile may say otherwise."""
+        """Forget all paths, because what was followed meanwhile may change them."""
         self._ways.clear()
 
     def learn(
@@ -119,17 +119,17 @@ class ShortWays:
         context: TokenContext | None,
         evidence: str,
     ) -> None:
-        """Write down how a call was settled, if the next ones may take the same way.
+        """Record how a call was settled, if later calls may take the same path.
 
         Args:
             scope: The running call of its owner.
-            ordinal: Its number within that.
+            ordinal: Number of the attention within that.
             operator: Its operator.
-            call: As its reader gave it.
-            judged: As it was recorded.
+            call: The call, as its reader returned it.
+            judged: The call as it was recorded.
             module: Its owner.
             answer: What following the owner showed.
-            context: What is known of its tokens.
+            context: What is known about its tokens.
             evidence: How it was settled.
         """
         if not _has_way(call, judged, answer, module):
@@ -141,7 +141,7 @@ class ShortWays:
         self._ways[scope.name, scope.situation, ordinal] = way
 
     def take(self, local: ThreadState, scope: LayerScope, operator: Operator, call: Any) -> bool:
-        """Take the way of an earlier call of the same attention, if this one looks the same."""
+        """Take the path of an earlier call of the same attention, if this one looks the same."""
         way, step = self._ways.get((scope.name, scope.situation, scope.count)), local.step
         if way is None or way.operator is not operator or step is None or not step.plain or local.followed is not None:
             return False

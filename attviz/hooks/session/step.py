@@ -1,4 +1,4 @@
-"""One forward: its calls in order of execution, and the names of those that come out of compiled regions."""
+"""One forward: its calls in order of execution, and the names of those from compiled regions."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class Step:
     """One forward on one thread.
 
     Attributes:
-        number: Forwards seen before it.
-        sample: Forwards recorded before it: the clock of ``Reading.every``.
+        number: Number of forwards seen before it.
+        sample: Number of forwards recorded before it: the clock of ``Reading.every``.
         past: Tokens its cache held before it.
-        beams: Whether it is a step of a beam search, whose rows change places between the steps.
-        calls: Its self-attentions; those that took the short way in a form that costs nothing until somebody reads.
-        crossing: Its cross-attentions, where they were asked for.
+        beams: Whether it is a step of a beam search, which reorders rows between steps.
+        calls: Its self-attentions; those that took the short path are in a form that costs nothing until it is read.
+        crossing: Its cross-attentions, if they were requested.
         visits: How often each layer was called in it (a shared layer: several times).
-        tokens: What is known of the tokens, by context and shape; dropped when the forward ends.
-        regions: For each compiled region the index of its attention calls in ``pending``; None for one that has no diagonal.
-        waiting: Its small calls that are finished when it ends.
-        plain: Nothing but the diagonals is asked of it, and not before it ends.
-        index: Gives a layer and the number of its call the place in the order of execution.
-        sites: Of a step that no container announced: the call sites seen; a site seen twice means that a new forward began.
+        tokens: What is known about the tokens, by context and shape; dropped when the forward ends.
+        regions: For each compiled region, the indices of its attention calls in ``pending``; None for a call without a diagonal.
+        waiting: Its small calls, which are finished when it ends.
+        plain: Whether only the diagonals are requested, and not before it ends.
+        index: Maps a layer and the number of its call to the position in the order of execution.
+        sites: For a step that no container announced: the call sites seen; a repeated site means that a new forward began.
     """
 
     number: int
@@ -71,7 +71,7 @@ class Step:
         return tuple(pending.record() for pending in self.crossing)
 
     def names(self, layout: Layout, selection: Selection, missed: dict[str, str], skipped: dict[str, str]) -> dict[int, str | None]:
-        """Layers of the calls from compiled regions, by index; None where no name can be trusted.
+        """Layers of the calls from compiled regions, by index; None if no name can be trusted.
 
         Inside a region no hook runs. Compiled code keeps the order of its attention calls, so their order is the order of
         registration if, and only if, there are as many calls as modules (or a multiple: the region ran several times).

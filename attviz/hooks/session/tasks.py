@@ -1,4 +1,4 @@
-"""Whose forward this is where several coroutines share a thread: a capture sees what runs in the context it was entered in."""
+"""Whose forward this is if several coroutines share a thread: a capture sees what runs in the coroutine that entered it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class Place:
     """Where a capture was entered: in a coroutine, or not.
 
     Attributes:
-        bound: Whether it was in a coroutine; asked first on the hot path, where almost no capture is.
+        bound: Whether it was in a coroutine; checked first on the hot path, because it rarely is.
     """
 
     def __init__(self) -> None:
         self.bound = False
 
     def enter(self) -> None:
-        """Remember the running coroutine, if there is one; tasks and threads that it starts inherit that."""
+        """Remember the running coroutine, if any; tasks and threads that it starts inherit it."""
         if _in_task():
             self.bound = True
             _entered.set((*_entered.get(), id(self)))

@@ -1,4 +1,4 @@
-"""The small calls of one forward that wait for its end, and what becomes of them there."""
+"""The small calls of one forward that wait for its end, and how they are finished."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Waiting:
     """The small calls of one forward.
 
     Attributes:
-        count: How many there were.
-        lost: Calls whose query or key was overwritten before the end: where their diagonals are made, and their layer.
+        count: Number of calls.
+        lost: Calls whose query or key was overwritten before the end: where their diagonals are computed, and their layer.
     """
 
     __slots__ = ("_open", "count", "lost")
@@ -41,7 +41,7 @@ class Waiting:
         self.count = 0
 
     def add(self, way: Way, visit: int, context: TokenContext | None, offset: int | Tensor, call: FusedCall) -> Small:
-        """One more call, inside its operator."""
+        """Add a call from inside its operator."""
         query, key, logsumexp = call.query, call.key, call.logsumexp
         kv_len = key.shape[2]
         # where launches are what costs; an inference tensor does not say that it was overwritten
@@ -65,7 +65,7 @@ class Waiting:
         return way, visit, context, together, position
 
     def close(self) -> None:
-        """The forward has ended: do what was left, and let go of all that is kept."""
+        """End the forward: finish the work and release everything kept."""
         kept = [group for group in self._open.values() if group[0].kept]
         self._open = {}
         if not kept:
@@ -95,7 +95,7 @@ class Waiting:
         return [call for call in calls if not (isinstance(call, tuple) and call[3:] in lost)]
 
     def error(self) -> CaptureError:
-        """What to say of the layers whose query or key was overwritten while it waited."""
+        """The error about layers whose query or key was overwritten while waiting."""
         layers = [layer for *_, layer in self.lost]
         names = ", ".join(map(repr, layers[:4])) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
         return CaptureError(
@@ -106,12 +106,12 @@ class Waiting:
 
 
 def pending_of(small: Small, index: int, step: int) -> PendingRecord:
-    """What is kept of a small call, in the form of all others."""
+    """What is kept of a small call, in the same form as other calls."""
     way, _, context, together, position = small
     hidden = None if way.biased or together.past is not None else way.causal
     return PendingRecord(way.layer, index, step, way.operator.name, way.evidence, context, Share(together, position), hidden)
 
 
 def _without_modes() -> AbstractContextManager[object]:
-    """Nobody else's dispatch mode may see our arithmetic, which runs outside the operator here."""
+    """Hide our arithmetic, which runs outside the operator here, from other dispatch modes."""
     return _python_dispatch._disable_current_modes() if torch._C._len_torch_dispatch_stack() else _NOTHING

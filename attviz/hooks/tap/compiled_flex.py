@@ -22,7 +22,7 @@ _LIBRARIES = ("torch", "transformers")  # hold none, or are watched elsewhere; t
 
 
 def compiled_flex_places(layout: Layout) -> Iterator[Place]:
-    """Where the code of a model holds a compiled flex_attention. One in a closure, a container or a partial is a loud miss."""
+    """Where the code of a model holds a compiled flex_attention. One in a closure, a container or a partial is missed loudly."""
     flex = getattr(sys.modules.get(_FLEX), "flex_attention", None)
     if flex is None or "torch._dynamo.eval_frame" not in sys.modules:
         return

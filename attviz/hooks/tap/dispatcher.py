@@ -1,7 +1,7 @@
 """The dispatcher tap: one process-wide override of the attention operators, shared by all captures.
 
-While at least one listener is there, each operator of the table runs through :func:`_tapped`, which calls the kernel that was in
-force before, hands the same result back, and shows arguments and result to the listeners. It sits below autograd and autocast.
+While there is at least one listener, each operator of the table runs through :func:`_tapped`, which calls the original kernel, returns its
+result unchanged, and shows arguments and result to the listeners. It sits below autograd and autocast.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _handles: deque[Any] = deque(maxlen=1024)
 
 
 def override(wanted: bool) -> None:
-    """Put the override in force, or take it off; the caller holds the lock of the hub.
+    """Install or remove the override; the caller holds the lock of the hub.
 
-    Idempotent, and what an interrupted call left half done the next one finishes.
+    Idempotent; a call finishes what an interrupted one left half done.
     """
     if wanted:
         try:
@@ -48,7 +48,7 @@ def override(wanted: bool) -> None:
 
 
 def installed() -> bool:
-    """Whether the override is in force (for tests of hygiene)."""
+    """Whether the override is installed (for tests of hygiene)."""
     return bool(_installed)
 
 
@@ -74,7 +74,7 @@ def keys_present(operator: Operator) -> list[str]:
 
 
 def _has_kernel(name: str, key: str) -> bool:
-    """Whether ``get_kernel`` would find one; asked before, for it takes 50 us to say that there is none, and most rows have none."""
+    """Whether ``get_kernel`` would find one; checked first, because it takes 50 us to report that there is none, as for most rows."""
     base, _, overload = name.partition(".")
     schemas: list[Any] = torch._C._jit_get_schemas_for_operator(base)
     if all(schema.overload_name != overload for schema in schemas):  # asking for the kernel of an unknown overload raises
@@ -83,7 +83,7 @@ def _has_kernel(name: str, key: str) -> bool:
 
 
 def _device_present(key: str) -> bool:
-    """Whether this process has a device of the key: ``torch.cuda``, ``torch.xpu`` or whatever name a backend has chosen says so itself."""
+    """Whether this process has a device of the key: ``torch.cuda``, ``torch.xpu`` or the module of another backend is asked."""
     if key in ("CPU", "NestedTensorCPU"):
         return True
     if key == "MPS":

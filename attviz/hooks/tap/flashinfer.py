@@ -1,7 +1,7 @@
-"""FlashInfer's wrappers, which keep the plan of a batch: those over ragged keys are read, those over paged keys refused.
+"""FlashInfer's wrappers, which keep the plan of a batch: those over ragged keys are read, those over paged keys are refused.
 
 Written against FlashInfer 002920b (``prefill.py``, ``decode.py``), read and not run. The log-sum-exp of its kernels is of base 2 and seldom
-asked for, so the rows are summed once more from query and key.
+requested, so the rows are summed again from query and key.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _METHODS = ("run", "run_return_lse")  # the second holds the first as it was whe
 
 
 def flashinfer_places() -> Iterator[Place]:
-    """The methods of its wrappers, as far as FlashInfer is loaded; it is never imported for this."""
+    """The methods of its wrappers, if FlashInfer is loaded; it is never imported for this."""
     for (module, name), read in ((_RAGGED, _read), *((paged, _refuse) for paged in _PAGED)):
         wrapper = getattr(sys.modules.get(module), name, None)
         for method in _METHODS if isinstance(wrapper, type) else ():

@@ -1,7 +1,7 @@
-"""Attention that runs as a Python function and passes no dispatcher operator: compiled flex_attention, kernels from the hub.
+"""Attention that runs as a Python function and bypasses the dispatcher: compiled flex_attention, kernels from the hub.
 
-Such a function is replaced, where its callers look it up, for as long as a capture that needs it is open. The replacement calls the
-original with the same arguments, hands the same result back, and shows both to the listeners of the tap. In traced code it steps aside.
+Such a function is replaced, where its callers look it up, while a capture that needs it is open. The replacement calls the original with
+the same arguments, returns its result unchanged, and shows both to the listeners of the tap. In traced code it does nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _held: dict[tuple[int, str], _Held] = {}
 
 
 def replace(wanted: Iterable[Place]) -> None:
-    """Replace the functions at these places, and put all others back; the caller holds the lock of the hub. Idempotent."""
+    """Replace the functions at these places, and restore all others; the caller holds the lock of the hub. Idempotent."""
     places = {(id(place.owner), place.attribute): place for place in wanted}
     for key in tuple(_held):
         if key not in places:
@@ -57,12 +57,12 @@ def _put(place: Place, function: Function) -> None:
 
 
 def watched(operator: Operator, function: Function) -> Function:
-    """Make the function that calls ``function`` and shows what came and went to the listeners.
+    """Create a function that calls ``function`` and shows arguments and result to the listeners.
 
-    What runs inside it, attention or not, is hidden from the tap: the outermost is recorded.
+    What runs inside it, attention or not, is hidden from the tap: only the outermost call is recorded.
 
     Args:
-        operator: How a call reads as attention; its dispatch keys are not used. ``prepare`` and ``restore`` work as in the tap.
+        operator: How to read a call as attention; its dispatch keys are not used. ``prepare`` and ``restore`` work as in the tap.
         function: The original.
     """
     prepare, restore, thread = operator.prepare, operator.restore, hub.thread_state

@@ -1,7 +1,7 @@
 """The one hub between what runs and who listens: listeners, the lock and the busy flag, for the dispatcher tap and the watched functions.
 
-A change is made in two steps: write down who listens, then bring the process in line with it. The second step looks only at what is written
-down, so it may be interrupted anywhere and simply run again.
+A change takes two steps: record who listens, then update the process to match. The second step depends only on the record, so it can be
+interrupted anywhere and simply be run again.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from attviz.hooks.tap.operators import Operator
 
 
 class Listener(Protocol):
-    """Whoever wants to see attention."""
+    """An object that wants to see attention."""
 
     def listening(self) -> bool:
-        """Whether this thread is inside something the listener wants to see; asked before each kernel."""
+        """Whether this thread runs something the listener wants to see; checked before each kernel."""
 
     def observe(self, operator: Operator, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """See one operator call, after its kernel, if it was listening; keeps its own faults to itself, only BaseException passes."""
+        """See one operator call, after its kernel, if it was listening; keeps its own faults to itself, and only BaseException passes."""
 
 
 class Place(NamedTuple):
@@ -29,8 +29,8 @@ class Place(NamedTuple):
 
     Attributes:
         owner: A module, a class or an instance that holds it.
-        attribute: Under this name, in the owner's own ``__dict__``.
-        around: Turns what stands there into what stands there during a capture. What it makes must serve any caller of the process.
+        attribute: Its name in the owner's own ``__dict__``.
+        around: Turns the original into its replacement during a capture, which must serve every caller in the process.
     """
 
     owner: Any
@@ -52,7 +52,7 @@ def listen(listener: Listener, places: Iterable[Place] = ()) -> None:
     """Show the attention of this process to a listener.
 
     Args:
-        listener: Who wants to see it.
+        listener: The listener.
         places: Python functions to watch for it, in addition to the dispatcher's operators.
     """
     global listeners
@@ -70,7 +70,7 @@ def listen(listener: Listener, places: Iterable[Place] = ()) -> None:
 
 
 def unlisten(listener: Listener) -> None:
-    """Stop showing it. Idempotent, and what an interrupted call left undone the next one does."""
+    """Stop showing it. Idempotent; a call finishes what an interrupted one left undone."""
     global listeners
     try:
         lock.acquire()
@@ -85,7 +85,7 @@ def unlisten(listener: Listener) -> None:
 
 
 def _bring_in_line() -> None:
-    """Make the overrides and the replaced functions those that the listeners need, and no others."""
+    """Install exactly the overrides and replaced functions that the listeners need."""
     from attviz.hooks.tap import dispatcher, functions
 
     while True:  # a listener that was garbage may have been taken off meanwhile
@@ -103,7 +103,7 @@ def _let_go() -> None:
 
 
 def _in_child() -> None:
-    """A child of ``os.fork`` has no thread that could let go of the lock."""
+    """Renew the lock in a child of ``os.fork``, which has no thread that could release it."""
     lock._at_fork_reinit()  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
-"""Attention functions of packages that pass no operator of the table: where a model's code holds them, they are watched or refused.
+"""Attention functions of packages that call no operator of the table: where a model's code holds them, they are watched or refused.
 
-Such a function is found by where it was defined, as a global of the files that define the model's modules, or in diffusers' tables, which
-every one of its models goes through. Written against SageAttention 0116592 (``core.py``), FlashInfer 002920b (``prefill.py``) and diffusers
+Such a function is recognised by where it was defined, among the globals of the files that define the model's modules, or in diffusers'
+tables, which all of its models use. Written against SageAttention 0116592 (``core.py``), FlashInfer 002920b (``prefill.py``) and diffusers
 002e7ef (``models/attention_dispatch.py``), read and not run.
 """
 
@@ -31,7 +31,7 @@ _TABLES = (*_REFUSED, "flashinfer")
 
 
 def package_places(layout: Layout) -> Iterator[Place]:
-    """Where the model's code holds such a function, as far as the packages are loaded; none is imported for this."""
+    """Where the model's code holds such a function, if the packages are loaded; none is imported for this."""
     hub = getattr(sys.modules.get(_DIFFUSERS), "_HUB_KERNELS_REGISTRY", None)
     for config in (hub or {}).values():
         if isinstance(vars(config).get("kernel_fn"), FunctionType):
@@ -59,7 +59,7 @@ def _watched(function: Function) -> Function:
 
 
 def _operator(function: Any) -> Operator | None:
-    """How a function of these packages reads; None where it is not one of theirs."""
+    """How to read a function of these packages; None for any other function."""
     package, name = function.__module__.partition(".")[0], function.__name__
     title = f"{package}::{name}"
     if package in _REFUSED or "sage" in name:

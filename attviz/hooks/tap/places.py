@@ -12,7 +12,7 @@ from attviz.hooks.tap.transformers import transformers_places
 
 
 def watched_places(layout: Layout) -> tuple[Place, ...]:
-    """All of them; none in a model with compiled regions: nobody could call them there, and compiled code would compile again."""
+    """All places; none in a model with compiled regions, where nothing could call them and compiled code would be recompiled."""
     if layout.regions:
         return ()
     of_packages = (*package_places(layout), *flashinfer_places(), *transformer_engine_places())

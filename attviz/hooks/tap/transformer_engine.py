@@ -1,6 +1,6 @@
 """TransformerEngine's fused attention, which calls cuDNN below PyTorch's dispatcher: its Python function ``fused_attn_fwd`` is watched.
 
-``DotProductAttention`` ends in it, or in flash-attn (whose operators the tap sees), or in a softmax of its own. Written against
+``DotProductAttention`` calls it, or flash-attn (whose operators the tap sees), or a softmax of its own. Written against
 TransformerEngine fecb10b (``transformer_engine/pytorch/cpp_extensions/fused_attn.py``), read and not run. Arguments are found by name.
 """
 
@@ -32,7 +32,7 @@ _NO_SWITCH = "set NVTE_FUSED_ATTN=0 to make TransformerEngine use flash-attn, wh
 
 
 def transformer_engine_places() -> Iterator[Place]:
-    """Where TransformerEngine holds its function, as far as it is loaded; it is never imported for this."""
+    """Where TransformerEngine holds its function, if it is loaded; it is never imported for this."""
     for home in _HOMES:
         function = vars(sys.modules[home]).get("fused_attn_fwd") if home in sys.modules else None
         if inspect.isfunction(function):
@@ -78,7 +78,7 @@ def _reader(names: tuple[str, ...]) -> Reader:
 
 
 def _refused(given: dict[str, Any]) -> str:
-    """What of a call cannot be read; empty if nothing."""
+    """What cannot be read in a call; empty if everything can."""
     if type(given["q"]) is not Tensor and not isinstance(given["q"], torch.nn.Parameter):
         return "8-bit or otherwise quantized queries and keys, which are not read"
     if given.get("page_table_k") is not None:

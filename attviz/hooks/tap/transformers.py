@@ -1,7 +1,7 @@
-"""Where transformers looks up the attention functions that pass no dispatcher operator: compiled flex_attention, and flash kernels.
+"""Where transformers looks up attention functions that bypass the dispatcher: compiled flex_attention, and flash kernels.
 
-Flash kernels come from the package flash-attn, whose operators the tap sees already, or from the hub, whose operators have names that no
-table can know. The functions of the second kind are watched where transformers fetches them, before each call.
+Flash kernels come from the package flash-attn, whose operators the tap already sees, or from the hub, whose operator names are not known in
+advance. The functions of the second kind are watched where transformers fetches them, before each call.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PACKAGES = {"flash_attn": "flash_attn", "flash_attn_interface": "flash_attn_3"}
 
 
 def transformers_places() -> Iterator[Place]:
-    """The places, as far as transformers is loaded; it is never imported for this."""
+    """The places, if transformers is loaded; it is never imported for this."""
     flex = getattr(sys.modules.get(_FLEX), "WrappedFlexAttention", None)
     if flex is not None:
         yield Place(flex, "__call__", _flex)
@@ -48,7 +48,7 @@ def _flex(compiled_function: Function) -> Function:
 
 
 def _flash(fetch: Function) -> Function:
-    """Watch the kernel functions among what transformers fetches; the two that cut out and put back padding stay as they are."""
+    """Watch the kernel functions that transformers fetches; the two that remove and restore padding stay as they are."""
 
     def fetch_watched(*args: Any, **kwargs: Any) -> Any:
         fetched = fetch(*args, **kwargs)
@@ -61,7 +61,7 @@ def _flash(fetch: Function) -> Function:
 
 @lru_cache(maxsize=64)
 def watched_kernel(function: Function | None) -> Function | None:
-    """The watched form of a kernel function; itself where it is none, or where its operators are in the table."""
+    """The watched form of a kernel function; anything else, or a function whose operators are in the table, is returned unchanged."""
     if function is None or _calls_operators(function):
         return function
     try:
@@ -77,7 +77,7 @@ def watched_kernel(function: Function | None) -> Function | None:
         return (args, {**kwargs, wanted: True}) if asks(args, kwargs) else (args, kwargs)
 
     def asks(args: Arguments, kwargs: Keywords) -> bool:
-        """Not with dropout: flash-attn 2 would write out the whole matrix then."""
+        """Ask for the log-sum-exp, except with dropout: flash-attn 2 would then write out the whole matrix."""
         given = {**dict(zip(names, args, strict=False)), **kwargs}
         return bool(wanted) and wanted not in given and not given.get("dropout_p")
 
@@ -89,7 +89,7 @@ def watched_kernel(function: Function | None) -> Function | None:
 
 
 def _calls_operators(function: Function) -> bool:
-    """Whether a function is of a package whose operators the tap sees: then they are recorded, not the function."""
+    """Whether a function belongs to a package whose operators the tap sees: then those are recorded, not the function."""
     namespace = _PACKAGES.get(str(getattr(function, "__module__", "")).partition(".")[0])
     if namespace is None or ".cute" in function.__module__:  # flash-attn 4 is Python down to its kernels
         return False

@@ -1,4 +1,4 @@
-"""What a followed attention was shown to be: self, cross or neither; which key is a query's own; which axes are batch and heads."""
+"""What following showed an attention to be: self, cross or neither; which key is a query's own; which axes are batch and heads."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ class Answer:
 
     Attributes:
         kind: ``"self"``: query and key ``i`` are token ``i``; ``"cross"``: they are of different sequences; ``"none"``: no attention among
-            tokens; ``"changed"``: its softmax is not the matrix in use; ``"unsettled"``: what was seen does not say.
-        why: What was seen, as a user reads it.
-        behind: Keys behind the last query's own key (a null key, a learned bias); the rest, before the first, is cache or memory.
-        layout: Where batch and heads are; None where the operator defines it.
-        single: It has no axis for heads: several in one call of the module, with the same axes, are its heads.
-        buffer: The number of keys does not say where the queries' own are: they lie in a buffer of fixed length, or before others.
+            tokens; ``"changed"``: its softmax is not the matrix in use; ``"unsettled"``: the evidence does not decide.
+        why: What was seen, in words for the user.
+        behind: Keys after the last query's own key (a null key, a learned bias); the others, before the first, are cache or memory.
+        layout: Where batch and heads are; None if the operator defines it.
+        single: It has no axis for heads: several attentions in one call of the module, with the same axes, are its heads.
+        buffer: The number of keys does not show where the queries' own are: in a buffer of fixed length, or before other keys.
         before: Keys before the first query's own in the call that was followed.
-        tokens: The same number for attentions of one forward among the same tokens.
-        apart: Unsettled, but both sides were followed to the inputs and do not stand in the same order.
-        alone: One query that was taken out of the tokens it attends to.
-        several: It is not the first of one head among the same tokens in one call of its module.
-        one_token: One query and one key, of which nothing can be learned.
+        tokens: A number shared by attentions of one forward over the same tokens.
+        apart: Unsettled, but both sides were followed to the inputs and are in different orders.
+        alone: One query, taken from the tokens it attends to.
+        several: Not the first single-head attention over the same tokens in one call of its module.
+        one_token: One query and one key, which prove nothing.
         paired: Both depend on the same input.
-        moved: The queries are the tokens of an input in another order than there.
+        moved: The queries are the tokens of an input in a different order.
     """
 
     kind: Kind
@@ -70,9 +70,9 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
 
     Args:
         follow: The followed forward.
-        query: As the operator was given it.
-        key: As the operator was given it.
-        one_input: The module was given one sequence only.
+        query: The operator's query.
+        key: The operator's key.
+        one_input: The module was given only one sequence.
     """
     one, two = follow.traces[query], follow.traces[key]
     summed = sources(one.axes[-1])
@@ -120,12 +120,12 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
 
 
 def _one_token(pair: Pair | None) -> Answer:
-    """One query and one key: of one input, or not known of what."""
+    """One query and one key: from one input, or from an unknown one."""
     return Answer("unsettled", "one query and one key", one_token=True, paired=pair is not None and bool(pair.query & pair.key))
 
 
 def _one_by_one(answer: Answer, query: Trace, keys: Axis) -> Answer:
-    """A single query that was taken out of the tokens it attends to: pooled, or one of a loop over all of them."""
+    """A single query, taken from the tokens it attends to: pooled, or one step of a loop over all of them."""
     if answer.kind == "cross" and any(roots_of(axis) & roots_of(keys) for axis, _ in query.taken):
         return replace(answer, alone=True)
     return answer
@@ -169,7 +169,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
 
 
 def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None) -> int | None:
-    """Which of the pieces side by side that the keys consist of are the queries' own tokens."""
+    """Which of the concatenated pieces of the keys are the queries' own tokens."""
     if rows:
         return next((place for place in reversed(range(len(pieces))) if pieces[place] == (rows, q_len)), None)
     if q_len > 1 or streams is None or len(pieces) < 2:
@@ -188,7 +188,7 @@ def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None) -> 
 
 
 def _among_others(pieces: Pieces, own: int) -> Answer:
-    """Keys that hold the queries' own tokens and others."""
+    """Keys that contain the queries' own tokens and others."""
     before, after = (sum(length for _, length in part) for part in (pieces[:own], pieces[own + 1 :]))
     if any(symbol.kind == "buffer" for piece, _ in pieces for symbol in piece):
         return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
@@ -200,7 +200,7 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
 
 
 def _reordered(axis: Axis) -> bool:
-    """Whether all tokens of an input stand here, in another order than there."""
+    """Whether these are all tokens of an input, in a different order."""
     return any(
         symbol.kind == "by" and symbol.parts[0] in ("flip", "roll", "pick", "placed") and size_of(symbol.parts[-1]) == symbol.size  # type: ignore[arg-type]
         for symbol in axis
@@ -208,7 +208,7 @@ def _reordered(axis: Axis) -> bool:
 
 
 def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
-    """A self-attention, unless queries and keys stand at the same places of other texts."""
+    """Self-attention, unless queries and keys are at the same positions of different texts."""
     if pair is None or not pair.crossed:
         return answer
     return Answer(
@@ -217,5 +217,5 @@ def _of_same_texts(answer: Answer, pair: Pair | None) -> Answer:
 
 
 def kin(one: frozenset[int], other: frozenset[int]) -> bool:
-    """Whether one side saw all that the other did: a residual stream before and after one more module."""
+    """Whether one side depends on everything the other does: a residual stream before and after a module."""
     return one <= other or other <= one

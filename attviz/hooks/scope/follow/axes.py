@@ -1,7 +1,7 @@
-"""Where an axis comes from: symbols for the axes of a model's inputs, and what views, slices and concatenations make of them.
+"""Where an axis comes from: symbols for the axes of a model's inputs, and how views, slices and concatenations transform them.
 
 An axis is a tuple of symbols in row-major order: ``[batch * heads, tokens]`` is ``((batch, heads), (tokens,))``. Reshaping regroups the
-symbols, so sizes that happen to be equal are never mixed up. Equal symbols mean: index ``i`` here is index ``i`` there.
+symbols, so axes whose sizes happen to be equal are never confused. Equal symbols mean that index ``i`` is the same in both.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ class Symbol:
     """One source of indices; two are the same only if they are the same object (see :class:`Symbols`).
 
     Attributes:
-        kind: ``"in"`` an axis of an input, ``"weight"`` an output axis of a parameter, ``"const"`` an axis of what is made in the forward,
-            ``"spread"`` an expanded axis, ``"stack"`` heads side by side; ``"sub"``, ``"slice"``, ``"cat"``, ``"by"`` are made of others.
+        kind: ``"in"`` an axis of an input, ``"weight"`` an output axis of a parameter, ``"const"`` an axis of a tensor created in the
+            forward,
+            ``"spread"`` an expanded axis, ``"stack"`` stacked heads; ``"sub"``, ``"slice"``, ``"cat"``, ``"by"`` are derived from others.
         size: Number of indices.
-        rank: Which of two axes names the result where they meet.
-        parts: What it is made of.
-        depth: How many steps it is away from an input.
+        rank: Decides which of two axes names the result when they meet.
+        parts: The symbols it is derived from.
+        depth: Number of steps from an input.
         roots: The inputs it comes from.
     """
 
@@ -57,12 +58,12 @@ def roots_of(axis: Axis) -> frozenset[object]:
 
 
 def of_input(axis: Axis) -> bool:
-    """Whether an axis is known to come from an input: of tokens, or of the batch."""
+    """Whether an axis is known to come from an input (tokens or batch)."""
     return rank_of(axis) > FEATURE
 
 
 def crossed(one: Axes, two: Axes) -> bool:
-    """Whether the axes before queries and keys are of different texts: each side has a part of an input's axis that the other has not."""
+    """Whether the axes before queries and keys belong to different texts: each side has a part of an input's axis that the other lacks."""
     left, right = ({symbol for axis in axes for symbol in axis if symbol.roots and symbol.rank != FEATURE} for axes in (one, two))
     return any(symbol.roots & other.roots for symbol in left - right for other in right - left)
 
@@ -73,13 +74,13 @@ def sources(axis: Axis) -> frozenset[Symbol]:
 
 
 def learned(axis: Axis) -> bool:
-    """Whether an axis is one of features, or of something made in the forward: no axis of tokens."""
+    """Whether an axis is one of features or of something created in the forward, not one of tokens."""
     rank = rank_of(axis)
     return rank == FEATURE or rank <= CONSTANT
 
 
 class Symbols:
-    """Makes symbols, each once: the same construction gives the same object."""
+    """Creates symbols, each only once: the same construction returns the same object."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Hashable, ...], Symbol] = {}
@@ -87,7 +88,7 @@ class Symbols:
         self._numbers: dict[Axis, int] = {}
 
     def fresh(self) -> int:
-        """A number nobody else has."""
+        """A unique number."""
         self._count += 1
         return self._count
 
@@ -128,7 +129,7 @@ class Symbols:
         return tuple(found)
 
     def reshaped(self, axes: Axes, shape: Shape) -> Axes | None:
-        """Axes after a row-major reshape; None where a new axis cuts an old one in a way no split describes."""
+        """Axes after a row-major reshape; None if a new axis cuts an old one in a way that no split describes."""
         rest = [symbol for axis in axes for symbol in axis if symbol.size > 1]
         rest.reverse()
         result: list[Axis] = []
@@ -167,11 +168,11 @@ class Symbols:
         return (self.make("slice", length, rank_of(axis), start, step, of=axis),)
 
     def concatenated(self, pieces: Sequence[tuple[Axis, int]], rank: float = CONSTANT) -> Axis:
-        """Pieces (axis, length) one behind the other; slices that follow on each other become what they were cut from.
+        """Pieces (axis, length) one after the other; adjacent slices become what they were cut from.
 
         Args:
             pieces: Axis and length of each; a single token has no axis.
-            rank: The least that the whole has.
+            rank: Lowest rank of the result.
         """
         found: list[tuple[Axis, int]] = []
         for axis, length in (piece for whole, size in pieces for piece in pieces_of(whole, size)):
@@ -200,11 +201,11 @@ class Symbols:
         return self.sliced(left.parts[-1], left.parts[0], length), length  # type: ignore[arg-type]
 
     def derived(self, what: str, axis: Axis, size: int, *parts: Hashable, rank: float | None = None) -> Axis:
-        """An axis whose indices are no longer those of ``axis``, but made from them in a way that has a name."""
+        """An axis whose indices are no longer those of ``axis``, but derived from them by a named operation."""
         return () if size <= 1 else (self.make("by", size, rank_of(axis) if rank is None else rank, what, *parts, of=axis),)
 
     def single(self, size: int, streams: frozenset[int]) -> Axis:
-        """The axis of a single token that is put beside others: known by what it depends on; that of a learned one by nothing."""
+        """The axis of a single token that is stacked with others: identified by what it depends on; a learned one by nothing."""
         if size != 1:
             return ()
         return (self.make("one", 1, UNKNOWN if streams else CONSTANT, streams or self.fresh()),)
@@ -214,24 +215,24 @@ class Symbols:
         return () if size <= 1 else (self.make("spread", size, SPREAD),)
 
     def beside(self, candidates: Sequence[Axis]) -> Axis:
-        """What names an axis of tensors that are put together: of a cache that was given and of what a layer made, the layer's features."""
+        """The name of an axis of concatenated tensors: between a given cache and a layer's result, that of the layer's features."""
         return next((axis for axis in candidates if rank_of(axis) == FEATURE), None) or self.met(candidates)
 
     @staticmethod
     def met(candidates: Sequence[Axis]) -> Axis:
-        """What names an axis where several meet: the one nearest to an input."""
+        """The name of an axis where several meet: the one nearest to an input."""
         return max(candidates, key=lambda axis: (rank_of(axis), -max((symbol.depth for symbol in axis), default=0)), default=())
 
 
 def pieces_of(axis: Axis, length: int | None = None) -> tuple[tuple[Axis, int], ...]:
-    """What a concatenated axis is made of; another is one piece."""
+    """The pieces of a concatenated axis; any other axis is one piece."""
     if len(axis) == 1 and axis[0].kind == "cat":
         return axis[0].parts[0]  # type: ignore[return-value]
     return ((axis, size_of(axis) if length is None else length),)
 
 
 def _covered(pieces: Sequence[tuple[Axis, int]], start: int, length: int) -> list[tuple[Axis, int]] | None:
-    """The pieces that a slice consists of; None where it cuts one."""
+    """The pieces that a slice consists of; None if it cuts one."""
     found: list[tuple[Axis, int]] = []
     at = 0
     for piece in pieces:

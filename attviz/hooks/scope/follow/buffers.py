@@ -12,13 +12,13 @@ from attviz.hooks.scope.follow.trace import Traces, traceable
 
 
 def write(traces: Traces, name: str, args: tuple[Any, ...], out: Any) -> None:
-    """Name the part of a buffer that an operator wrote, where it is a piece of its axes.
+    """Name the part of a buffer that an operator wrote, if it is a piece of its axes.
 
     Args:
-        traces: What is known.
+        traces: What is known so far.
         name: ``"copy"`` into a view, ``"index_put"`` or ``"index_copy"``.
-        args: What it was given.
-        out: What it returned.
+        args: Arguments of the operator.
+        out: Its result.
     """
     if name == "copy":
         if traceable(args[0]):
@@ -76,7 +76,7 @@ def _by_index(args: tuple[Any, ...]) -> tuple[int, Tensor, Tensor] | None:
 
 
 def _start(index: Tensor) -> int | None:
-    """The first of places that follow on each other; None where they do not."""
+    """The first of consecutive positions; None if they are not consecutive."""
     if index.ndim != 1 or index.dtype is torch.bool or not len(index):
         return None
     first = int(index[0])

@@ -39,7 +39,7 @@ def _equal(one: Tensor, two: Tensor) -> bool:
 
 
 def _by_importance(inputs: Iterable[Any]) -> list[Tensor]:
-    """Inputs that carry tokens first, then vectors and masks: the first names an axis where several meet."""
+    """Inputs that carry tokens first, then vectors and masks: where several axes meet, the first gives the name."""
     found: list[Tensor] = []
     for tensor in flat_tensors(tuple(inputs)):
         if traceable(tensor) and tensor.ndim and not any(tensor is other for other in found):

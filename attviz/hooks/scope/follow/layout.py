@@ -15,9 +15,9 @@ class Layout:
     """How the axes before queries and keys become batch and heads.
 
     Attributes:
-        axes: For each axis its factors, outermost first: (whether it is of the heads, size or None where the input decides it).
-        rows: Place of the queries among the axes of the softmax.
-        keys: Place of the keys.
+        axes: The factors of each axis, outermost first: (whether it counts heads, size or None if the input decides it).
+        rows: Position of the queries among the axes of the softmax.
+        keys: Position of the keys.
     """
 
     axes: tuple[tuple[tuple[bool, int | None], ...], ...]
@@ -32,12 +32,12 @@ class Layout:
 
 
 def moved(axis: Axis) -> bool:
-    """Whether an index put tokens into another order."""
+    """Whether an index reordered tokens."""
     return any(symbol.kind == "by" and symbol.parts[0] in ("pick", "placed") and symbol.roots for symbol in axis)
 
 
 def layout_of_axes(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int, summed: frozenset[Symbol]) -> Layout:
-    """The layout of a softmax or a query with these axes in front, whose product sums over what comes from ``summed``."""
+    """The layout of a softmax or query with these leading axes, whose product sums over axes derived from ``summed``."""
     axes = []
     for place, (axis, size) in enumerate(zip(leading, sizes, strict=True)):
         factors: list[tuple[bool, int | None]] = []
@@ -55,7 +55,7 @@ def layout_of_axes(leading: Axes, sizes: tuple[int, ...], rows: int, keys: int, 
 
 
 def _of_heads(symbol: Symbol, place: int, summed: frozenset[Symbol]) -> bool:
-    """Heads are made of features, as is what a product sums over; of what is not known, the first axis is the batch."""
+    """Whether an axis counts heads: heads derive from features, as does the summed axis. Among unknown axes, the first is the batch."""
     if symbol.rank == FEATURE or sources((symbol,)) & summed:
         return True
     return symbol.rank <= UNKNOWN and place > 0 and not moved(tuple(sources((symbol,))))
@@ -64,7 +64,7 @@ def _of_heads(symbol: Symbol, place: int, summed: frozenset[Symbol]) -> bool:
 def arranged(diagonal: Tensor, layout: Layout, *, view: bool = False) -> Tensor | None:
     """A diagonal ``[..., tokens]`` (or weights, with their last axis taken along) as ``[batch, num_heads, tokens]``.
 
-    None where the sizes do not say how an axis is to be split, or where ``view`` is asked for and it would be a copy.
+    None if the sizes do not show how to split an axis, or if ``view`` is requested but a copy would be needed.
     """
     shape: list[int] = []
     heads: list[bool] = []

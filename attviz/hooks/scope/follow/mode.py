@@ -1,4 +1,4 @@
-"""Follows a forward: a dispatch mode that runs every operator as it is and notes what became of the axes of the inputs.
+"""Follows a forward: a dispatch mode that runs every operator unchanged and tracks the axes of the inputs.
 
 Values, random numbers and gradients are untouched: each operator runs once, with its own arguments. Compiled functions run as compiled.
 """
@@ -34,16 +34,16 @@ _AS_WITHOUT_A_MODE = tuple(
 
 
 class Follow(TorchDispatchMode):
-    """One followed forward. Faults of the book-keeping end it quietly (``broken``); they never reach the user's forward.
+    """One followed forward. Faults in our bookkeeping end it quietly (``broken``); they never reach the user's forward.
 
     Attributes:
-        broken: What went wrong in the book-keeping; nothing is concluded from a broken one.
-        unseen: Where tokens were weighed by exponentials that no attention operator showed.
-        softmax: Set while a softmax runs, by whoever takes it for attention.
-        exponentials: How many operators ran so far that a softmax could be made of, or that are not torch's own.
-        products: How many products of two tensors that both depend on the inputs.
-        inside: Query and key of the operator that runs, where it calls others for its scores.
-        where: Says which module runs; None where what runs is shown by other means.
+        broken: What went wrong in the bookkeeping; nothing is concluded from a broken one.
+        unseen: Modules in which tokens were weighed by exponentials that no attention operator showed.
+        softmax: Set while a softmax runs that is taken for attention.
+        exponentials: Number of operators so far that could be part of a softmax, or that are not torch's own.
+        products: Number of products of two tensors that both depend on the inputs.
+        inside: Query and key of the running operator, if it calls others for its scores.
+        where: Returns the running module; None if that is known by other means.
     """
 
     supports_higher_order_operators = True
@@ -76,20 +76,20 @@ class Follow(TorchDispatchMode):
         self.__enter__()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
-        """Follow no more. Works also where another mode was left on top."""
+        """Stop following, even if another mode was left on top."""
         if _python_dispatch._get_current_dispatch_mode() is self:
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self.traces.clear()
 
     def enter(self, inputs: Iterable[Any]) -> None:
-        """Give the axes of a call's inputs their names. Equal tensors are one input."""
+        """Name the axes of a call's inputs. Equal tensors are one input."""
         with _quietly(self):
             name_inputs(self.traces, inputs)
 
     # ---- the mode
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Run the operator; then note what it did."""
+        """Run the operator, then track what it did."""
         kwargs = kwargs or {}
         if torch.is_inference_mode_enabled() and _is_composite(func, args):
             return self._taken_apart(func, args, kwargs)
@@ -105,10 +105,10 @@ class Follow(TorchDispatchMode):
         return out
 
     def _taken_apart(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run an operator that is made of others as it would run without a mode, so that its parts come by here.
+        """Decompose a composite operator as PyTorch would without a mode, so that its parts are seen here.
 
-        Elsewhere autograd does that before a mode is asked. Under inference mode a mode is handed the whole, with views switched off: run
-        that way, a product of matrices takes another path and differs in its last bits.
+        Normally autograd does that before a mode is called. Under inference mode a mode receives the whole operator, with views switched
+        off; run that way, a matrix product takes another path and differs in the last bits.
         """
         with ExitStack() as state:
             for key in _AS_WITHOUT_A_MODE:
@@ -163,7 +163,7 @@ class Follow(TorchDispatchMode):
             write(traces, name, args, out)
 
     def _mixes_tokens(self, name: str, args: tuple[Any, ...], one: Trace, two: Trace) -> bool:
-        """Whether a product sums over tokens with weights that an exponential made."""
+        """Whether a product sums over tokens with weights that come from an exponential."""
         mixed = False
         ends = ((one, two, len(one.axes) - 1, len(one.axes) - 2), (two, one, len(two.axes) - 2, len(two.axes) - 1))
         for trace, other, contracted, kept in ends:
@@ -186,7 +186,7 @@ class Follow(TorchDispatchMode):
 
 
 def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether an operator is made of others on the device of its arguments."""
+    """Whether an operator is a composite of others on the device of its arguments."""
     has = torch._C._dispatch_has_kernel_for_dispatch_key
     if not hasattr(func, "_op_dk") or not has(func.name(), _COMPOSITE):
         return False
@@ -195,7 +195,7 @@ def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:
 
 
 class _quietly:  # a context manager that is used like a statement
-    """Ends the book-keeping where it fails."""
+    """End the bookkeeping if it fails."""
 
     def __init__(self, follow: Follow) -> None:
         self._follow = follow

@@ -1,4 +1,4 @@
-"""What products, convolutions, reductions and look-ups make of axes."""
+"""How products, convolutions, reductions and look-ups transform axes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _picked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 
 
 def _pick(traces: Traces, axis: Axis, size: int, index: Tensor) -> Axis:
-    """What an index makes of an axis: the same for the same values only; one that leaves all in place moves nothing."""
+    """The axis after indexing: equal only for equal index values; an index that keeps the order moves nothing."""
     known = traces.known(index)
     made = known is None or not known.streams
     if index.ndim == 1 and made and size == size_of(axis):
@@ -42,7 +42,7 @@ def _pick(traces: Traces, axis: Axis, size: int, index: Tensor) -> Axis:
 
 
 def _sorted(at: int) -> Rule:
-    """Values in an order that they have themselves; the dimension is the argument ``at``."""
+    """Values sorted by themselves; the dimension is the argument ``at``."""
 
     def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes] | None:
         if not args[0].ndim:
@@ -57,7 +57,7 @@ def _sorted(at: int) -> Rule:
 
 
 def _placed(at: int) -> Rule:
-    """Values written to places that an index names."""
+    """Values written to the positions that an index names."""
 
     def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
         if not isinstance(args[1], int) or not traceable(args[at]):
@@ -85,7 +85,7 @@ def _indexed(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
 
 
 def constant(axes: Axes) -> bool:
-    """Whether a tensor has only axes that come from no input: a parameter, or something made of parameters."""
+    """Whether no axis of a tensor comes from an input: a parameter, or something derived from parameters."""
     return all(rank_of(axis) <= CONSTANT for axis in axes)
 
 
@@ -164,7 +164,7 @@ def _reduced(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
 
 
 def _order_first(args: Any) -> bool:
-    """Whether a reduction carries its order before its dimensions (norms)."""
+    """Whether a reduction takes its order before its dimensions (norms)."""
     return len(args) > 2 and isinstance(args[2], (list, tuple)) and not isinstance(args[1], (list, tuple))
 
 

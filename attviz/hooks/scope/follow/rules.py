@@ -1,4 +1,4 @@
-"""What each operator makes of the axes of its inputs. One without a rule makes axes of unknown origin, the same for the same inputs."""
+"""How each operator transforms the axes of its inputs. Without a rule, the result has axes of unknown origin, equal for equal inputs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def base_name(func: Any) -> str:
 
 
 def _unknown(traces: Traces, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor, index: int) -> Axes:
-    """Axes of unknown origin. Query and key that go the same unknown way keep the same names: those of features are left out."""
+    """Axes of unknown origin. Query and key that pass through the same unknown operators keep equal names, except those of features."""
     inputs: list[Any] = []
     fixed = True
     for value in flat((args, kwargs)):

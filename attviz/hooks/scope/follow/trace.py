@@ -1,4 +1,4 @@
-"""What is known of each tensor while a forward is followed, kept by the memory it views: nothing is kept alive, no identity is needed."""
+"""What is known about each tensor while a forward is followed, keyed by the memory it views, so that nothing is kept alive."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Axis, Symbol, Symbols
 
 @dataclass(slots=True, eq=False)
 class SeenSoftmax:
-    """A softmax that was taken for attention, and what the forward did with it afterwards.
+    """A softmax that was taken for attention, and how the forward used it.
 
     Attributes:
-        used: What was contracted with values: ``""`` the softmax as it is, else the operation that had changed it.
+        used: What was multiplied with values: ``""`` for the softmax itself, else the operation that had changed it.
     """
 
     used: list[str] = field(default_factory=list)
 
     @property
     def changed(self) -> str | None:
-        """The operation that changed the weights before they were used; None where they were used as they are."""
+        """The operation that changed the weights before they were used; None if they were used as they are."""
         return self.used[0] if self.used and "" not in self.used else None
 
 
 class Weights(NamedTuple):
-    """A tensor that is a softmax: which one, over which of its axes, and what changed it meanwhile."""
+    """A tensor that is a softmax: which one, over which axis, and what has changed it since."""
 
     softmax: SeenSoftmax
     axis: int | None
@@ -38,14 +38,14 @@ class Weights(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What is known of the two factors of a product that made scores.
+    """What is known about the two factors of a product that produced scores.
 
     Attributes:
-        query: The streams of one.
-        key: The streams of the other.
-        crossed: They are of different texts of the batch.
-        buffered: One lies in a buffer.
-        summed: Sources of the axis that was summed over: what else comes from there are heads.
+        query: Streams of one factor.
+        key: Streams of the other.
+        crossed: Whether they belong to different texts of the batch.
+        buffered: Whether one of them is in a buffer.
+        summed: Sources of the axis that was summed over; other axes from the same sources are heads.
     """
 
     query: frozenset[int]
@@ -56,17 +56,17 @@ class Pair(NamedTuple):
 
 
 class Trace(NamedTuple):
-    """What is known of a tensor.
+    """What is known about a tensor.
 
     Attributes:
         axes: Where each axis comes from.
         streams: The inputs, and the attentions on the way, that its values depend on.
-        pair: The two factors of the product it was made of: query and key, where it holds scores.
+        pair: The two factors of the product it comes from: query and key, if it holds scores.
         weights: Which softmax it is.
-        exponential: Whether an exponential made it: what it weighs tokens with may be an attention that no operator shows.
+        exponential: Whether it comes from an exponential: weighing tokens with it may be an attention that no operator shows.
         noise: Whether it was drawn at random (dropout).
-        taken: Which index of which axis of an input it is of, where single ones were taken.
-        buffered: It is a view of a buffer that parts were written into: which parts may be others in the next call.
+        taken: Which index of which axis of an input it comes from, if single ones were taken.
+        buffered: Whether it is a view of a buffer into which parts were written, possibly other parts in the next call.
     """
 
     axes: Axes
@@ -80,7 +80,7 @@ class Trace(NamedTuple):
 
 
 def one_for_all(one: Trace, two: Trace, leading: int) -> bool:
-    """Whether a single text of the batch was taken on one side of a product, to stand beside all of the other."""
+    """Whether one side of a product is a single text of the batch, matched with all texts of the other."""
     for side, other in ((one, two), (two, one)):
         texts = {symbol for axis in other.axes[:leading] for symbol in axis}
         if any(texts.intersection(axis) for axis, _ in side.taken - other.taken):
@@ -93,7 +93,7 @@ _HUGE = 1 << 22  # elements: not copied and compared
 
 
 class Traces:
-    """Traces by storage, offset, shape and strides. A storage that is gone takes its traces with it."""
+    """Traces by storage, offset, shape and strides; they disappear with their storage."""
 
     def __init__(self, symbols: Symbols) -> None:
         self.symbols = symbols
@@ -101,7 +101,7 @@ class Traces:
         self._indices: list[tuple[Tensor, int]] = []
 
     def known(self, tensor: Tensor) -> Trace | None:
-        """What is known of a tensor; None where it was not met before."""
+        """What is known about a tensor; None if it is new."""
         found = self._known.get(_key(tensor))
         if found is None or found[0].expired() or len(found[1].axes) != tensor.ndim:
             return None
@@ -121,7 +121,7 @@ class Traces:
         self._known[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), trace)
 
     def values(self, index: Tensor) -> int:
-        """A number for the values of an index or a mask: the same for equal ones, whoever made them; of huge ones for the same memory."""
+        """A number for the values of an index or mask, the same for equal values; for huge tensors, the same for the same memory."""
         index = index.detach()
         huge = index.numel() > _HUGE
         for other, number in self._indices:

@@ -1,4 +1,4 @@
-"""What views, pieces side by side and shifts make of axes."""
+"""How views, concatenations and shifts transform axes."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 
 
 def taken_from(traces: Traces, name: str, args: Any, kwargs: Any, out: Any) -> tuple[Axis, int | None] | None:
-    """The axis of an input that single indices are taken of, and which one (None: each in turn)."""
+    """The axis of an input from which single indices are taken, and which one (None: each in turn)."""
     if name not in ("select", "unbind", "slice"):
         return None
     axes = traces[args[0]].axes
@@ -142,7 +142,7 @@ def taken_from(traces: Traces, name: str, args: Any, kwargs: Any, out: Any) -> t
 
 
 def put_back(traces: Traces, tensors: Sequence[Tensor]) -> Axis | None:
-    """The axis whose indices, taken one by one, stand here side by side again, in their order; None where they do not."""
+    """The axis whose indices were taken one by one and are put back together here in their order; None if they are not."""
     last: list[dict[Axis, int]] = []
     for tensor in tensors:
         found: dict[Axis, int] = {}
@@ -154,7 +154,7 @@ def put_back(traces: Traces, tensors: Sequence[Tensor]) -> Axis | None:
 
 
 def _on_top(traces: Traces, tensors: Sequence[Tensor]) -> Axis:
-    """Several tensors on top of each other: heads, unless they were made of single indices of an input."""
+    """Several stacked tensors: heads, unless they come from single indices of an input."""
     if len(tensors) == 1:
         return ()
     taken = any(traces[tensor].taken for tensor in tensors)

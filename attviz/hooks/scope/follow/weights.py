@@ -1,4 +1,4 @@
-"""What becomes of a softmax between itself and the values it weighs."""
+"""What happens to a softmax before it weighs the values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STATISTICS = frozenset("sum mean max min amax amin argmax log var std".split())
 
 
 def weights_after(traces: Traces, name: str, args: tuple[Any, ...], given: list[Trace], out: Any) -> Weights | None:
-    """The softmax that the result of an operator still is; None where it is none."""
+    """The softmax that the result of an operator still represents; None if it represents none."""
     found = next((trace for trace in given if trace.weights is not None), None)
     if found is None or not isinstance(out, Tensor):
         if found is not None and name in ("native_dropout",):
@@ -45,7 +45,7 @@ def weights_after(traces: Traces, name: str, args: tuple[Any, ...], given: list[
 
 
 def _axis_after(name: str, args: tuple[Any, ...], axis: int | None, source: Tensor, out: Tensor) -> int | None:
-    """Where the axis of a softmax stands after a view."""
+    """Position of the axis of a softmax after a view."""
     if axis is None:
         return None
     if name == "permute":
@@ -66,7 +66,7 @@ def _axis_after(name: str, args: tuple[Any, ...], axis: int | None, source: Tens
 
 
 def _same_rows(before: Tensor, after: Tensor) -> bool:
-    """Whether an operator left the weights as they were, but for rows that it emptied or that were no numbers (padding)."""
+    """Whether an operator kept the weights, except for rows that it cleared or that were NaN (padding)."""
     if before.dtype != after.dtype:
         after = after.to(before.dtype)
     before, after = before.detach().nan_to_num(), after.detach().nan_to_num()

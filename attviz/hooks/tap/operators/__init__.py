@@ -1,6 +1,6 @@
 """The table of attention operators: one entry per operator, one file per family.
 
-An entry says what the dispatcher calls it and how its arguments and results read as an :class:`AttentionCall`. To add a
+An entry has the dispatcher's name and turns arguments and results into an :class:`AttentionCall`. To add a
 backend, write the reader, append the :class:`Operator` to the family's ``OPERATORS``, and add a row to the tests.
 """
 

@@ -1,8 +1,8 @@
 """The fast path of ``nn.MultiheadAttention`` and ``nn.TransformerEncoder``: ``_native_multi_head_attention``.
 
-``_transformer_encoder_layer_fwd`` calls it through the dispatcher, so one entry serves both. On dense inputs the kernel has the weights in
-hand and returns them when asked, per head, at no cost. On nested inputs (an encoder with padding) it cannot: there query and key are
-projected once more and the diagonal is computed from them.
+``_transformer_encoder_layer_fwd`` calls it through the dispatcher, so one entry serves both. On dense inputs the kernel has the weights and
+returns them per head on request, at no cost. On nested inputs (an encoder with padding) it cannot: there query and key are projected again
+and the diagonal is computed from them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _ask_for_weights(args: Arguments, kwargs: Keywords) -> tuple[Arguments, Keyw
 
 
 def _restore(args: Arguments, kwargs: Keywords, result: Any) -> Any:
-    """The result the caller asked for: no weights, or their mean over heads, as the kernel itself forms it."""
+    """The result the caller requested: no weights, or their mean over heads, computed as in the kernel."""
     if args[0].is_nested:
         return result
     need_weights, average = _complete(args, kwargs)[10:12]
@@ -57,7 +57,7 @@ def _read(args: Arguments, kwargs: Keywords, result: Any) -> AttentionCall:
 
 
 def _padded(nested: Tensor) -> tuple[Tensor, Tensor]:
-    """A nested batch as a dense one, and which of its tokens are real."""
+    """A nested batch as a dense one, and a mask of its real tokens."""
     sizes = nested._nested_tensor_size()
     padded = nested.to_padded_tensor(0.0)
     lengths = sizes[:, 0].to(padded.device)

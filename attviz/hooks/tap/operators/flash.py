@@ -1,8 +1,8 @@
 """FlashAttention, dense and packed: torch's raw operators, those of the packages ``flash_attn`` and ``flash_attn_3``, and their functions.
 
 Their tensors are ``[batch, length, heads, head_dim]``, packed ``[total, heads, head_dim]`` with the bounds of the texts in ``cu_seqlens``.
-Causal masks and windows are aligned bottom right, so a query's own key is the last but as many as queries follow. Arguments are found by
-the names in the operator's schema, because their places change between versions.
+Causal masks and windows are aligned bottom right, so the own key of query ``i`` is ``kv_len - q_len + i``. Arguments are found by the
+names in the operator's schema, because their positions change between versions.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def _parameters(name: str) -> tuple[str, ...]:
 
 
 def checked_parameters(name: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names as they are, if those are among them without which nothing can be read.
+    """The names unchanged, if they include those that are needed.
 
     Raises:
-        CaptureError: If one is not.
+        CaptureError: If one is missing.
     """
     for needed in ("query", "key", "is_causal"):
         if not set(_SPELLED[needed]) & set(names):
@@ -97,7 +97,7 @@ def _bound(names: tuple[str, ...], args: Arguments, kwargs: Keywords) -> dict[st
 
 
 def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
-    """The reader of an operator or function whose arguments are called ``parameters()``."""
+    """The reader of an operator or function whose arguments have the names ``parameters()``."""
 
     def read(args: Arguments, kwargs: Keywords, result: Any) -> PackedCall | str:
         given = _bound(parameters(), args, kwargs)
@@ -131,7 +131,7 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
 
 
 def _logsumexp_of(result: Any) -> Tensor | None:
-    """The second of what was returned; None where nobody asked for it."""
+    """The second of the returned values; None if it was not requested."""
     if isinstance(result, Tensor) or len(result) < 2 or not isinstance(result[1], Tensor):
         return None
     return result[1]

@@ -1,4 +1,4 @@
-"""flex_attention, compiled: a higher-order operator that passes no dispatcher, so its Python function is watched."""
+"""flex_attention, compiled: a higher-order operator that bypasses the dispatcher, so its Python function is watched."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def flex_operator(sinks: Tensor | None = None) -> Operator:
 
 
 def _logsumexp_of(result: Any) -> Tensor | None:
-    """The natural log-sum-exp among what flex_attention returned, where it was asked for it."""
+    """The natural log-sum-exp among the results of flex_attention, if it was requested."""
     if isinstance(result, Tensor):
         return None
     found = result[1]

@@ -1,6 +1,6 @@
-"""torch's kernels below ``scaled_dot_product_attention``, where a library calls them itself: memory-efficient and cuDNN attention.
+"""torch's kernels below ``scaled_dot_product_attention``, for libraries that call them directly: memory-efficient and cuDNN attention.
 
-Read off the schemas of torch 2.9 to 2.13 (``native_functions.yaml``). xformers' CUTLASS operator and torch's ``varlen_attn`` end in them.
+Taken from the schemas of torch 2.9 to 2.13 (``native_functions.yaml``). xformers' CUTLASS operator and torch's ``varlen_attn`` call them.
 ``_efficient_attention_forward`` takes ``[batch, length, heads, head_dim]`` and returns ``[batch, num_heads, ceil32(q_len)]``, of packed
 texts ``[texts, num_heads, ceil32(longest)]``; ``_cudnn_attention_forward`` takes ``[batch, heads, length, head_dim]`` and returns
 ``[batch, num_heads, q_len, 1]``, of packed texts (``[total, heads, head_dim]``) ``[total, num_heads, 1]``.

@@ -26,11 +26,11 @@ class Operator:
         name: ``"namespace::operator"`` or ``"namespace::operator.overload"``.
         read: Turns ``(args, kwargs, result)`` into an :class:`AttentionCall`; into None if this call is not attention; or into
             the reason (a str) why it cannot have a diagonal, for ``cap.skipped``, if its module does not attend otherwise.
-        kind: ``"fused"`` operators are attention by their name; a ``"softmax"`` has to be told from a router or a pooling
+        kind: A ``"fused"`` operator always is attention; a ``"softmax"`` must be distinguished from a router or a pooling
             head by its shape and its module.
-        keys: Dispatch keys to tap, of those this process has.
+        keys: Dispatch keys to tap, if this process has them.
         prepare: Changes the arguments before the kernel runs, to make it return its log-sum-exp or its weights.
-        restore: Turns ``(original args, original kwargs, result)`` back into the result that the caller asked for.
+        restore: Turns ``(original args, original kwargs, result)`` back into the result that the caller requested.
     """
 
     name: str
@@ -71,7 +71,7 @@ def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
 
 
 def unregister_operator(name: str) -> None:
-    """Take an operator out of the table again; unknown names are ignored."""
+    """Remove an operator from the table; unknown names are ignored."""
     _table.pop(name, None)
 
 

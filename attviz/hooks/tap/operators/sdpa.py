@@ -1,7 +1,7 @@
 """The fused kernels behind ``scaled_dot_product_attention``. All of them return the log-sum-exp of each row.
 
-Layouts, read off the schemas and kernels of torch 2.9 to 2.13: flash ``[batch, num_heads, q_len]``; memory-efficient
-``[batch, num_heads, ceil32(q_len)]``, filled only when ``compute_log_sumexp`` asks for it; cuDNN ``[batch, num_heads, q_len, 1]``.
+Layouts, taken from the schemas and kernels of torch 2.9 to 2.13: flash ``[batch, num_heads, q_len]``; memory-efficient
+``[batch, num_heads, ceil32(q_len)]``, filled only if ``compute_log_sumexp`` is set; cuDNN ``[batch, num_heads, q_len, 1]``.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def _reader(name: str, causal_at: int, bias_at: int | None, rows: _Rows) -> Read
     """Reader of an operator that begins with query, key and value and returns its output and log-sum-exp first.
 
     Args:
-        name: As the dispatcher calls the operator.
+        name: The dispatcher's name of the operator.
         causal_at: Position of ``is_causal``.
-        bias_at: Position of ``attn_bias``; None where the operator takes none.
-        rows: Takes the log-sum-exp and the number of queries, gives it as ``[batch, num_heads, q_len]``.
+        bias_at: Position of ``attn_bias``; None if the operator takes none.
+        rows: Takes the log-sum-exp and the number of queries; returns ``[batch, num_heads, q_len]``.
     """
 
     def read(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
@@ -73,7 +73,7 @@ def _by_dimensions(logsumexp: Any, q_len: int) -> Any:
 
 
 def _read_mps(args: Arguments, kwargs: Keywords, result: Any) -> FusedCall:
-    """From query and key: its second result holds the weights in the math path only, in the fused ones whatever fits the signature."""
+    """From query and key: its second result holds the weights only on the math path; on the fused paths it has no meaning."""
     name, bias = "aten::_scaled_dot_product_attention_math_for_mps", _argument(args, kwargs, 3, "attn_mask")
     return FusedCall(name, args[0], args[1], None, _scale(args[0], kwargs), bias, bool(_argument(args, kwargs, 5, "is_causal", False)))
 

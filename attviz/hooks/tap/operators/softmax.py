@@ -1,6 +1,6 @@
 """Softmaxes that may be attention: eager models, and the math path of SDPA before its dropout.
 
-``_safe_softmax`` calls ``_softmax``: the tap records the outermost of nested operators only.
+``_safe_softmax`` calls ``_softmax``; of nested operators, the tap records only the outermost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _reader(name: str) -> Any:
 
 
 def dimension(args: Arguments, kwargs: Keywords) -> int:
-    """What a softmax of the table runs over, counted from the front."""
+    """The dimension a softmax runs over, counted from the front."""
     dim: int = args[1] if len(args) > 1 else kwargs.get("dim", -1)
     axes: int = args[0].ndim
     return dim % max(axes, 1)
