@@ -20,7 +20,7 @@ Diagonals = Analysis | Captured | CapturedDocument | Document | Sequence[Documen
 
 
 def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None = None, tokenizer: Any | None = None) -> Analysis:
-    """Convert a source of diagonals to an Analysis; one that already is, or has the same attributes, is returned unchanged.
+    """Convert a source of diagonals to an Analysis; an Analysis, or an object with the same attributes, is returned unchanged.
 
     Args:
         source: An Analysis, a Capture, one text of ``cap.documents``, a Document, or several Documents.

@@ -25,15 +25,15 @@ class DiagonalRecord:
         layer_index: 0-based position in the order of execution.
         step: 0-based number of the forward since the capture began.
         diagonal: Probabilities in [0, 1], float32, detached; NaN where the query is padding.
-        token_ids: Vocabulary ids of the queries, where the model has them.
-        query_mask: True where the query is a real token; None where the model was given no mask.
+        token_ids: Vocabulary ids of the queries, if the model has them.
+        query_mask: True where the query is a real token; None if the model was given no mask.
         operator: The operator that computed the attention.
         document_ids: If texts are packed into one row, the number of each query's text within its row, from 0; -1 after the last.
         readings: What else was read, by name of the reading (:mod:`attviz.readings`).
         reasons: Why a reading is missing, by its name.
         evidence: How attviz knows that query ``i`` and key ``i`` are token ``i``.
-        heads: (first, total) where tensor parallelism leaves only some heads to this process: the first of them, and how many the layer
-            has on all ranks; None where all are here.
+        heads: (first, total) if tensor parallelism leaves only some heads to this process: the first of them, and the number of heads
+            on all ranks; None if this process has them all.
     """
 
     layer: str | None
@@ -60,8 +60,8 @@ class CrossRecord:
         step: 0-based number of the forward since the capture began.
         readings: What was read, by name of the reading.
         reasons: Why a reading is missing, by its name.
-        token_ids: Vocabulary ids of the queries, where the model has them.
-        query_mask: True where the query is a real token; None where the model was given no mask.
+        token_ids: Vocabulary ids of the queries, if the model has them.
+        query_mask: True where the query is a real token; None if the model was given no mask.
         operator: The operator that computed the attention.
     """
 
@@ -128,7 +128,7 @@ class Document:
         offsets: Start and end of each token in ``text`` (characters); (0, 0) for tokens that are not in it.
         special: True for [CLS], [SEP], padding and the like.
         name: Shown in lists; a file name or a row number.
-        label: Index of the true class, where known.
+        label: Index of the true class, if known.
         prediction: Index of the class the model predicted, if it classifies.
         probabilities: One per class, if the model classifies.
         grid: (rows, columns) if the tokens are patches of an image.
@@ -154,7 +154,7 @@ class Analysis:
     Attributes:
         layers: Attention modules in order of execution; the first axis of every document's diagonal.
         documents: One per text (or per piece of a long text), in the order given; may be read from disk on demand.
-        label_names: One per class, where there are classes.
+        label_names: One per class, if there are classes.
         model_name: Hub id or folder of the model.
         settings: Settings of the run (maximum length, precision, ...), as text.
     """

@@ -43,12 +43,12 @@ def write_figures(
     Args:
         analysis: From :func:`attviz.analyze` or :func:`attviz.io.load`.
         folder: Created if it does not exist.
-        figures: Names out of :data:`FIGURES`; None draws all that the analysis has data for.
+        figures: Names from :data:`FIGURES`; None draws all that the analysis has data for.
         layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all.
         heads: Heads to draw: one or several indices or slices. ``layers=3, heads=7`` draws a single head, its token bars for one.
-        documents: Which documents get the figures that show one text: one or several indices or slices; None takes up to three, spread
+        documents: Which documents get the figures that show one text: one or several indices or slices; None chooses up to three, spread
             over the data set.
-        min_count: For bars, clouds and similarities; None takes 5 from a hundred documents on, else 1.
+        min_count: For bars, clouds and similarities; None means 5 for a hundred documents or more, else 1.
         cloud_weight: What the size of a word in a cloud means: ``"count_top"``, how often it is in the top third of the head's
             occurrences (the paper); ``"mean"`` of its diagonal; or ``"sum"``.
         special: Count [CLS], [SEP] and the like; left out by default, as in the page and the tables.
@@ -80,7 +80,7 @@ def write_figures(
 
 
 def _caption(figure: Figure, analysis: Analysis, stem: str) -> None:
-    """Model and document in a strip of its own below the figure, so that it covers nothing."""
+    """Write model and document into a strip below the figure, so that they cover nothing."""
     from attviz.plots._fonts import drawable, fallback_families
 
     number = stem.rsplit("_", 1)[-1]
@@ -147,7 +147,7 @@ def _each(source: FigureSource, name: str) -> Iterator[tuple[str, Document]]:
 
 
 def _sequence(source: FigureSource) -> Iterator[tuple[str, Figure]]:
-    """Tokens with strokes: every head where they are few, else the mean of each layer; tinted by the mean of all; none for special ones."""
+    """Tokens with strokes: every head if they are few, else the mean of each layer; tinted by the mean of all; none for special tokens."""
     from attviz.plots import sequence
 
     for stem, document in _each(source, "sequence"):

@@ -17,12 +17,12 @@ class GuardedStep:
     """Puts a function around ``trainer.training_step`` for one optimizer step.
 
     The trainer has no event for an exception, so a capture that is open from one event to the next would stay on the model when a run is
-    interrupted. Inside ``training_step`` the exception passes by; outside it nothing is open.
+    interrupted. Inside ``training_step`` the exception is seen; outside it nothing is open.
 
     Args:
         trainer: Whose step it is.
         monitor: Paused after each micro-batch, abandoned by an exception.
-        begin: Starts the monitor's step, or goes on with it.
+        begin: Starts the monitor's step, or continues it.
     """
 
     def __init__(self, trainer: Any, monitor: AttentionMonitor, begin: Callable[[], None]) -> None:
@@ -49,7 +49,7 @@ class GuardedStep:
         trainer.training_step = training_step
 
     def remove(self) -> None:
-        """The step came to its end."""
+        """End the step."""
         if not self._ran:
             warnings.warn(
                 f"AttentionCallback: {type(self._trainer).__name__} never called its own training_step in this step, so nothing was "
@@ -61,7 +61,7 @@ class GuardedStep:
         self.release()
 
     def release(self) -> None:
-        """Give the trainer its method back."""
+        """Restore the trainer's method."""
         self._active = False
         if vars(self._trainer).get("training_step") is not self._wrapper:
             return

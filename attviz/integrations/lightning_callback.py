@@ -69,7 +69,7 @@ class LightningAttentionCallback(_callback_class()):  # type: ignore[misc]  # wh
         self.heads, self._log_function = heads, log  # not self.log: Lightning puts its own there
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begin to capture, or go on, if it is this step's turn."""
+        """Begin or continue to capture, if this step is due."""
         compiled = getattr(pl_module, "_compiler_ctx", None) is not None  # torch.compile(module): Lightning unwraps it
         self.monitor.begin(pl_module, _steps(trainer) + 1, compiled=compiled)
 

@@ -136,7 +136,7 @@ class AttentionMonitor:
         return self._step is not None
 
     def pause(self) -> None:
-        """Take everything off the model in the middle of a step: other code may run the model between micro-batches."""
+        """Remove everything from the model in the middle of a step, because other code may run it between micro-batches."""
         opened, self._open = self._open, None
         if opened is not None:
             opened.close()
@@ -177,7 +177,7 @@ class AttentionMonitor:
 
 
 def bounded_values(table: HealthTable, per: Per) -> dict[str, float]:
-    """Turn a table into numbers for a logger: five keys per layer, or five in all; what was not seen has no key."""
+    """Turn a table into numbers for a logger: five keys per layer, or five in all; missing values have no key."""
     layers = table.per_layer()
     values: dict[str, float] = {}
     for name in QUANTITIES:
@@ -192,7 +192,7 @@ def bounded_values(table: HealthTable, per: Per) -> dict[str, float]:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    """Refuse a typo, and what the monitor decides itself, when it is made: at the first captured step it would be late."""
+    """Refuse typos, and options that the monitor sets itself, at construction: the first captured step would be too late."""
     unknown = sorted(set(options) - set(_CAPTURE_OPTIONS))
     if set(unknown) & {"keep", "metrics"}:
         raise ArgumentError(f"AttentionMonitor: {', '.join(unknown)} is set by the monitor itself. Options: {', '.join(_CAPTURE_OPTIONS)}.")

@@ -1,7 +1,7 @@
 """Stages for ``ray.data.Dataset.map_batches``: actors that hold a model, NumPy batches of texts in, columns out.
 
-Ray is not imported here: a stage is a class that is called with a batch, as ``map_batches`` wants it. A batch is counted once, however
-often Ray restarts its task, because what the metrics saw travels with the batch's result and not in the actor.
+Ray is not imported here: a stage is a class that is called with a batch, as ``map_batches`` expects. A batch counts exactly once, however
+often Ray restarts its task, because the state of the metrics travels with the batch's result, not in the actor.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class _Stage:
     """An actor that holds a model and its tokenizer.
 
     Args:
-        model: A hub id, a folder, or a function that gives (model, tokenizer); it is called in the actor.
+        model: A hub id, a folder, or a function that returns (model, tokenizer); it is called in the actor.
         text_column: The column of the texts.
         device: Where the model runs; with ``num_gpus=1`` an actor sees its own GPU as ``"cuda"``.
-        **options: Of :func:`attviz.analyze`, such as ``batch_size``, ``max_length``, ``layers``, ``precision``.
+        **options: Options of :func:`attviz.analyze`, such as ``batch_size``, ``max_length``, ``layers``, ``precision``.
     """
 
     def __init__(self, model: Model, *, text_column: str = "text", device: str = "cpu", **options: Any) -> None:
@@ -66,10 +66,10 @@ class DiagonalStage(_Stage):
     """Adds the self-attention of every text as columns.
 
     Args:
-        model: A hub id, a folder, or a function that gives (model, tokenizer).
-        columns: Some of ``"tokens"``, ``"token_ids"``, ``"diagonal"`` ([num_layers, num_heads, num_tokens]), ``"mean"`` (one a token)
+        model: A hub id, a folder, or a function that returns (model, tokenizer).
+        columns: Some of ``"tokens"``, ``"token_ids"``, ``"diagonal"`` ([num_layers, num_heads, num_tokens]), ``"mean"`` (one per token)
             and ``"head_mean"`` ([num_layers, num_heads]). They are called ``attviz_tokens`` and so on.
-        **options: Of the stage: ``text_column``, ``device``, and those of :func:`attviz.analyze`.
+        **options: ``text_column``, ``device``, and options of :func:`attviz.analyze`.
 
     Raises:
         ArgumentError: If there is no such column, or an option would change the number of rows.
@@ -93,12 +93,12 @@ class DiagonalStage(_Stage):
 
 
 class StatisticsStage(_Stage):
-    """Gives, for each batch, one row with what the metrics saw of it; :func:`pool_states` pools the rows.
+    """Returns one row per batch with the states of the metrics; :func:`pool_states` pools the rows.
 
     Args:
-        model: A hub id, a folder, or a function that gives (model, tokenizer).
-        metrics: A function that gives the streaming metrics, such as ``lambda: [HeadStatistics()]``.
-        **options: As those of :class:`DiagonalStage`.
+        model: A hub id, a folder, or a function that returns (model, tokenizer).
+        metrics: A function that returns the streaming metrics, such as ``lambda: [HeadStatistics()]``.
+        **options: As in :class:`DiagonalStage`.
     """
 
     def __init__(self, model: Model, metrics: Callable[[], Sequence[Any]], **options: Any) -> None:
@@ -117,13 +117,13 @@ def pool_states(rows: Iterable[Mapping[str, Any]], metrics: Sequence[Any]) -> Se
 
     Args:
         rows: ``dataset.iter_rows()``.
-        metrics: Constructed as in the stage, in its order.
+        metrics: Metrics constructed as in the stage, in the same order.
 
     Returns:
         The metrics.
 
     Raises:
-        ArgumentError: If the rows hold other metrics.
+        ArgumentError: If the rows hold states of other metrics.
         MetricError: If a state belongs to another metric or to other options.
     """
     for row in rows:
@@ -142,7 +142,7 @@ def _saved(metric: Any) -> bytes:
 
 
 def _ragged(values: Sequence[Any]) -> np.ndarray:
-    """One object a row, whatever their shapes."""
+    """One object per row, whatever their shapes."""
     column = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         column[place] = value

@@ -70,7 +70,7 @@ class FunctionSink:
         self.log = log
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Hand the numbers over."""
+        """Pass the numbers on."""
         self.log(dict(values), step)
 
     def heads(self, name: str, values: np.ndarray, step: int, kind: Heads) -> None:
@@ -78,7 +78,7 @@ class FunctionSink:
 
 
 def draw(name: str, values: np.ndarray) -> Any:
-    """Draw a head map on a figure of its own, outside pyplot: nothing is left open, no backend is chosen."""
+    """Draw a head map on its own figure, outside pyplot, so that nothing stays open and no backend is selected."""
     from matplotlib.figure import Figure
 
     from attviz.plots import head_map
@@ -89,13 +89,13 @@ def draw(name: str, values: np.ndarray) -> Any:
 
 
 def check_heads(heads: Heads | None, caller: str) -> None:
-    """Refuse a kind that is none."""
+    """Refuse an unknown kind."""
     if heads not in (None, "histogram", "image"):
         raise ArgumentError(f"{caller}: heads must be one of 'histogram', 'image', None, got {heads!r}.")
 
 
 def emit(sinks: list[Sink], values: Mapping[str, float], heads: Mapping[str, np.ndarray], step: int, kind: Heads | None) -> None:
-    """Give every sink the numbers, and the heads if asked."""
+    """Pass the numbers to every sink, and the heads on request."""
     for sink in sinks:
         sink.scalars(values, step)
         for name, table in heads.items() if kind else ():
@@ -106,7 +106,7 @@ def emit(sinks: list[Sink], values: Mapping[str, float], heads: Mapping[str, np.
 def tensorboard_folder(output_dir: str) -> Path:
     """The folder of the event file that this process has opened for the run, so that both show as one run.
 
-    The trainer's callbacks do not know each other, but an event file carries the number of its process in its name.
+    The trainer's callbacks do not know each other, but the name of an event file contains the id of its process.
     """
     root = Path(os.path.expanduser(os.environ.get("TENSORBOARD_LOGGING_DIR", output_dir)))
     mine = [path for path in root.rglob("events.out.tfevents.*") if f".{os.getpid()}." in path.name]

@@ -84,7 +84,7 @@ class AttentionCallback(TrainerCallback):  # type: ignore[misc]  # transformers 
                 self._sinks.append(WandbSink(wandb.run, "train/global_step"))
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Begin to capture, if it is this step's turn."""
+        """Begin to capture, if this step is due."""
         step = state.global_step + 1
         if step % self.monitor.every:
             self.monitor.begin(model, step)  # forgets what the last captured step showed

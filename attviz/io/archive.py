@@ -45,8 +45,8 @@ def save(analysis: Diagonals, path: str | os.PathLike[str], *, precision: str = 
     Args:
         analysis: The result of :func:`attviz.analyze`, a Capture, or Documents. Anything with the attributes of an Analysis works.
         path: Usually ``something.attviz``.
-        precision: Of the stored diagonals: ``"float32"``, ``"float16"``, or codes: ``"u16"`` (relative error 2.3e-4 from 1e-8 to 0.0658,
-            absolute 1.6e-5 above) and ``"u8"`` (relative error 2.8 % from 1e-6).
+        precision: Precision of the stored diagonals: ``"float32"``, ``"float16"``, or codes: ``"u16"`` (relative error 2.3e-4 from 1e-8
+            to 0.0658, absolute 1.6e-5 above) and ``"u8"`` (relative error 2.8 % from 1e-6).
         overwrite: Whether an existing file may be replaced, at the end. A stopped run of ``analyze`` is left alone.
 
     Returns:
@@ -101,7 +101,7 @@ class ArchiveDocuments(LazyDocuments):
 
         Args:
             path: The file.
-            owner: Kept alive as long as the documents are: the temporary folder that holds the file.
+            owner: The temporary folder that holds the file; kept alive as long as the documents.
         """
         self.path, self._owner = Path(path), owner
         if not self.path.exists() and not self.path.is_symlink():
@@ -124,7 +124,7 @@ class ArchiveDocuments(LazyDocuments):
         return type(self), (self.path,)
 
     def tokens_of(self, number: int) -> tuple[int, int]:
-        """First and last + 1 of the tokens of a document, among those of all."""
+        """Start and end of a document's tokens among those of all documents."""
         return self._span("token_start", "diagonal", number)
 
     def _check(self) -> None:

@@ -1,4 +1,4 @@
-"""Between an analysis and the documents of the AttViz JSON."""
+"""Conversion between an analysis and the documents of the AttViz JSON."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Who does what in a run of several processes: a small journal beside the archive, ``NAME.claims``, in which windows of texts are claimed.
+"""Who does what in a run of several processes: a small journal next to the archive, ``NAME.claims``, in which windows of texts are claimed.
 
-A process claims a window before it works on it and says so when it is done. What a dead process had claimed and not done is free again;
-what it had done is counted from its own journal, which is written first. So any number of processes may begin, die and come back.
-Every change is made under a lock of the file, which is held for milliseconds.
+A process claims a window before it works on it and records when it is done. Windows that a dead process claimed but did not finish become
+free again; those it finished are known from its own journal, which is written first. So any number of processes may start, die and restart.
+Every change is made under a lock on the file, which is held for milliseconds.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Done:
     """A window that is done.
 
     Attributes:
-        window: Its number.
-        digest: Hash of its texts, to see that a later process reads the same.
-        cut: Its texts that were truncated, and the tokens that these lost.
+        window: Number of the window.
+        digest: Hash of its texts, to check that a later process reads the same ones.
+        cut: Number of its texts that were truncated, and of tokens they lost.
     """
 
     window: int
@@ -44,7 +44,7 @@ class Done:
     cut: tuple[int, int] = (0, 0)
 
     def plain(self) -> list[Any]:
-        """For JSON."""
+        """As plain data for JSON."""
         return [self.window, self.digest, *self.cut]
 
     @classmethod
@@ -54,7 +54,7 @@ class Done:
 
 
 def claims_path(path: str | os.PathLike[str]) -> Path:
-    """Where the claims of a run stand.
+    """Path of the claims of a run.
 
     Example:
         >>> claims_path("run.attviz").name
@@ -64,7 +64,7 @@ def claims_path(path: str | os.PathLike[str]) -> Path:
 
 
 def windows_noted(part: Path) -> list[Done]:
-    """The windows that the process of a part had done, from its journal; the part is not changed."""
+    """The windows that the process of a part finished, from its journal; the part is not changed."""
     found: list[Done] = []
     try:
         with os.fdopen(open_regular(part / "journal", "a part of a stopped run"), "rb") as file:
@@ -79,14 +79,14 @@ class Claims:
     """The claims of one run, shared by its processes; use inside :meth:`locked`."""
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, str]) -> None:
-        """Open or make the file.
+        """Open or create the file.
 
         Args:
             path: The archive of the run.
-            settings: What the run was asked for; all its processes must be asked for the same.
+            settings: Settings of the run, the same for all its processes.
 
         Raises:
-            ArgumentError: If the claims are of another run (the difference is named), or the file is not ours.
+            ArgumentError: If the claims belong to another run (the message names the difference), or the file is not ours.
             FormatError: If it is not a regular file.
         """
         self.archive, self.path = Path(path), claims_path(path)
@@ -107,12 +107,12 @@ class Claims:
             raise
 
     def close(self) -> None:
-        """Close the file; twice does no harm."""
+        """Close the file; closing it twice is harmless."""
         self._file.close()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else changes the claims inside; they are up to date at the beginning."""
+        """Hold the lock, with claims that are up to date; no other process can change them meanwhile."""
         deadline = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -132,14 +132,14 @@ class Claims:
             unlock_descriptor(self._file.fileno())
 
     def add_writer(self, label: str) -> None:
-        """A process begins; it holds the lock of its shard already."""
+        """Register a process, which already holds the lock of its shard."""
         self._append({"writer": label})
 
     def take(self, window: int, digest: str, label: str) -> bool:
         """Claim a window for a process, unless it is done or a living process has it.
 
         Raises:
-            ArgumentError: If the window is done and had other texts.
+            ArgumentError: If the window was done with other texts.
         """
         done = self._done.get(window)
         if done is not None:
@@ -156,14 +156,14 @@ class Claims:
         return True
 
     def done(self, windows: Sequence[Done], label: str) -> None:
-        """Windows of a process are on the disk."""
+        """Record that windows of a process are on disk."""
         self._append({"done": [one.plain() for one in windows], "writer": label})
 
     def total(self, counts: Mapping[str, int]) -> None:
-        """What a whole pass over the texts counted.
+        """Record what a whole pass over the texts counted.
 
         Raises:
-            ArgumentError: If another process counted otherwise.
+            ArgumentError: If another process counted differently.
         """
         if self._total is not None and self._total != dict(counts):
             raise ArgumentError(
@@ -174,12 +174,12 @@ class Claims:
             self._append({"total": dict(counts)})
 
     def release_dead(self) -> None:
-        """Free what dead processes had claimed and not done, and what was done into shards that are gone."""
+        """Free what dead processes claimed but did not finish, and what was written to shards that no longer exist."""
         for label in self.writers:
             self.release(label)
 
     def release(self, label: str) -> bool:
-        """Free what a process had claimed and not done, if it is dead; whether it is."""
+        """Free what a process claimed but did not finish, if it is dead; returns whether it is."""
         shard = self._shard(label)
         part = shard.with_name(f"{shard.name}.part")
         undone = [window for window, owner in self._claimed.items() if owner == label]
@@ -193,12 +193,12 @@ class Claims:
         return True
 
     def free(self, windows: Sequence[int], label: str) -> None:
-        """Windows of a process are to be done by another one."""
+        """Free windows of a process for another one."""
         if windows:
             self._append({"free": list(windows), "writer": label})
 
     def done_by(self, label: str) -> list[Done]:
-        """The windows that a process did."""
+        """The windows that a process finished."""
         return [self._done[window] for window, by in self._by.items() if by == label]
 
     def is_alive(self, label: str) -> bool:
@@ -215,7 +215,7 @@ class Claims:
         return self.archive.with_name(f"{self.archive.name}.shard-{label}")
 
     def _catch_up(self) -> None:
-        """Read what others wrote; under the lock a line without an end is one that a kill tore off."""
+        """Read what others wrote; under the lock, an incomplete line was cut off by a kill."""
         self._file.seek(self._read)
         raw = self._file.read()
         place = 0

@@ -1,4 +1,4 @@
-"""The non-numerical part of a document in an archive: one JSON object, trusted only after every value was checked."""
+"""The non-numerical part of a document in an archive: one JSON object, in which every value is checked before it is used."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ def joined(
         folder: Where the ``.bin`` files are.
         spans: [num_documents, 3]: number in the data set, tokens, bytes of details, in the order of the files.
         shape: (num_layers, num_heads).
-        storage: Of the diagonals.
-        keep_numbers: Add the numbers in the data set: shards are put together by them.
+        storage: How diagonals are stored.
+        keep_numbers: Keep the numbers in the data set, which determine the order of joined shards.
     """
     order = np.argsort(spans[:, 0], kind="stable")
     tokens, details = spans[:, 1], spans[:, 2]

@@ -1,7 +1,7 @@
 """Columns that only grow, and the journal that says how much of them counts: one line per batch, written after its data.
 
-A batch is there with its line or not at all: a line carries a checksum of itself and of the bytes it stands for, so what a kill, a full
-disk or a power cut tore off is recognised and cut away.
+A batch exists with its line or not at all: a line has a checksum of itself and of the bytes it stands for, so whatever a kill, a full disk
+or a power cut left incomplete is recognised and removed.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
 
 class Journal:
-    """The growing files of one folder; closed by :meth:`close`, at whatever moment.
+    """The growing files of one folder; :meth:`close` may be called at any moment.
 
     Attributes:
         num_batches: Batches that count.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open or make the files, find what counts, cut away the rest.
+        """Open or create the files, find what counts, and remove the rest.
 
         Raises:
             FormatError: If a file is a link, a folder, a device.
@@ -54,7 +54,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """What was noted, in order."""
+        """The lines, in order."""
         with open(self.folder / "journal", "rb") as file:
             while file.tell() < self._used["journal"]:
                 line = parsed_line(file.readline(_LONGEST_LINE))
@@ -96,13 +96,13 @@ class Journal:
         self.sync()
 
     def sync(self) -> None:
-        """Sync, so that what was written survives a power cut."""
+        """Sync the files, so that what was written survives a power cut."""
         for descriptor in self._files.values():
             os.fsync(descriptor)
         self._synced = time.monotonic()
 
     def cut_after(self, num_batches: int) -> None:
-        """Forget all batches but the first so many, and what was noted after them."""
+        """Drop all batches after the given number of them, and what was noted after that."""
         used, count = dict.fromkeys(self._files, 0), 0
         with open(self.folder / "journal", "rb") as file:
             while file.tell() < self._used["journal"]:
@@ -118,7 +118,7 @@ class Journal:
         self._cut()
 
     def close(self) -> None:
-        """Close the files; twice does no harm, nothing is waiting to be written."""
+        """Close the files; nothing is buffered, and closing twice is harmless."""
         while self._files:
             os.close(self._files.popitem()[1])
 
@@ -136,7 +136,7 @@ class Journal:
             os.ftruncate(descriptor, self._used[name])
 
     def _sound_lines(self) -> Iterator[None]:
-        """Walk the journal as far as its lines and their data are whole, counting."""
+        """Walk the journal as far as its lines and their data are complete, counting."""
         with open(self.folder / "journal", "rb") as file:
             while True:
                 line = parsed_line(file.readline(_LONGEST_LINE))
@@ -171,7 +171,7 @@ def written_line(line: Mapping[str, Any]) -> bytes:
 
 
 def parsed_line(raw: bytes) -> dict[str, Any] | None:
-    """The line, or None where it is torn or is not ours."""
+    """The parsed line, or None if it is incomplete or not ours."""
     if not raw.endswith(b"\n") or raw[8:9] != b" ":
         return None
     try:

@@ -1,4 +1,4 @@
-"""A large JSON file read entry by entry: memory holds one entry of the root, of limited size, never the whole file."""
+"""A large JSON file, read entry by entry: memory holds one entry of the root, of limited size, never the whole file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def root_entries(path: Path, *, max_bytes: int) -> Iterator[tuple[str | None, An
 
 
 class _Entries:
-    """A window on the text that moves on, entry by entry."""
+    """A window that moves over the text, entry by entry."""
 
     def __init__(self, text: io.TextIOBase) -> None:
         self._text, self._ended = text, False
@@ -82,7 +82,7 @@ class _Entries:
         self._place += 1
 
     def _next(self) -> str:
-        """The next character that is not blank, without taking it; '' at the end."""
+        """The next non-blank character, without consuming it; '' at the end."""
         while True:
             while self._place < len(self._window):
                 if self._window[self._place] not in _BLANK:
@@ -111,11 +111,11 @@ class _Entries:
             wanted = _MOST
 
     def _cut_off(self, error: json.JSONDecodeError) -> bool:
-        """Whether it may only be the end of the window that makes it wrong."""
+        """Whether an error may only be due to the end of the window."""
         return not self._ended and (error.msg.startswith("Unterminated") or error.pos > len(self._window) - 16)
 
     def _more(self, wanted: int) -> None:
-        """Let the window hold so many characters from here on, or all that are left."""
+        """Extend the window to hold that many characters from here on, or all that are left."""
         if self._ended or len(self._window) - self._place >= wanted:
             return
         rest = self._window[self._place :]

@@ -1,4 +1,4 @@
-"""Documents that are read when they are asked for: what an archive and the shards of one have in common."""
+"""Documents that are read on demand: the common part of archives and shards."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from attviz.records import Document
 
 
 class LazyDocuments(Sequence[Document]):
-    """A sequence of documents; a class gives its length and :meth:`_read`."""
+    """A sequence of documents; a subclass provides the length and :meth:`_read`."""
 
     @abstractmethod
     def _read(self, number: int) -> Document:
-        """The document at a place from 0 on."""
+        """The document at an index."""
 
     @abstractmethod
     def _where(self) -> str:

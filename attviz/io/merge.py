@@ -22,19 +22,19 @@ _BATCH = 64
 
 
 def merge(path: str | os.PathLike[str], *, overwrite: bool = False, metrics: Sequence[Any] = (), remove: bool = False) -> Path:
-    """Join the shards of an archive into it, in memory that does not grow with their documents but for three numbers each.
+    """Join the shards of an archive, in memory that grows only by three numbers per document.
 
-    The result is, byte for byte, the archive that one process would have written.
+    The result is byte for byte the archive that a single process would have written.
 
     Args:
         path: The archive.
-        overwrite: Whether one that is there may be replaced.
-        metrics: Constructed as those of the run, in its order: the states of all shards are pooled into them.
-        remove: Remove the shards once the archive is whole; else they stay.
+        overwrite: Whether an existing archive may be replaced.
+        metrics: Metrics constructed as in the run, in the same order: the states of all shards are pooled into them.
+        remove: Remove the shards once the archive is complete.
 
     Raises:
-        FormatError: If texts are missing, or the shards are not of one run.
-        ArgumentError: If the archive is there and ``overwrite`` is False; if the metrics are not those of the run.
+        FormatError: If texts are missing, or the shards come from different runs.
+        ArgumentError: If the archive exists and ``overwrite`` is False; if the metrics are not those of the run.
         OSError: If it cannot be written.
     """
     check_output(path, overwrite=overwrite)
@@ -63,7 +63,7 @@ def remove_shards(shards: Sequence[ArchiveDocuments], path: Path) -> None:
 
 
 def pool_metrics(shards: Sequence[ArchiveDocuments], metrics: Sequence[Any]) -> None:
-    """Pool the states of all shards into metrics that have seen nothing else.
+    """Pool the states of all shards into fresh metrics.
 
     Raises:
         ArgumentError: If a shard has other metrics, or none.

@@ -1,7 +1,8 @@
 """An archive while it is being written: batches are appended in ``NAME.part/`` and joined into one file at the end.
 
-A run may be stopped at any moment; the next one with the same settings goes on behind the last whole batch, one with others is refused.
-The folder appears with its mark (``run.json``) inside, in one rename, and goes in one rename; a folder without the mark is never touched.
+A run may be stopped at any moment; the next one with the same settings continues after the last complete batch, one with other settings is
+refused. The folder appears with its mark (``run.json``) inside, in one rename, and disappears in one rename; a folder without the mark is
+never touched.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class PartialArchive:
 
         Args:
             path: The archive that :meth:`finish` will write.
-            settings: What the run was asked for; a run is resumed only with the same. ``"precision"`` is among them.
-            resumable: Keep what was done in ``NAME.part/`` for the next run; else in a folder that goes with this one.
+            settings: Settings of the run, including ``"precision"``; a run is resumed only with the same ones.
+            resumable: Keep finished work in ``NAME.part/`` for the next run; otherwise in a folder that is removed at the end.
             overwrite: Whether a finished archive of another run may be replaced.
 
         Raises:
-            ArgumentError: If there is no such precision.
+            ArgumentError: If the precision is unknown.
         """
         self._storage = storage_of(settings.get("precision", "float16"))
         self.path = Path(path)
@@ -60,22 +61,22 @@ class PartialArchive:
 
     @property
     def is_shard(self) -> bool:
-        """Whether this is a part of a run that several processes make."""
+        """Whether this is a part of a run of several processes."""
         return "shard" in self.settings
 
     @property
     def num_batches(self) -> int:
-        """Batches that are on the disk."""
+        """Number of batches on disk."""
         return self._open.num_batches
 
     @property
     def num_windows(self) -> int:
-        """Windows of texts that were noted as done."""
+        """Number of windows of texts recorded as done."""
         return self._num_windows
 
     @property
     def num_documents(self) -> int:
-        """Documents that are on the disk."""
+        """Number of documents on disk."""
         return len(self._spans) // 3
 
     @property
@@ -85,16 +86,16 @@ class PartialArchive:
 
     @property
     def num_heads(self) -> int:
-        """Heads of a layer; 0 before the first document."""
+        """Heads per layer; 0 before the first document."""
         return self._num_heads
 
     @property
     def numbers(self) -> np.ndarray:
-        """Places in the data set of the documents, in the order in which they came."""
+        """Indices of the documents in the data set, in the order in which they were appended."""
         return np.array(self._spans, dtype=np.int64)[::3]
 
     def batches(self) -> Iterator[list[Entry]]:
-        """The documents of each batch that is on the disk, in the order in which they came."""
+        """The documents of each batch on disk, in the order in which they were appended."""
         for line in self._open.lines():
             if "sizes" in line:
                 yield entries_of(line, self.folder)
@@ -109,13 +110,13 @@ class PartialArchive:
         return found
 
     def note(self, content: Mapping[str, Any]) -> None:
-        """Keep a remark about everything appended so far; it is on the disk when this returns."""
+        """Record a note about everything appended so far; it is on disk when this returns."""
         self._check_held()
         self._open.note({"note": dict(content)})
         self._num_windows += len(content.get("windows", ()))
 
     def cut_after(self, num_batches: int) -> None:
-        """Forget all batches but the first so many: they will be done again."""
+        """Drop all batches after the given number of them; they will be redone."""
         self._check_held()
         self._open.cut_after(num_batches)
         self._read_journal()
@@ -135,12 +136,12 @@ class PartialArchive:
         self._leave()
 
     def append(self, documents: Sequence[tuple[int, Document]], layers: Sequence[str], contents: Sequence[str] | None = None) -> None:
-        """Put a batch on the disk: all of its documents or none.
+        """Write a batch to disk: all of its documents or none.
 
         Args:
-            documents: Each with its place in the data set.
-            layers: Their layers.
-            contents: A hash of each input, where inputs are not texts.
+            documents: Documents with their indices in the data set.
+            layers: Layers of their diagonals.
+            contents: A hash of each input, if inputs are not texts.
 
         Raises:
             FormatError: If layers or heads differ from those before, or a document's tokens from its diagonal.
@@ -178,11 +179,11 @@ class PartialArchive:
         """Join the parts, in the order of the data set, into the archive; then remove the folder.
 
         Args:
-            layers: Of the documents, where there is none that says it.
+            layers: Layers, if there is no document to tell.
             label_names: One per class.
-            model_name: Of the model.
-            settings: What to write of the run; None writes what was asked for.
-            extra: Bytes to keep beside the documents.
+            model_name: Name of the model.
+            settings: Settings to store; None stores those of the run.
+            extra: Bytes to store in addition to the documents.
 
         Raises:
             OSError: If the archive cannot be written; the parts are kept.
@@ -218,7 +219,7 @@ class PartialArchive:
             raise FormatError(f"{self.path}: only the process that opened this archive may write to it; this one was forked, or closed it.")
 
     def _leave(self) -> None:
-        """Close, remove what holds nothing, give the lock back: each even if the one before failed."""
+        """Close, remove what is empty, and release the lock: each step even if the one before failed."""
         journal, self._journal = self._journal, None
         held = self._lock.held
         try:
@@ -290,7 +291,7 @@ class PartialArchive:
 
 
 def is_result_of(path: Path, settings: Mapping[str, str]) -> bool:
-    """Whether the archive that stands there is the result of this very run."""
+    """Whether the existing archive is the result of this very run."""
     from attviz.io.archive import ArchiveDocuments
 
     try:

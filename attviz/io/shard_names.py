@@ -1,4 +1,4 @@
-"""Names of the shards of an archive: ``NAME.shard-00003`` or ``NAME.shard-00003-of-00008``, with ``.2`` behind it after a restart."""
+"""Names of the shards of an archive: ``NAME.shard-00003`` or ``NAME.shard-00003-of-00008``, followed by ``.2`` after a restart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHARD = re.compile(r"\.shard-([0-9]{5}(?:-of-[0-9]{5})?(?:\.[0-9]{1,6})?)(\.par
 
 
 def shard_path(path: str | os.PathLike[str], label: str) -> Path:
-    """Where a shard of an archive stands.
+    """Path of a shard of an archive.
 
     Example:
         >>> shard_path("run.attviz", "00003-of-00008").name
@@ -21,7 +21,7 @@ def shard_path(path: str | os.PathLike[str], label: str) -> Path:
 
 
 def found_shards(path: Path) -> tuple[list[Path], list[Path]]:
-    """The finished shards of an archive, and the parts of those that are not."""
+    """The finished shards of an archive, and the parts of unfinished ones."""
     finished: list[Path] = []
     parts: list[Path] = []
     if not path.parent.is_dir():

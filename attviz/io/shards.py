@@ -1,8 +1,8 @@
-"""One analysis made by several processes: each writes shards, finished archives of their own; together they open as one.
+"""One analysis made by several processes: each writes shards, which are complete archives; together they open as one.
 
-A shard is ``NAME.shard-00003``. It holds what every archive holds, and ``numbers``, the place of each document in the data set;
-``windows`` and ``window_start``, the windows of texts that it covers and where each begins; ``metric-0`` and so on, the saved states of
-metrics. The shards are all there when their windows cover the data set, whoever did them.
+A shard is ``NAME.shard-00003``. It holds what every archive holds, plus ``numbers``, the index of each document in the data set;
+``windows`` and ``window_start``, the windows of texts that it covers and where each begins; and ``metric-0`` and so on, the saved states
+of metrics. The shards are complete when their windows cover the data set, whichever process wrote them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK, _SHOWN = 8192, 6
 
 
 def has_shards(path: str | os.PathLike[str]) -> bool:
-    """Whether shards of this archive are there, complete or not."""
+    """Whether there are shards of this archive, complete or not."""
     return any(found_shards(Path(path)))
 
 
@@ -36,8 +36,8 @@ def open_shards(path: str | os.PathLike[str]) -> Analysis:
     """The shards of an archive as one analysis, in the order of the data set. Documents are read on demand.
 
     Raises:
-        FormatError: If texts are missing (the message names them), or the shards are not from one run.
-        FileNotFoundError: If there is none.
+        FormatError: If texts are missing (the message names them), or the shards come from different runs.
+        FileNotFoundError: If there are no shards.
     """
     documents = ShardedDocuments(complete_shards(Path(path)))
     first = documents.shards[0].metadata
@@ -71,7 +71,7 @@ class ShardedDocuments(LazyDocuments):
         return sum(len(shard) for shard in self.shards)
 
     def __iter__(self) -> Iterator[Document]:
-        """All in order, each checked to come once."""
+        """All documents in order, each checked to occur once."""
         before = -1
         for number, shard, place in heapq.merge(*(_numbered(one, index) for index, one in enumerate(self.shards))):
             if number <= before:
@@ -111,11 +111,11 @@ class ShardedDocuments(LazyDocuments):
 
 
 def complete_shards(path: Path) -> list[ArchiveDocuments]:
-    """The shards, if their windows are those of the data set, each once.
+    """The shards, if their windows cover the data set, each once.
 
     Raises:
         FormatError: If texts are missing, or in two shards.
-        FileNotFoundError: If there is no shard.
+        FileNotFoundError: If there are no shards.
     """
     finished, parts = found_shards(path)
     if not finished and not parts:
@@ -149,7 +149,7 @@ def windows_of(shard: ArchiveDocuments) -> list[int]:
     """The windows of texts that a shard covers.
 
     Raises:
-        FormatError: If it does not say.
+        FormatError: If the shard does not say.
     """
     table = shard.file.tensors.get("windows")
     windows: list[int] = _rows(shard, "windows", table.shape[0] if table is not None and table.shape else 0).tolist()
@@ -164,7 +164,7 @@ def _rows(shard: ArchiveDocuments, name: str, count: int) -> np.ndarray:
 
 
 def _share(shard: ArchiveDocuments) -> tuple[int, int]:
-    """Texts of a window, and of the whole data set."""
+    """Number of texts in a window, and in the whole data set."""
     try:
         settings = shard.metadata["settings"]
         size, texts = json.loads(settings["share"])["window_texts"], json.loads(settings["data"])["texts"]
@@ -176,12 +176,12 @@ def _share(shard: ArchiveDocuments) -> tuple[int, int]:
 
 
 def holds_documents(shard: ArchiveDocuments) -> bool:
-    """Whether the run kept documents, and not statistics alone."""
+    """Whether the run kept documents, not only statistics."""
     return bool(json.loads(shard.metadata["settings"]["share"]).get("documents", True))
 
 
 def _numbered(shard: ArchiveDocuments, index: int) -> Iterator[tuple[int, int, int]]:
-    """(number in the data set, index, place) of each document of a shard."""
+    """(index in the data set, shard, index in the shard) of each document of a shard."""
     for start in range(0, len(shard), _CHUNK):
         numbers = shard.file.rows("numbers", start, min(start + _CHUNK, len(shard))).tolist()
         yield from ((number, index, start + place) for place, number in enumerate(numbers))

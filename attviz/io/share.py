@@ -1,7 +1,7 @@
-"""The shard of one process while it grows: windows are claimed, noted with everything they left behind, and finished into one file.
+"""The growing shard of one process: windows are claimed, recorded with their results, and finished into one file.
 
-A window is done when the journal of the part says so, after its documents (and the states of the metrics) are on the disk. What a dead
-process had done is finished by whoever comes next.
+A window is done when the journal of the part says so, after its documents (and the states of the metrics) are on disk. The work of a dead
+process is finished by the next one.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class GrowingShard:
     """One process's part of a shared run: a context manager that holds the lock of its shard.
 
     Attributes:
-        partial: Where documents go.
-        label: What tells this shard from the others.
+        partial: The archive that documents are appended to.
+        label: Distinguishes this shard from the others.
     """
 
     def __init__(self, archive: Path, settings: Mapping[str, str], label: str | None, window_texts: int, *, documents: bool = True) -> None:
@@ -38,10 +38,10 @@ class GrowingShard:
 
         Args:
             archive: The archive of the run.
-            settings: What the run was asked for; the same in all processes.
-            label: What the shard shall be called; None numbers them.
-            window_texts: Texts of a window.
-            documents: Whether documents are kept, and not the states of metrics alone.
+            settings: Settings of the run, the same in all processes.
+            label: Label of the shard; None numbers shards.
+            window_texts: Texts per window.
+            documents: Whether documents are kept, not only the states of metrics.
         """
         self.archive, self.settings = archive, dict(settings)
         self._wanted, self._window_texts = label, window_texts
@@ -80,20 +80,20 @@ class GrowingShard:
             return self._claims.take(window, digest, self.label)
 
     def done(self, windows: Sequence[Done], metrics: Sequence[str | None] | None = None) -> None:
-        """Note windows as done: their documents are appended, the states of the metrics lie in these files of the part."""
+        """Record windows as done: their documents are appended, and the states of the metrics are in these files of the part."""
         note: dict[str, Any] = {"windows": [one.plain() for one in windows]}
         self.partial.note(note if metrics is None else note | {"metrics": list(metrics)})
         with self._claims.locked():
             self._claims.done(windows, self.label)
 
     def finish(self, total: Mapping[str, int]) -> Path | None:
-        """The pass over the texts is over: finish this shard, and those of dead processes.
+        """End the pass over the texts: finish this shard, and those of dead processes.
 
         Args:
-            total: What the pass counted of all texts.
+            total: Counts over all texts.
 
         Returns:
-            The shard; None where there was nothing to do for this process.
+            The shard; None if there was nothing to do for this process.
         """
         with self._claims.locked():
             self._claims.total(total)
@@ -119,7 +119,7 @@ class GrowingShard:
         return PartialArchive(shard_path(self.archive, label), self.settings | {"shard": label})
 
     def _free_label(self) -> str:
-        """The label asked for, with a number behind it where that one was used."""
+        """The requested label, with a number appended if it was used before."""
         base = f"{len(self._claims.writers):05d}" if self._wanted is None else self._wanted
         count = 1
         while True:
@@ -130,7 +130,7 @@ class GrowingShard:
             count += 1
 
     def _finished(self, part: PartialArchive, label: str, total: Mapping[str, int]) -> Path | None:
-        """Finish a part into its shard, as far as its windows are noted; without any it goes."""
+        """Finish a part into its shard, up to its last recorded window; without any, the part is removed."""
         noted = [(count, note) for count, note in part.notes() if "windows" in note]
         part.cut_after(noted[-1][0] if noted else 0)
         done = [Done.of(plain) for _, note in noted for plain in note["windows"]]
@@ -154,7 +154,7 @@ class GrowingShard:
 
 
 def tidy(archive: Path) -> None:
-    """Remove the locks and temporary files that dead processes left beside the shards of an archive."""
+    """Remove the locks and temporary files that dead processes left next to the shards of an archive."""
     before, after = f".{archive.name}.shard-", re.compile(r"(.+)\.attviz-(lock|[0-9a-f]{16}\.tmp)")
     for entry in sorted(os.listdir(archive.parent)):
         if entry.startswith(before) and (match := after.fullmatch(entry[len(before) :])):

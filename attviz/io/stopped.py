@@ -1,4 +1,4 @@
-"""What a stopped run left in its folder, believed only after it was checked: the settings, and the journal's lines."""
+"""What a stopped run left in its folder (settings and journal), checked before it is used."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MOST_LAYERS, _MOST_HEADS = 100_000, 1_000_000
 
 
 def text_hash(text: str) -> str:
-    """A short name for a text, to see on resuming that the data set is still the same."""
+    """A short hash of a text, to check on resuming that the data set is still the same."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A document that is on the disk: its place in the data set, and what a resumed run compares."""
+    """A document on disk: its index in the data set, and what a resumed run compares."""
 
     number: int
     num_tokens: int
@@ -42,20 +42,20 @@ class Entry:
         return cls(number, len(document.tokens), num_bytes, text, text_hash(document.name), document.label)
 
     def plain(self) -> list[Any]:
-        """For JSON."""
+        """As plain data for JSON."""
         return [self.number, self.num_tokens, self.num_bytes, self.text, self.name, self.label]
 
 
 def encode_run(settings: Mapping[str, str]) -> bytes:
-    """The content of ``run.json``: our mark, and what the run was asked for."""
+    """The content of ``run.json``: our mark, and the settings of the run."""
     return json.dumps(_MARK | {"settings": dict(settings)}).encode("ascii")
 
 
 def check_same_run(folder: Path, settings: Mapping[str, str]) -> None:
-    """Refuse to go on in a folder that is not ours, or that holds another run.
+    """Refuse to continue in a folder that is not ours, or that holds another run.
 
     Raises:
-        ArgumentError: Naming every setting that differs.
+        ArgumentError: The message names every setting that differs.
         FormatError: If the folder is damaged.
     """
     if told := different(settings_of(folder), settings):
@@ -66,7 +66,7 @@ def check_same_run(folder: Path, settings: Mapping[str, str]) -> None:
 
 
 def different(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Every setting that differs between two runs, with both values; empty where none does."""
+    """Every setting that differs between two runs, with both values; empty if none does."""
     other = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
     return "; ".join(_difference(name, before.get(name), now.get(name)) for name in other)
 
@@ -75,7 +75,7 @@ def entries_of(line: Mapping[str, Any], folder: Path) -> list[Entry]:
     """The documents of a line of the journal.
 
     Raises:
-        FormatError: If they are not what we write.
+        FormatError: If they are not what attviz writes.
     """
     try:
         entries = [Entry(*fields) for fields in line["documents"]]
@@ -91,7 +91,7 @@ def shape_of(line: Mapping[str, Any], folder: Path) -> tuple[tuple[str, ...], in
     """Layers and heads that the first line of the journal names.
 
     Raises:
-        FormatError: If they are not what we write.
+        FormatError: If they are not what attviz writes.
     """
     layers, num_heads = line.get("layers"), line.get("num_heads")
     if not isinstance(layers, list) or len(layers) > _MOST_LAYERS or not all(isinstance(layer, str) for layer in layers):
@@ -102,10 +102,10 @@ def shape_of(line: Mapping[str, Any], folder: Path) -> tuple[tuple[str, ...], in
 
 
 def check_sizes(sizes: Sequence[int], entries: Sequence[Entry], shape: tuple[int, int, int], folder: Path) -> None:
-    """Bytes of the columns must be those that the documents need; ``shape`` is (num_layers, num_heads, bytes of a value).
+    """Check that the columns have the bytes that the documents need; ``shape`` is (num_layers, num_heads, bytes per value).
 
     Raises:
-        FormatError: If they are not.
+        FormatError: If they do not.
     """
     tokens, details = sum(entry.num_tokens for entry in entries), sum(entry.num_bytes for entry in entries)
     num_layers, num_heads, item = shape
@@ -114,7 +114,7 @@ def check_sizes(sizes: Sequence[int], entries: Sequence[Entry], shape: tuple[int
 
 
 def settings_of(folder: Path) -> dict[str, Any]:
-    """What a stopped run was asked for.
+    """The settings of a stopped run.
 
     Raises:
         ArgumentError: If the folder is not one of ours.
@@ -139,7 +139,7 @@ def _damaged(folder: Path, what: str) -> FormatError:
 
 
 def _difference(name: str, before: Any, now: Any) -> str:
-    """How a setting differs; of a table (the model's configuration, versions) the entries that do."""
+    """How a setting differs; for a table (the model's configuration, versions), the entries that differ."""
     try:
         old, new = json.loads(before), json.loads(now)
     except (TypeError, ValueError, RecursionError):

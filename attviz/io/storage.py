@@ -19,9 +19,9 @@ class Storage:
     Attributes:
         kind: safetensors' name of the stored type.
         dtype: The same for NumPy.
-        encode: From probabilities to what is stored.
-        decode: Back; what a document then holds.
-        error: How far a value may be off, for people.
+        encode: Converts probabilities to what is stored.
+        decode: Converts back to what a document holds.
+        error: How far a value may be off, in words.
     """
 
     kind: str
@@ -57,7 +57,7 @@ BY_KIND = {storage.kind: name for name, storage in STORAGES.items()}
 
 
 def storage_of(precision: str) -> Storage:
-    """The storage of that name.
+    """The storage with that name.
 
     Raises:
         ArgumentError: If there is none.

@@ -19,7 +19,7 @@ _ITEM_BYTES = {"I64": 8, "F32": 4, "F16": 2, "U16": 2, "U8": 1}
 
 @dataclass(frozen=True, slots=True)
 class StreamedTensor:
-    """A tensor whose bytes come in blocks: its safetensors name of the dtype, its shape, its data."""
+    """A tensor whose bytes come in blocks: safetensors name of the dtype, shape, data."""
 
     name: str
     dtype: str
@@ -41,13 +41,13 @@ class StreamedTensor:
 
 
 def write_safetensors(file: IO[bytes], tensors: Sequence[StreamedTensor], metadata: Mapping[str, str]) -> None:
-    """Write header, tensors, and behind them ``checksums``; pass wider dtypes first, so that all stay aligned.
+    """Write header, tensors and, after them, ``checksums``; pass wider dtypes first, so that all stay aligned.
 
     ``checksums`` holds CRC-32 values as little-endian bytes: one for every :data:`BLOCK` bytes of the tensors before it (the last may be
     shorter), then one of the header and of these. Format: https://github.com/huggingface/safetensors (header length, JSON header, data).
 
     Raises:
-        FormatError: If a tensor's blocks are more or fewer than its shape says.
+        FormatError: If a tensor has more or fewer bytes than its shape says.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     begin = 0

@@ -111,6 +111,6 @@ def _rows(columns: dict[str, Any]) -> Iterator[list[Any]]:
 
 
 def _cell(text: str) -> str:
-    """The text without control characters; one that a spreadsheet would run as a formula, if only behind blanks, gets an apostrophe."""
+    """The text with control characters made visible; a formula, even after blanks, gets a leading apostrophe."""
     begins = next((char for char in text if not (char.isspace() or unicodedata.category(char) in ("Cc", "Cf"))), " ")
     return f"'{printable(text)}" if begins in _FORMULA else printable(text)

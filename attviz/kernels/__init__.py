@@ -1,7 +1,7 @@
 """The diagonal of attention as ``torch.library`` operators: plain torch anywhere, Triton on CUDA and ROCm.
 
-``diagonal_from_*`` return the diagonal alone, ``summary_from_*`` what the same pass yields in addition. All compute in float32 or better,
-return float32 in [0, 1], and take no part in the autograd graph.
+``diagonal_from_*`` return only the diagonal, ``summary_from_*`` also what the same pass yields. All compute in float32 or better, return
+float32 in [0, 1], and are outside the autograd graph.
 """
 
 from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp, weights_at_keys

@@ -1,4 +1,4 @@
-"""Online log-sum-exp over blocks of keys in plain torch: what attention makes of query and key, in O(q_len) memory.
+"""Online log-sum-exp over blocks of keys in plain torch: row statistics of attention from query and key, in O(q_len) memory.
 
 The recurrence of arXiv:1805.02867, with one more running sum for the entropy. Every sum is shifted by the running row maximum: the
 naive ``logsumexp - sum_j A_ij s_ij`` is off by 2e-2 at logits near 1000.
@@ -23,7 +23,7 @@ _FLOOR = -1e30  # shifted logits below this weigh exactly 0; clamping there keep
 class ScoreRules(NamedTuple):
     """How logits come from dot products and which keys a query sees, for one sequence.
 
-    Query ``i`` stands at key ``i + kv_offset`` and, for window and ALiBi, at position ``i + alignment``; it sees the keys ``j`` with
+    Query ``i`` is at key ``i + kv_offset`` and, for window and ALiBi, at position ``i + alignment``; it sees the keys ``j`` with
     ``-left <= j - (i + alignment) <= right``, a negative side being unlimited. A causal mask is ``right = 0``.
     """
 
@@ -55,7 +55,7 @@ def row_sums(query: Tensor, key: Tensor, rules: ScoreRules) -> Tensor:
     Args:
         query: ``[num_heads, q_len, head_dim]``.
         key: ``[num_kv_heads, kv_len, head_dim]``.
-        rules: How logits are made and which are seen.
+        rules: How logits are computed and which are visible.
 
     Returns:
         ``[5, num_heads, q_len]`` float32.
@@ -70,7 +70,7 @@ def row_sums(query: Tensor, key: Tensor, rules: ScoreRules) -> Tensor:
 
 
 def tiles(query: Tensor, key: Tensor, rules: ScoreRules) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Logits ``[num_heads, rows, columns]`` of one sequence by tiles, with their queries and keys; wholly hidden tiles are left out."""
+    """Logits ``[num_heads, rows, columns]`` of one sequence by tiles, with their queries and keys; fully hidden tiles are left out."""
     num_heads, q_len, _ = query.shape
     kv_len = key.shape[1]
     exact = torch.promote_types(query.dtype, torch.float32)
@@ -146,7 +146,7 @@ def _accumulate(state: RowState, logits: Tensor, own_shift: int, holds_first: bo
 
 
 def _finish(state: RowState, sinks: Tensor | None) -> Tensor:
-    """Stack diagonal, log-sum-exp, entropy, maximum and first-key weight; a row that saw nothing weighs 0 and has entropy 0."""
+    """Stack diagonal, log-sum-exp, entropy, maximum and first-key weight; a row that saw nothing has weight 0 and entropy 0."""
     log_total = state.total.log()
     if sinks is not None:
         sink = sinks.to(state.top.dtype)[:, None]

@@ -1,4 +1,4 @@
-"""What every public function of the kernels asks of its tensors, said once, with every size by name."""
+"""The checks that all public functions of the kernels share; errors name every size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_query_and_key(name: str, query: Tensor, key: Tensor) -> None:
-    """Raise unless query and key are ``[batch, heads, length, head_dim]`` of one attention, with whole groups of heads."""
+    """Raise unless query and key are ``[batch, heads, length, head_dim]`` of one attention, with complete groups of heads."""
     if query.dim() != 4 or key.dim() != 4:
         raise ShapeError(
             f"{name}: query and key must have four dimensions, [batch, heads, length, head_dim]; got {tuple(query.shape)} and "
@@ -64,7 +64,7 @@ def check_bias(name: str, bias: Tensor | None, query: Tensor, key: Tensor) -> No
 
 
 def check_mask(name: str, role: str, mask: Tensor | None, shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Raise unless the mask is bool and of one of the shapes, a 1 of the mask standing for any size."""
+    """Raise unless the mask is bool and of one of the shapes, where a 1 in the mask fits any size."""
     if mask is None:
         return
     if mask.dtype is not torch.bool:
@@ -90,7 +90,7 @@ def resolve_scale(scale: float | None, query: Tensor) -> float:
 
 
 def resolve_kv_offset(name: str, kv_offset: int | None, query: Tensor, key: Tensor) -> int:
-    """Key slot of query 0, ``kv_len - q_len`` unless given; raise where a query would stand outside the keys."""
+    """Key slot of query 0, ``kv_len - q_len`` unless given; raise if a query would lie outside the keys."""
     offset = key.shape[2] - query.shape[2] if kv_offset is None else kv_offset
     if offset < 0 or offset + query.shape[2] > key.shape[2]:
         raise ShapeError(
@@ -106,7 +106,7 @@ def check_softcap(name: str, softcap: float) -> None:
 
 
 def resolve_index(name: str, index: Tensor | int | None, query: Tensor) -> tuple[int, Tensor | None]:
-    """How many keys after its own a query weighs, and the key slots ``[batch, heads or 1, q_len]`` where they are given one by one."""
+    """The offset of the key that each query reads, and the key slots ``[batch, heads or 1, q_len]`` if they are given explicitly."""
     if index is None or isinstance(index, int):
         return index or 0, None
     batch, num_heads, q_len, _ = query.shape
@@ -125,7 +125,7 @@ def resolve_index(name: str, index: Tensor | int | None, query: Tensor) -> tuple
 def check_packed(
     name: str, query: Tensor, cu_q: Tensor | None, cu_k: Tensor | None, **unwanted: Tensor | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Raise unless the packed texts are described soundly; return the bounds of queries and keys, None where nothing is packed."""
+    """Raise unless the packed texts are described consistently; return the bounds of queries and keys, None if nothing is packed."""
     if cu_q is None:
         if cu_k is not None:
             raise ArgumentError(f"{name}: cu_seqlens_k was given without cu_seqlens_q.")

@@ -1,4 +1,4 @@
-"""Which key each query weighs, in plain torch: its own, one at a distance from it, or the one an index names, packed texts included."""
+"""Which key each query reads, in plain torch: its own, one at a distance from it, or one named by an index; also for packed texts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KeySlots(NamedTuple):
     """Keys of the queries; the tensors broadcast to ``[batch, num_heads, q_len]``.
 
     Attributes:
-        slots: Slot of the key, within the keys even where ``there`` is False.
+        slots: Slot of the key, clamped to the keys where ``there`` is False.
         there: False where the query has no such key: outside the keys, or in another packed text.
         distance: Slot minus the slot of the query's own key.
     """
@@ -36,7 +36,7 @@ def key_slots(
     cu_seqlens: tuple[Tensor, Tensor] | None,
     device: torch.device,
 ) -> KeySlots:
-    """The key of each query: ``index`` where given, else its own and ``shift`` further.
+    """The key of each query: ``index`` if given, else its own plus ``shift``.
 
     Packed texts are aligned at their ends, as in FlashAttention: the own key of a text's last query is the text's last key.
     """
@@ -54,7 +54,7 @@ def key_slots(
 
 
 def text_of(cu_seqlens: Int[Tensor, " texts+1"], length: int) -> Int[Tensor, " length"]:
-    """Number of the packed text that holds each place; the last one for the places behind it."""
+    """Number of the packed text at each position; positions after the last text get its number."""
     places = torch.arange(length, device=cu_seqlens.device)
     texts = torch.searchsorted(cu_seqlens[1:].long().contiguous(), places, right=True)
     return texts.clamp(max=cu_seqlens.numel() - 2)
@@ -72,7 +72,7 @@ def scores_at(
     key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
     slots: Int[Tensor, "#batch #num_heads q_len"],
 ) -> Float[Tensor, "batch num_heads q_len"]:
-    """Dot product of each query with the key at its slot, unscaled. The keys are gathered: as much memory as the query takes."""
+    """Dot product of each query with the key at its slot, unscaled. The keys are gathered, which takes as much memory as the query."""
     batch, num_heads, q_len, head_dim = query.shape
     if slots.shape[0] == 1 and slots.shape[1] == 1:
         return self_scores(query, key.index_select(2, slots[0, 0]))
@@ -83,7 +83,7 @@ def scores_at(
 
 
 def bias_at(bias: Tensor, slots: Int[Tensor, "#batch #num_heads q_len"]) -> Tensor:
-    """What a bias (or bool mask) with 1 to 4 dimensions says of each query and the key at its slot."""
+    """The entry of a bias (or bool mask) with 1 to 4 dimensions for each query and the key at its slot."""
     bias = bias[(None,) * (4 - bias.dim())]
     if bias.shape[3] == 1:
         return bias[..., 0]

@@ -37,10 +37,10 @@ def diagonal_from_logsumexp(
     cu_seqlens_q: Int[Tensor, " texts+1"] | None = None,
     cu_seqlens_k: Int[Tensor, " texts+1"] | None = None,
 ) -> Float[Tensor, "batch num_heads q_len"]:
-    """Attention weight each query gives one key, its own unless ``index`` names another: ``exp(scale * q_i.k_j + bias_ij - logsumexp_i)``.
+    """Attention weight of each query on one key, its own unless ``index`` names another: ``exp(scale * q_i.k_j + bias_ij - logsumexp_i)``.
 
-    Reads each query and its key once, grouped-query heads without repeating keys; one launch on the GPU. A row that sees no key gives 0
-    whatever its backend writes into the logsumexp; a row masked everywhere with ``finfo.min`` is uniform.
+    Reads each query and its key once, grouped-query heads without repeating keys; one launch on the GPU. A row that sees no key has weight
+    0, whatever its backend writes into the logsumexp; a row masked everywhere with ``finfo.min`` is uniform.
 
     Args:
         query: After positional encoding, any float dtype and strides; scores accumulate in float32 (float64 for float64 on the CPU).
@@ -49,17 +49,17 @@ def diagonal_from_logsumexp(
             ``[texts, num_heads, longest]``, one padded row of each text.
         scale: Factor on ``query @ key.mT``; None means ``head_dim ** -0.5``.
         bias: What the attention added to its logits, or its bool mask (True where kept); broadcasts to
-            ``[batch, num_heads, q_len, kv_len]``. Only what falls on the weighed keys is read.
-        row_mask: True where the query sees at least one key; needed where the backend gives a dead row a finite logsumexp.
+            ``[batch, num_heads, q_len, kv_len]``. Only the entries of the keys read are used.
+        row_mask: True where the query sees at least one key; needed if the backend returns a finite logsumexp for a dead row.
         kv_offset: Key slot of query 0: the own key of query ``i`` is ``i + kv_offset``; None means ``kv_len - q_len``.
         softcap: Scaled scores become ``softcap * tanh(score / softcap)`` before the bias; 0 means no cap.
-        sinks: Learned logit of each head that joins the denominator, where ``logsumexp`` does not hold it yet.
-        index: Key slot that each query weighs instead of its own; or an int, so many keys after its own (-1: the key before). A query
-            without such a key gives NaN.
-        window_size: Keys that the attention let a query see (before, after) its own, -1 for all; (-1, 0) is causal. A weighed key
-            outside gives 0. Only an ``index`` can fall outside.
+        sinks: Learned logit of each head that joins the denominator, if ``logsumexp`` does not include it yet.
+        index: Key slot that each query reads instead of its own; or an int, that many keys after its own (-1: the key before). A query
+            without such a key returns NaN.
+        window_size: Keys that the attention let a query see (before, after) its own, -1 for all; (-1, 0) is causal. A key outside has
+            weight 0. Only an ``index`` can fall outside.
         cu_seqlens_q: Start of each packed text and the total; then ``batch`` is 1, each text's last query owns its last key, and a query
-            behind the last text gives NaN.
+            after the last text returns NaN.
         cu_seqlens_k: The same for the keys; None means ``cu_seqlens_q``.
 
     Returns:
@@ -67,7 +67,7 @@ def diagonal_from_logsumexp(
 
     Raises:
         ShapeError: If sizes disagree, or a query has no key of its own.
-        DtypeError: If a tensor is of another kind or on another device.
+        DtypeError: If a tensor has the wrong dtype or is on another device.
         ArgumentError: If softcap is negative, or options exclude each other.
 
     Example:
@@ -99,20 +99,20 @@ def weights_at_keys(
     window_size: tuple[int, int] = (-1, -1),
     cu_seqlens: tuple[Tensor, Tensor] | tuple[None, None] = (None, None),
 ) -> Float[Tensor, "batch num_heads q_len"]:
-    """What :func:`diagonal_from_logsumexp` gives, for the inside of an attention operator: nothing is checked, and no operator is called.
+    """The result of :func:`diagonal_from_logsumexp`, for use inside an attention operator: nothing is checked, and no operator is called.
 
     Args:
         query: ``[batch, num_heads, q_len, head_dim]``.
         key: ``[batch, num_kv_heads, kv_len, head_dim]``.
         logsumexp: ``[batch, num_heads, q_len]``, or a padded row of each packed text.
         scale: Factor on the scores.
-        bias: With four dimensions on a GPU.
+        bias: Must have four dimensions on a GPU.
         row_mask: ``[batch or 1, num_heads or 1, q_len]``.
         kv_offset: Key slot of query 0.
         softcap: 0 means no cap.
         sinks: ``[num_heads]``.
         index: ``[batch, num_heads or 1, q_len]``.
-        shift: So many keys after the own one.
+        shift: That many keys after the own one.
         window_size: Keys seen before and after the own one.
         cu_seqlens: Bounds of packed texts, of the queries and of the keys.
     """

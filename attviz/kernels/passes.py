@@ -1,6 +1,6 @@
-"""One pass over all pairs of query and key, with the log-sum-exp of the rows known: what keys receive, and sums over a row's keys.
+"""One pass over all pairs of query and key, given the log-sum-exp of the rows: what keys receive, and sums over a row's keys.
 
-``A[i, j] = exp(s_ij - logsumexp_i)`` holds of every pair, so a tile of weights is made, summed up and forgotten: as much work as the
+``A[i, j] = exp(s_ij - logsumexp_i)`` holds for every pair, so a tile of weights is computed, summed and discarded: as much work as the
 scores alone, O(q_len + kv_len) memory, float32 throughout. No running maximum is needed, and no second pass.
 """
 
@@ -36,21 +36,21 @@ def received_from_logsumexp(
 ) -> Float[Tensor, "2 batch num_heads kv_len"]:
     """Weight that each key receives from all queries together, ``sum_i A[i, j]``, and the number of queries that can see it.
 
-    One launch on the GPU: a block of keys walks over the queries. A query that sees no key gives nothing.
+    One launch on the GPU: a block of keys walks over the queries. A query that sees no key contributes nothing.
 
     Args:
         query: After positional encoding, any float dtype and strides.
         key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
         logsumexp: Natural logarithm of each row, learned sinks included.
         query_mask: True where the query counts.
-        **options: Those of :func:`diagonal_from_qk`, without ``sinks``.
+        **options: Options of :func:`diagonal_from_qk`, except ``sinks``.
 
     Returns:
         Column sums and counts, float32, outside the autograd graph; 0 at keys of no packed text.
 
     Raises:
         ShapeError: If sizes disagree.
-        DtypeError: If a tensor is of another kind or on another device.
+        DtypeError: If a tensor has the wrong dtype or is on another device.
         ArgumentError: If options exclude each other, or sinks are given.
 
     Example:
@@ -78,19 +78,19 @@ def mass_from_logsumexp(
 ) -> Float[Tensor, "batch num_heads q_len num_features"]:
     """Sums over the keys of each row, ``sum_j A[i, j] features[j, f]``: the mass on sets of keys, a mean position, a mean value.
 
-    What a fused kernel would give with the features as its values, in float32 instead of its own 16 bits. A query behind the last packed
-    text gives NaN.
+    What a fused kernel would return with the features as its values, but in float32 instead of 16 bits. A query after the last packed
+    text returns NaN.
 
     Args:
         query: After positional encoding, any float dtype and strides.
         key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
         logsumexp: Natural logarithm of each row, learned sinks included.
-        features: Of each key, or of each key of each batch element; bool counts as 0 and 1.
-        **options: Those of :func:`diagonal_from_qk`, without ``sinks``.
+        features: Features of each key, or of each key of each batch element; bool counts as 0 and 1.
+        **options: Options of :func:`diagonal_from_qk`, except ``sinks``.
 
     Raises:
         ShapeError: If sizes disagree.
-        DtypeError: If a tensor is of another kind or on another device.
+        DtypeError: If a tensor has the wrong dtype or is on another device.
         ArgumentError: If options exclude each other, or sinks are given.
 
     Example:
@@ -152,7 +152,7 @@ def _with_sinks(rules: tuple[Any, ...]) -> QkRules:
 
 
 def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
-    """One tile of weights ``[num_heads, rows, columns]``; a dead row weighs 0, one that ``finfo.min`` hides is uniform."""
+    """One tile of weights ``[num_heads, rows, columns]``; a dead row has weight 0; a row hidden by ``finfo.min`` is uniform."""
     lse = logsumexp.to(logits.dtype)[..., None]
     weights = torch.exp(logits - lse).clamp_(max=1.0)
     weights = torch.where(lse <= _NEVER, 1.0 / max(kv_len, 1), weights)

@@ -1,4 +1,4 @@
-"""The diagonal from query and key alone: an online log-sum-exp without values, where no attention kernel handed one out."""
+"""The diagonal from query and key alone: an online log-sum-exp without values, for attention that did not return one."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def diagonal_from_qk(
     cu_seqlens_k: Int[Tensor, " sequences+1"] | None = None,
     max_seqlen: int | None = None,
 ) -> Float[Tensor, "batch num_heads q_len"]:
-    """Attention weight each query gives its own key, without the ``q_len x kv_len`` matrix and without values.
+    """Attention weight of each query on its own key, without the ``q_len x kv_len`` matrix and without values.
 
     Online softmax (arXiv:1805.02867) over blocks of keys: O(q_len * kv_len * head_dim) work, O(q_len) memory. A query that sees no key,
-    or not its own, gives 0.
+    or not its own, has weight 0.
 
     Args:
         query: After positional encoding, any float dtype and strides; scores accumulate in float32 (float64 for float64 on the CPU).
@@ -76,7 +76,7 @@ def diagonal_from_qk(
         alibi_slopes: Adds ``-slope * abs(position - key)``; ``[num_heads]`` or ``[batch, num_heads]``.
         bias: Added to the logits, or bool with True where a key is kept; broadcasts to ``[batch, num_heads, q_len, kv_len]``.
         key_mask: True where the key is real.
-        kv_offset: Key slot of query 0: query ``i`` weighs key ``i + kv_offset``; None means ``kv_len - q_len``.
+        kv_offset: Key slot of query 0: query ``i`` reads key ``i + kv_offset``; None means ``kv_len - q_len``.
         cu_seqlens_q: Start of each packed sequence and the total; then ``batch`` is 1, and each sequence attends within itself.
         cu_seqlens_k: The same for the keys; None means ``cu_seqlens_q``.
         max_seqlen: Longest packed sequence of queries; saves empty programs on the GPU. None means ``q_len``.
@@ -86,7 +86,7 @@ def diagonal_from_qk(
 
     Raises:
         ShapeError: If sizes disagree, or a query has no key of its own.
-        DtypeError: If a tensor is of another kind or on another device.
+        DtypeError: If a tensor has the wrong dtype or is on another device.
         ArgumentError: If options exclude each other.
 
     Example:
@@ -148,7 +148,7 @@ class QkRules(NamedTuple):
 
 
 def resolve_options(name: str, query: Tensor, key: Tensor, options: QkOptions) -> QkRules:
-    """Check the options of a function over query and key, and fill in what they leave open."""
+    """Check the options of a function over query and key, and fill in the defaults."""
     checks.check_query_and_key(name, query, key)
     sinks, slopes = options.get("sinks"), options.get("alibi_slopes")
     bias, key_mask = options.get("bias"), options.get("key_mask")

@@ -97,7 +97,7 @@ def diagonal_from_logsumexp_reference(
     cu_seqlens_q: Tensor | None = None,
     cu_seqlens_k: Tensor | None = None,
 ) -> Tensor:
-    """Float64 oracle of ``diagonal_from_logsumexp`` for rows that see a key: one query after another, off the whole score matrix."""
+    """Float64 oracle of ``diagonal_from_logsumexp`` for rows that see a key: one query after another, from the whole score matrix."""
     batch, num_heads, q_len = query.shape[:3]
     denominator = logsumexp.double()
     if sinks is not None:
@@ -130,7 +130,7 @@ def diagonal_from_weights_reference(weights: Tensor, *, kv_offset: int | None = 
 def received_from_logsumexp_reference(
     query: Tensor, key: Tensor, logsumexp: Tensor, query_mask: Tensor | None = None, **options: Unpack[QkOptions]
 ) -> Tensor:
-    """Float64 oracle of ``received_from_logsumexp`` and, as the weights it sums, of the other passes, for finite or infinite logsumexp."""
+    """Float64 oracle of ``received_from_logsumexp`` and so of the other passes, for finite or infinite logsumexp."""
     weights = weights_reference(query, key, logsumexp, **options)
     seen = (_packed_logits(query, key, **options) > -1e30) & ~logsumexp.isinf()[..., None]
     if query_mask is not None:
@@ -147,7 +147,7 @@ def weights_reference(query: Tensor, key: Tensor, logsumexp: Tensor, **options: 
 
 
 def _packed_logits(query: Tensor, key: Tensor, **options: Unpack[QkOptions]) -> Tensor:
-    """As :func:`dense_logits`, with -inf between the texts where several are packed."""
+    """As :func:`dense_logits`, with -inf between packed texts."""
     if (cu_q := options.get("cu_seqlens_q")) is None:
         return dense_logits(query, key, **options)
     cu_k = options.get("cu_seqlens_k")

@@ -1,8 +1,8 @@
 """The arithmetic of the identity ``A[i, i] = exp(scale * q_i.k_i + bias_ii - logsumexp_i)`` in plain torch.
 
-No custom operator in here: the capture's hot path calls these functions straight from inside the attention operator, and the
-torch.library ops share them as their implementation outside CUDA. Nothing waits for the device and nothing is checked twice: the
-public functions of :mod:`attviz.kernels` check, these compute.
+There is no custom operator here: the capture's hot path calls these functions directly from inside the attention operator, and the
+torch.library ops use them as their implementation outside CUDA. Nothing waits for the device, and nothing is checked twice: the public
+functions of :mod:`attviz.kernels` check, these compute.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def self_scores(
 ) -> Float[Tensor, "batch num_heads q_len"]:
     """Dot product of each query with the key of its own position, unscaled.
 
-    Sums in float32 (float64 for float64 inputs); half types are cast before the product, because a native half ``vecdot`` is off
-    by 1e-2. Grouped-query heads share their key without repeating it. Any strides; at most 6 MiB of temporaries on the CPU.
+    Sums in float32 (float64 for float64 inputs); half types are cast before the product, because a native half-precision ``vecdot`` is
+    off by 1e-2. Grouped-query heads share their key without repeating it. Any strides; at most 6 MiB of temporaries on the CPU.
 
     Args:
         query: After positional encoding.
         key: Before ``repeat_kv``; ``num_kv_heads`` divides ``num_heads``.
-        kv_offset: Key slot of query 0: query ``i`` stands at key ``i + kv_offset``.
+        kv_offset: Key slot of query 0: query ``i`` is at key ``i + kv_offset``.
 
     Returns:
         ``q_i . k_(i + kv_offset)``, not a probability yet: see :func:`weights_from_scores`.
@@ -66,7 +66,7 @@ def self_scores(
 
 
 def _as_matrices(query: Tensor, key: Tensor) -> bool:
-    """Whether a batch of matrix products may serve: on the CPU, in the layout projections give, and not in bfloat16 behind our back."""
+    """Whether batched matrix products can be used: on the CPU, in the layout of projections, and not silently in bfloat16."""
     return (
         query.device.type == "cpu"
         and query.transpose(1, 2).is_contiguous()
@@ -77,7 +77,7 @@ def _as_matrices(query: Tensor, key: Tensor) -> bool:
 
 
 def _batched_dots(query: Tensor, key: Tensor) -> Tensor:
-    """One small matrix product for each token and key head, which holds no product of the size of the query."""
+    """One small matrix product per token and key head, which allocates nothing of the size of the query."""
     batch, num_heads, q_len, head_dim = query.shape
     keys = key.transpose(1, 2).reshape(-1, head_dim, 1)
     queries = query.transpose(1, 2).reshape(len(keys), -1, head_dim)
@@ -116,18 +116,18 @@ def weights_from_scores(
     """Attention weight of each query on its own key, from the self score and the row's log-sum-exp.
 
     ``exp(cap(scale * score) + bias_ii - logsumexp)`` with ``cap(s) = softcap * tanh(s / softcap)``, clamped to [0, 1]: rounding may
-    push it above 1 by about ``eps * |logsumexp|``. A row that sees no key gives 0, never NaN, whatever its backend writes into the
+    push it above 1 by about ``eps * |logsumexp|``. A row that sees no key has weight 0, never NaN, whatever its backend writes into the
     logsumexp (0, +inf or -inf); a row masked everywhere with ``finfo.min`` is uniform, hence ``1 / kv_len``. NaN in the inputs stays NaN.
 
     Args:
-        scores: As :func:`self_scores` gives them, unscaled.
+        scores: From :func:`self_scores`, unscaled.
         logsumexp: Natural logarithm, in the layout of :func:`rows_of_logsumexp`.
         scale: Factor on the scores.
-        diagonal_bias: As :func:`diagonal_of_bias` gives it: additive, or bool with True where the own key is seen.
-        row_mask: True where the query sees at least one key. Needed where a backend gives a dead row the logsumexp 0.
+        diagonal_bias: From :func:`diagonal_of_bias`: additive, or bool with True where the own key is seen.
+        row_mask: True where the query sees at least one key. Needed if a backend returns the logsumexp 0 for a dead row.
         kv_len: Keys in the row.
         softcap: Cap of the scaled scores (Gemma 2); 0 means none.
-        sinks: Learned logit of each head that joins the denominator (GPT-OSS), where ``logsumexp`` does not hold it yet.
+        sinks: Learned logit of each head that joins the denominator (GPT-OSS), if ``logsumexp`` does not include it yet.
 
     Example:
         >>> weights_from_scores(torch.zeros(1, 1, 2), torch.log(torch.tensor([[[1.0, 2.0]]])), 1.0, kv_len=2)
@@ -159,7 +159,7 @@ def weights_from_scores(
 
 
 def _ordinary(logsumexp: Tensor, diagonal_bias: Tensor | None) -> bool:
-    """Whether every row sees a key, as far as one may ask: on the CPU, where an answer costs nothing and ``torch.where`` a lot."""
+    """Whether every row is known to see a key: checked on the CPU only, where that is free and ``torch.where`` is expensive."""
     if logsumexp.device.type != "cpu" or logsumexp.numel() == 0 or (diagonal_bias is not None and diagonal_bias.dtype is torch.bool):
         return False
     least, largest = torch.aminmax(logsumexp)
@@ -171,10 +171,10 @@ def rows_of_logsumexp(logsumexp: Tensor, batch: int, num_heads: int, q_len: int)
 
     Takes ``[batch, num_heads, at least q_len]`` (memory-efficient attention pads to a multiple of 32), ``[batch, num_heads, q_len, 1]``
     (cuDNN), and the packed ``[num_heads, q_len]`` or ``[q_len, num_heads]`` of variable-length kernels, whose batch is 1. Heads come
-    first where both packed readings fit.
+    first if both packed layouts fit.
 
     Raises:
-        ShapeError: If it is not one of these, for instance empty because the kernel was not asked for it.
+        ShapeError: If it is not one of these, for instance empty because the kernel was not asked to return it.
 
     Example:
         >>> rows_of_logsumexp(torch.zeros(2, 3, 32), 2, 3, 5).shape
@@ -206,7 +206,7 @@ def diagonal_of_bias(bias: Tensor, q_len: int, kv_offset: int = 0) -> Tensor:
         kv_offset: Key slot of query 0.
 
     Returns:
-        A view of shape ``[..., q_len]`` (``[..., 1]`` where both last dimensions are 1) that broadcasts to ``[batch, num_heads, q_len]``.
+        A view of shape ``[..., q_len]`` (``[..., 1]`` if both last dimensions are 1) that broadcasts to ``[batch, num_heads, q_len]``.
 
     Raises:
         ShapeError: If the bias has no or more than four dimensions, or does not reach every query's own key.

@@ -29,7 +29,7 @@ def weights_of_calls(
     past: Int[Tensor, ""] | None = None,
     packed: bool = False,
 ) -> Float[Tensor, "calls batch num_heads q_len"]:
-    """What ``diagonal_from_logsumexp`` gives for each of several calls of one shape; nothing is checked.
+    """The results of ``diagonal_from_logsumexp`` for several calls of one shape; nothing is checked.
 
     Args:
         queries: One for each call, all of one shape, dtype and device; any strides.
@@ -38,11 +38,11 @@ def weights_of_calls(
         biases: One for each call, or none at all: additive or bool, with 1 to 4 dimensions.
         scale: Factor on the scores.
         offsets: Key of query 0 of each call.
-        past: Takes the place of the offsets where only the device knows it; never beyond the last keys.
-        packed: What stands where queries should be are heads of a group: all have the key of query 0.
+        past: Replaces the offsets if only the device knows them; never beyond the last keys.
+        packed: Whether heads of a group take the place of queries: all have the key of query 0.
 
     Returns:
-        In one buffer, so that a forward makes one allocation for all of its layers.
+        The weights, in one buffer, so that a forward needs one allocation for all of its layers.
     """
     rules: tuple[Any, ...] = (scale, list(offsets), past, packed)
     given: tuple[Any, ...] = (list(queries), list(keys), list(logsumexps), list(biases), *rules)

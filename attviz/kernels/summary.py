@@ -14,15 +14,15 @@ AGGREGATES = ("mean", "std", "max", "min", "entropy")
 
 
 class RowSummary(NamedTuple):
-    """The diagonal with what the same pass gives for little more; None where the source cannot know it.
+    """The diagonal with what the same pass yields at little cost; None if the source cannot provide it.
 
     Attributes:
         diagonal: ``[batch, num_heads, q_len]``, weight of each query on its own key.
         aggregates: ``[5, batch, q_len]`` over the heads, in the order of :data:`AGGREGATES`: Table 2 of arXiv:2005.05716.
         first_token: ``[batch, num_heads, q_len]``, weight on key 0.
         logsumexp: ``[batch, num_heads, q_len]``, natural logarithm, learned sinks included; -inf for a row that sees nothing.
-        row_entropy: ``[batch, num_heads, q_len]``, ``-sum_j A_ij log A_ij`` in nats (arXiv:2303.06296), the sink not counted.
-        row_max_logit: ``[batch, num_heads, q_len]``, largest visible logit of the row, the sink not counted.
+        row_entropy: ``[batch, num_heads, q_len]``, ``-sum_j A_ij log A_ij`` in nats (arXiv:2303.06296), without the sink.
+        row_max_logit: ``[batch, num_heads, q_len]``, largest visible logit of the row, without the sink.
     """
 
     diagonal: Tensor

@@ -1,4 +1,4 @@
-"""Statistics per vocabulary id: sort the ids once a step, reduce each segment, merge by Chan et al. (1979) in float64."""
+"""Statistics per vocabulary id: sort the ids once per step, reduce each segment, merge by Chan et al. (1979) in float64."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class TokenState(NamedTuple):
 
     @classmethod
     def empty(cls, vocab: int, num_heads: int, device: torch.device | str | None = None) -> TokenState:
-        """State that has seen nothing: 24 bytes per id and head (94 MiB for 128256 ids and 32 heads)."""
+        """An empty state: 24 bytes per id and head (94 MiB for 128256 ids and 32 heads)."""
         shape = (vocab, num_heads)
         return cls(
             torch.zeros(vocab, dtype=torch.float64, device=device),
@@ -51,11 +51,11 @@ class TokenState(NamedTuple):
 
 
 class TokenOrder(NamedTuple):
-    """The token ids of one step, sorted: made once with :meth:`of` and reused for every layer of that step.
+    """The token ids of one step, sorted: computed once with :meth:`of` and reused for every layer of that step.
 
     Attributes:
-        plan: ``[5, batch * q_len]`` int64: sorted id (below 0: skipped), its place in the flattened ids, start and end of the
-            segment of equal ids, and the slot of a partial result where the segment is longer than ``SEGMENT_CHUNK``.
+        plan: ``[5, batch * q_len]`` int64: sorted id (below 0: skipped), its position in the flattened ids, start and end of the
+            segment of equal ids, and the slot of a partial result if the segment is longer than ``SEGMENT_CHUNK``.
         shape: (batch, q_len) of the ids.
     """
 
@@ -104,13 +104,13 @@ def merge_by_token(
 
     Args:
         state: From :meth:`TokenState.empty`, on the device of ``diagonal``.
-        token_ids: Ids of the queries, or better their :class:`TokenOrder`, which spares every further layer the sort.
+        token_ids: Ids of the queries, or better their :class:`TokenOrder`, so that further layers need no sort.
         diagonal: The layer's weights. To pool the heads, pass ``diagonal.reshape(batch * num_heads, 1, q_len)`` with the ids
             repeated for each head.
 
     Raises:
         ShapeError: If ids, diagonal and state disagree in their sizes.
-        DtypeError: If the diagonal is not floating point, or lives on another device than the state.
+        DtypeError: If the diagonal is not floating point, or is on another device than the state.
         ArgumentError: If an id is ``vocab`` or above (not on the GPU).
 
     Example:

@@ -1,4 +1,4 @@
-"""Which tensors the Triton twins serve, and what happens when one fails: the torch implementation of each operator takes the rest."""
+"""Which tensors the Triton twins handle, and what happens when one fails: the torch implementation of each operator handles the rest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MAX_HEAD_DIM_SINGLE = 128  # the same where float32 tiles meet the matrix instru
 
 
 def on_gpu(tensor: Tensor) -> bool:
-    """Whether launches are what costs, and a Triton twin may serve: on CUDA and ROCm."""
+    """Whether a tensor is on CUDA or ROCm, where launches dominate the cost and a Triton twin can be used."""
     return tensor.is_cuda
 
 
@@ -34,11 +34,11 @@ def has_triton() -> bool:
 
 
 def triton_serves(tensor: Tensor, head_dim: int = 0, matrix: bool = False) -> bool:
-    """Whether the Triton twin takes this input: not float64, which it would round, and no head too wide for its tiles.
+    """Whether the Triton twin can be used: not for float64, which it would round, nor for heads too wide for its tiles.
 
     Args:
         tensor: The query, or whatever input decides the dtype.
-        head_dim: Width of a head; 0 where the kernel has none.
+        head_dim: Width of a head; 0 if the kernel has none.
         matrix: The kernel uses the matrix instruction.
     """
     widest = MAX_HEAD_DIM_SINGLE if matrix and tensor.dtype is torch.float32 else MAX_HEAD_DIM
@@ -46,7 +46,7 @@ def triton_serves(tensor: Tensor, head_dim: int = 0, matrix: bool = False) -> bo
 
 
 class NoTile(Exception):
-    """No tile of a kernel fits an architecture's registers and shared memory, or it has no matrix instruction: torch serves."""
+    """No tile of a kernel fits an architecture's registers and shared memory, or it has no matrix instruction, so torch is used."""
 
 
 _failed: set[tuple[str, torch.dtype, int]] = set()
@@ -56,15 +56,15 @@ _warned: set[tuple[str, str]] = set()
 def twin(
     operator: str, kind: tuple[torch.dtype, int], serves: bool, launch: Callable[[], Result], in_torch: Callable[[], Result]
 ) -> Result:
-    """What the Triton twin gives; what torch gives where it does not serve, or where it could not be compiled or launched.
+    """The result of the Triton twin, or that of torch if the twin cannot be used, compiled or launched.
 
-    A failure (no C compiler on the machine, no room in shared memory, a driver that is too old) is warned of once for each operator and
-    cause, and not tried again for its kind.
+    A failure (no C compiler on the machine, too little shared memory, a driver that is too old) causes one warning per operator and
+    cause, and is not tried again for its kind.
 
     Args:
         operator: Its name, for the warning.
-        kind: Dtype and the size (of a head, or number of heads) for which a kernel is compiled again.
-        serves: Whether the twin takes this input at all.
+        kind: Dtype and size (of a head, or number of heads) for which a kernel is compiled separately.
+        serves: Whether the twin can be used for this input at all.
         launch: The twin.
         in_torch: The implementation in torch.
     """

@@ -27,7 +27,7 @@ _CONTROL = "control"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blind(Reading):
-    """Weight on an earlier key (or the own one) that was picked without looking: what any key gets, the null of every role."""
+    """Weight on an earlier key (or the own one) that was picked at random: what any key gets, the null of every role."""
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:
         """``[batch, num_heads, q_len]``."""

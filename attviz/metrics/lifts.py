@@ -1,4 +1,4 @@
-"""Lift: self-attention compared with what uniform attention would give."""
+"""Lift: self-attention relative to uniform attention."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def log_diagonal(
 def laplacian_eigenvalues(
     received: Float[Tensor, "*leading kv_len"], diagonal: Float[Tensor, "*leading kv_len"], *, k: int | None = None
 ) -> Float[Tensor, "*leading n"]:
-    """Eigenvalues of the Laplacian of a causal attention map: what a key receives per later query, minus its own weight.
+    """Eigenvalues of the Laplacian of a causal attention map: what each key receives per later query, minus its own weight.
 
     ``d_j = sum_i A_ij / (T - j)`` and ``lambda_j = d_j - A_jj`` (the Laplacian is lower triangular, so they are its diagonal).
     Source: Binkowski et al., LapEigvals (arXiv:2502.17598), which feeds the largest ``k`` of each head to a probe.
@@ -154,7 +154,7 @@ def query_clip(max_logit: Float[Tensor, "*layers num_heads"], *, threshold: floa
     their projections, so not after a normalisation of queries and keys, which needs no clipping.
 
     Args:
-        max_logit: ``AttentionHealth().compute().max_logit``, or ``cap.reading("max_logit")`` reduced to heads; NaN gives 1.
+        max_logit: ``AttentionHealth().compute().max_logit``, or ``cap.reading("max_logit")`` reduced to heads; NaN yields 1.
         threshold: Largest logit allowed; Kimi K2 trains with 100.
 
     Example:

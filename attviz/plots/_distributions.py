@@ -38,7 +38,7 @@ def distributions(
 
     Args:
         values: Name -> values; NaN is left out; or a Capture, an Analysis or Documents: mean, max and min of every
-            token. Of more than 20 000 values, that many quantiles stand for them.
+            token. More than 20 000 values are represented by that many quantiles.
         log: Logarithmic axis; the density is then per factor of ten.
         floor: On a logarithmic axis, values below it (zero included) are drawn here; the legend says how many.
         label: Axis label, with the unit.

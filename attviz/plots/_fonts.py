@@ -1,4 +1,4 @@
-"""Fonts that hold the characters of the tokens at hand: a missing glyph is looked for, and shown as a box if nobody has it."""
+"""Fonts for the characters of the tokens: a missing glyph is looked up in other fonts, and shown as a box if none has it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MissingFontWarning(UserWarning):
 
 
 def fallback_families(texts: Iterable[str], first: str = SANS) -> list[str]:
-    """Font families, in order, that together hold every character of ``texts`` that any installed font holds.
+    """Font families, in order, that together have every character of ``texts`` that any installed font has.
 
     Args:
         texts: What will be drawn.
@@ -47,7 +47,7 @@ def fallback_families(texts: Iterable[str], first: str = SANS) -> list[str]:
 
 @cache
 def _warn_of(script: str, font: str, package: str) -> None:
-    """Once a process and script."""
+    """Warn once per process and script."""
     warnings.warn(
         f"plots: no installed font has {script} characters; they are drawn as {_BOX}. Install {font} (Debian: {package}), then delete "
         "matplotlib's font cache (matplotlib.get_cachedir()).",
@@ -81,7 +81,7 @@ def drawable(text: str, first: str = SANS) -> str:
 
 
 def font_file(texts: Sequence[str]) -> str:
-    """Path of one font file that holds as many characters of ``texts`` as possible, for those who can use only one."""
+    """Path of the font file that has the most characters of ``texts``, for code that can use only one."""
     wanted = {ord(char) for text in texts for char in text}
     candidates = [_default_file(SANS), *(path for _, path in _installed())]
     return max(candidates, key=lambda path: (len(wanted & _code_points(path)), -candidates.index(path)))

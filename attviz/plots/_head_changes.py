@@ -38,9 +38,9 @@ def head_changes(
         difference: Last model minus first.
         low: Lower ends of the intervals; NaN if there is none.
         high: Upper ends.
-        names: Of the first and the last model.
+        names: Names of the first and the last model.
         k: At most this many heads in the right part.
-        label: What the numbers are the mean of.
+        label: What the means are of.
         axes: Two, to draw on.
         **imshow_kwargs: For the map (``Axes.imshow``).
 

@@ -1,4 +1,4 @@
-"""A series of checkpoints: how the mean of each layer goes along the steps, its heads behind it."""
+"""A series of checkpoints: the mean of each layer over the steps, with its heads behind it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def head_curves(
     ax: Axes | None = None,
     **plot_kwargs: Any,
 ) -> Axes:
-    """Draw the mean of each layer over its heads as a line along the steps, with its heads as thin lines and intervals behind it.
+    """Draw the mean of each layer over its heads as a line over the steps, with the heads as thin lines and intervals behind it.
 
     Args:
-        mean: One number of each head at each step.
+        mean: One number per head and step.
         steps: Positions on the axis; counted from 0 by default.
         low: Lower ends of the intervals of the heads; NaN draws none.
         high: Upper ends.

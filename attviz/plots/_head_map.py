@@ -1,4 +1,4 @@
-"""Layers down, heads across: one number of each head."""
+"""Layers down, heads across: one number per head."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def head_map(
 
 
 def _ticks(count: int) -> range:
-    """At most two dozen, a power of two apart."""
+    """At most two dozen positions, a power of two apart."""
     step = 1
     while count > 24 * step:
         step *= 2

@@ -42,7 +42,7 @@ def image_map(
         heads: Heads to average: one or several indices or slices. Not for an array.
         documents: The image to draw, if the source holds several. Not for an array.
         image: Grey or RGB, as ``Axes.imshow`` takes it; stretched to the grid.
-        alpha: Of the heat map over the image.
+        alpha: Opacity of the heat map over the image.
         label: What the colour means.
         cmap: A colour map.
         ax: Where to draw.

@@ -35,7 +35,7 @@ _MOST_COLUMNS_A_TOKEN = 26
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """Where a token stands: its first column, its width, its line, and what is written."""
+    """Position of a token: its first column, its width, its line, and what is written."""
 
     text: str
     column: int
@@ -75,7 +75,7 @@ def sequence(
         columns: Characters per line.
         max_tokens: Draw this many tokens; the figure says how many follow.
         max_height: Draw as many lines as fit this height in inches, if the figure is made here.
-        fontsize: Of the text, in points.
+        fontsize: Size of the text, in points.
         layers: Layers to draw: one or several indices, slices, names or glob patterns; None draws all. Not for an array.
         heads: Heads to draw: one or several indices or slices. Not for an array.
         documents: The text to draw, if the source holds several. Not for an array.

@@ -25,11 +25,11 @@ _NULL_PERMUTATIONS = 5
 
 @dataclass
 class FigureSource:
-    """An analysis with what several figures need of it, computed once.
+    """An analysis with what several figures need, computed once.
 
     Attributes:
         analysis: The documents.
-        documents: Which of them get figures of their own, by index.
+        documents: Indices of those that get their own figures.
         min_count: Tokens that occur more rarely are left out of bars, clouds and similarities.
         cloud_weight: What the size of a word means: one of :data:`CLOUD_WEIGHTS`.
         special: Count [CLS], [SEP] and the like.
@@ -75,13 +75,13 @@ class FigureSource:
 
     @cached_property
     def _causal(self) -> bool:
-        """Whether position 0 gives itself everything in every head, as under a causal mask."""
+        """Whether position 0 has weight 1 in every head, as under a causal mask."""
         firsts = [document.diagonal[..., 0] for document in self.analysis.documents[:8] if document.diagonal.shape[2] > 1]
         return bool(firsts) and all((first > 0.999).all() for first in firsts)
 
     @cached_property
     def frequent(self) -> np.ndarray:
-        """Places in the vocabulary of the tokens that occur often enough."""
+        """Indices in the vocabulary of the tokens that occur often enough."""
         return np.flatnonzero(self.vocabulary.count >= self.min_count)
 
     def counted(self, document: Document) -> np.ndarray:
@@ -126,7 +126,7 @@ class FigureSource:
         return self.frequent.size > 1 and math.prod(self.vocabulary.mean.shape[1:]) > 1
 
     def similarity(self, names: Sequence[str] | None = None, null: float | None = None) -> tuple[np.ndarray, Sequence[str], float]:
-        """AUFUJI between heads (layers, where heads are too many) over the tokens that occur often enough, names, and the null's level."""
+        """AUFUJI between heads (layers, if there are too many heads) over tokens that occur often enough, names, and the null's level."""
         if not self.comparable():
             raise ArgumentError(
                 "plots.head_similarity: compares how heads rank tokens, so the source needs at least two heads and two tokens."

@@ -15,7 +15,7 @@ from attviz.readings.protocol import NO_KEY_IDS, Reading, Tokens
 
 @dataclass(frozen=True, eq=False)
 class At(Reading):
-    """``A[i, index_i]``; an index of -1 gives NaN.
+    """``A[i, index_i]``; an index of -1 yields NaN.
 
     Attributes:
         index: Key of each query, ``[batch, q_len]`` or ``[batch, num_heads, q_len]``, or a function of the :class:`Tokens` that returns it.

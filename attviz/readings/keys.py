@@ -38,7 +38,7 @@ class Keys(Reading):
         super().__post_init__()
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         return f"keys(first={self.first})" if self.first is not None else "keys(special)" if self.special else "keys(mask)"
 
     def check(self, model: nn.Module, has_ids: bool) -> None:
@@ -78,7 +78,7 @@ class Window(Reading):
         super().__post_init__()
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         return f"window({self.w})"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:

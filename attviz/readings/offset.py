@@ -38,7 +38,7 @@ class Offset(Reading):
         super().__post_init__()
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         return f"offset({self.n})"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:

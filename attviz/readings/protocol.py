@@ -33,7 +33,7 @@ class Tokens:
         real: True where the query is not padding; None if the model was given no mask.
         real_keys: The same for the keys.
         document_ids: If texts are packed into one row, the number of each query's text.
-        special_ids: Ids of the special tokens, as the configuration of the model names them.
+        special_ids: Ids of the special tokens that the configuration of the model names.
         past: Keys before those of this call's own queries.
         length: Tokens of a row as the model was given it; the operator may be given fewer, without padding that all texts share.
     """
@@ -128,6 +128,6 @@ class Reading:
 
 
 def whole_number(who: str, what: str, value: object, least: int) -> None:
-    """Raise unless a parameter is a whole number of at least so much."""
+    """Raise unless a parameter is a whole number of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ArgumentError(f"{who}: {what} must be a whole number of at least {least}, got {value!r}.")

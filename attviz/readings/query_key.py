@@ -18,10 +18,10 @@ from attviz.readings.protocol import Price, Reading, Tokens, whole_number
 class QueryKey(Reading):
     """Copies of query and key, and everything needed to recompute their weights: ``softmax(scale * query @ key.mT + bias)``.
 
-    Gives ``"<name>.query"`` ``[batch, num_heads, q_len, head_dim]``, ``"<name>.key"`` ``[batch, num_kv_heads, kv_len, head_dim]`` (after
+    Returns ``"<name>.query"`` ``[batch, num_heads, q_len, head_dim]``, ``"<name>.key"`` ``[batch, num_kv_heads, kv_len, head_dim]`` (after
     positional encoding), ``"<name>.logsumexp"`` ``[batch, num_heads, q_len]``, ``"<name>.scale"`` and ``"<name>.bias"``
     ``[batch, num_heads, q_len, kv_len]``, -inf where a key is hidden. A layer that shows no query and key, or
-    whose scores are not a product and a bias, gives ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
+    whose scores are not a product and a bias, returns ``"<name>.weights"`` ``[batch, num_heads, q_len, kv_len]`` instead.
 
     Attributes:
         dtype: Dtype of the copies.

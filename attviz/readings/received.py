@@ -25,7 +25,7 @@ class Received(Reading):
     of_cross = True
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         return "received(mean)" if self.mean else "received"
 
     def read(self, call: Any, tokens: Tokens) -> Tensor:

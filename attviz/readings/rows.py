@@ -36,7 +36,7 @@ class Rows(Reading):
         super().__post_init__()
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         assert not isinstance(self.queries, int)
         return f"rows({', '.join(map(str, self.queries))})" if len(self.queries) < 5 else f"rows({len(self.queries)} queries)"
 
@@ -80,7 +80,7 @@ class TopKeys(Reading):
         super().__post_init__()
 
     def label(self) -> str:
-        """As it is written."""
+        """The default name, as the reading is written."""
         return f"top_keys({self.k})"
 
     def read(self, call: Any, tokens: Tokens) -> Mapping[str, Tensor]:

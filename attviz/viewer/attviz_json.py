@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def class_names(documents: Sequence[AttvizDocument]) -> list[str]:
-    """Names of all classes in the order of their first appearance; a nameless one is ``"class 2"`` by its place.
+    """Names of all classes in the order of their first appearance; a nameless one is called ``"class 2"`` by its position.
 
     Example:
         >>> from attviz.records import AttvizDocument

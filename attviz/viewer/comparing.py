@@ -30,9 +30,9 @@ class Side:
     Attributes:
         documents: In order.
         layers: Names of the first axis of every diagonal.
-        classes: Names of the classes, where there are any.
-        model: What made it.
-        name: What the page calls it; empty where the page has one side only.
+        classes: Names of the classes, if there are any.
+        model: Name of the model.
+        name: Name in the page; empty if the page has only one side.
     """
 
     documents: Sequence[Document]
@@ -49,7 +49,7 @@ class Changes:
     Attributes:
         low: Lower ends.
         high: Upper ends.
-        level: Of the intervals, such as 0.95.
+        level: Confidence level, such as 0.95.
     """
 
     low: Float[np.ndarray, "num_layers num_heads"]
@@ -57,7 +57,7 @@ class Changes:
     level: float
 
     def as_json(self, grid: Grid) -> dict[str, Any]:
-        """The ends for the heads that the page shows, in its order."""
+        """The intervals of the heads that the page shows, in its order."""
         part = np.ix_(grid.layers, grid.heads)
         return {"low": finite_list(self.low[part].ravel()), "high": finite_list(self.high[part].ravel()), "level": self.level}
 
@@ -94,7 +94,7 @@ class Others:
     def add(
         self, entry: Entry, values: Float[np.ndarray, "num_rows num_tokens"], place: int, precision: Precision, causal: bool | None
     ) -> None:
-        """Put the vectors of every other side behind those of the first."""
+        """Append the vectors of every other side to those of the first."""
         parts = [values.reshape(-1)]
         for number, (side, grid, findings) in enumerate(zip(self.sides, self.grids, self.findings, strict=True), start=1):
             document = side.documents[place]

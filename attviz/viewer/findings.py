@@ -1,4 +1,4 @@
-"""What the page knows of all documents together: moments, colour ranges, clusters, sentences, head cards, the table of tokens."""
+"""What the page knows about all documents together: moments, colour ranges, clusters, sentences, head cards, the table of tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ranges:
         self.zeros = 0
 
     def update(self, values: Float[np.ndarray, "num_rows num_tokens"], visible: Float[np.ndarray, " num_tokens"]) -> None:
-        """Count one document in."""
+        """Add one document."""
         if not values.size or np.isnan(values).all():
             return
         self.ends = [min(self.ends[0], float(np.nanmin(values))), max(self.ends[1], float(np.nanmax(values)))]
@@ -55,14 +55,14 @@ class Ranges:
 
 
 def _quantiles(histogram: np.ndarray, zeros: int) -> list[float]:
-    """The values under which 1 % and 99 % lie, ``zeros`` of them below the histogram."""
+    """The 1 % and 99 % quantiles; ``zeros`` values lie below the histogram."""
     below = np.concatenate([[0.0], np.cumsum(histogram)]) + zeros
     wanted = [share * below[-1] for share in (0.01, 0.99)]
     return [0.0 if target < zeros else float(10 ** np.interp(target, below, _EDGES)) for target in wanted]
 
 
 class Findings:
-    """Collects over the documents of one model, special tokens apart, and writes what it found into the head of the page."""
+    """Collects findings over the documents of one model, special tokens apart, and writes them into the head of the page."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.corpus = Corpus(tuple(names))
@@ -71,7 +71,7 @@ class Findings:
         self.outcomes: list[bool | None] = []
 
     def add(self, document: Document, values: Float[np.ndarray, "num_rows num_tokens"], causal: bool) -> dict[str, float | None]:
-        """Take one document in; returns its mean without special tokens and with them, for the list of documents."""
+        """Add one document; returns its mean without special tokens and with them, for the list of documents."""
         self.corpus.add(document.tokens, document.special, values, causal)
         self.outcomes.append(None if document.label is None or document.prediction is None else document.label == document.prediction)
         kept = ~special_tokens(document.tokens, document.special)
@@ -86,10 +86,10 @@ class Findings:
         return row
 
     def fields(self, extra: Sequence[Insight] = (), similarity: Float[np.ndarray, "num_rows num_rows"] | None = None) -> dict[str, Any]:
-        """For the head of the page: what is known at once.
+        """What the head of the page contains.
 
         Raises:
-            ShapeError: If the similarity is of other rows than the page's.
+            ShapeError: If the similarity has other rows than the page.
         """
         size = len(self.corpus.names)
         if similarity is not None and np.shape(similarity) != (size, size):
@@ -108,7 +108,7 @@ class Findings:
         }
 
     def keep_parts(self, payload: Payload, *, several: bool) -> None:
-        """Keep what is read when it is asked for: sentences about each document; with several, the table of tokens and the head cards."""
+        """Keep what is read on demand: sentences about each document and, with several, the table of tokens and the head cards."""
         if several:
             payload.need("corpus")
             payload.keep("corpus", 0, corpus_json(self.corpus))
@@ -142,7 +142,7 @@ def corpus_json(corpus: Corpus) -> dict[str, Any]:
 
 
 def row_names(grid: Mapping[str, Any]) -> list[str]:
-    """Names of the vectors of a grid, as the page calls them.
+    """Names of the vectors of a grid, as in the page.
 
     Example:
         >>> row_names({"layers": [{"index": 1, "name": "a"}], "heads": [0, 2]})

@@ -51,7 +51,7 @@ def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Layers, head
 
 
 def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray, "num_rows num_tokens"]:
-    """The chosen vectors of a document, one a row, checked.
+    """The chosen vectors of a document, one per row, checked.
 
     Raises:
         ShapeError: If the diagonal is not [num_layers, num_heads, num_tokens] of this document.

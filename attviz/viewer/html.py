@@ -57,10 +57,10 @@ def csp(scripts: Iterable[str], styles: Iterable[str]) -> str:
 
 
 def built(extensions: Iterable[str], show: str = "page") -> tuple[list[str], list[str]]:
-    """Scripts and styles of a page, in the order they stand in it: extensions register before the page starts.
+    """Scripts and styles of a page, in their order: extensions register before the page starts.
 
     Args:
-        extensions: Names of what the page needs besides its own script, such as ``"pairs"``.
+        extensions: Names of what the page needs in addition to its own script, such as ``"pairs"``.
         show: ``"page"``, or ``"text"`` for the text alone.
 
     Example:
@@ -89,7 +89,7 @@ def page_parts(
 
     Args:
         title: Plain text; it is escaped here.
-        head: :func:`script_json` of what the page needs at once.
+        head: :func:`script_json` of what the page needs immediately.
         documents: :func:`script_json` of each document, which the page reads when it is opened.
         parts: :func:`script_json` of what extensions read, by name and document (``"pairs-0"``).
         extensions: Names of the further scripts that the page needs.
@@ -123,7 +123,7 @@ _DARK_HOSTS = ('body[data-jp-theme-light="false"]', "body.vscode-dark", "body.vs
 
 
 def notebook_frame(document: str, height: int) -> str:
-    """Iframe that shows the page in a notebook cell, without rights over the notebook around it.
+    """Iframe that shows the page in a notebook cell, without access to the notebook around it.
 
     Example:
         >>> 'sandbox="allow-scripts allow-downloads"' in notebook_frame("<p>", 400)

@@ -1,8 +1,8 @@
 """Pairs of tokens in the page: query and key of each layer in 16 bits, from which the browser forms the rows it shows.
 
 Weights would be ``num_heads * q_len * kv_len`` numbers, query and key are ``2 * num_heads * q_len * head_dim``. A softmax does not change
-when a number is added to every score of a row, so the mean key is taken off before rounding: that alone makes keys with large constant
-parts, as many models have them, fit 16 bits.
+when a number is added to every score of a row, so the mean key is subtracted before rounding: that alone makes keys with a large constant
+part, which many models have, fit 16 bits.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ _CHECKED_ROWS = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairLayer:
-    """One attention of one text: query and key, or, where the model only has them, weights.
+    """One attention of one text: query and key or, if the model has only those, weights.
 
     Attributes:
         name: Qualified name of the module.
         query: After positional encoding.
         key: After positional encoding; ``num_kv_heads`` divides ``num_heads``.
-        weights: Softmax output; set where query and key are None.
+        weights: Softmax output; set if query and key are None.
         scale: Factor on ``query @ key.mT``.
-        bias: Additive mask or bias, None for none; each axis may be 1.
+        bias: Additive mask or bias, or None; each axis may be 1.
         is_causal: The operator itself hid key ``j > i``.
         cross: Keys come from another sequence.
-        keys: Key tokens where they are not the document's own, as in cross-attention.
-        queries: Query tokens where they are not the document's own, as in the decoder.
-        rounded: Query and key come in less than 32 bits, so how exact the page is cannot be told.
+        keys: Key tokens, if they are not the document's own, as in cross-attention.
+        queries: Query tokens, if they are not the document's own, as in the decoder.
+        rounded: Whether query and key have less than 32 bits, so that the accuracy of the page is unknown.
     """
 
     name: str
@@ -72,8 +72,8 @@ def pair_parts(
 
     Args:
         layers: In order of execution.
-        tokens: The document's own.
-        special: Places of its special tokens.
+        tokens: The document's own tokens.
+        special: Positions of its special tokens.
         heads: Heads to keep; None keeps all.
         where: Names the document in errors.
 
@@ -145,7 +145,7 @@ def _coded(layer: PairLayer, heads: Sequence[int] | None) -> tuple[dict[str, Any
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Rounded:
-    """Query and key as the page keeps them; the mean key apart."""
+    """Query and key as the page stores them, with the mean key subtracted."""
 
     query: np.ndarray
     key: np.ndarray

@@ -1,7 +1,7 @@
-"""What a bias holds besides causality and padding, in the smallest form that says it exactly.
+"""What a bias contains beyond causality and padding, in the smallest exact form.
 
-A mask that depends on ``key - query`` alone is a band (causal, sliding and local windows), a bias that does is one line per
-head (T5, ALiBi), and anything else is stored as it is.
+A mask that depends only on ``key - query`` is a band (causal, sliding and local windows), such a bias is one line per head (T5, ALiBi), and
+anything else is stored as it is.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ HIDDEN_BELOW = -5000.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairBias:
-    """A bias taken apart; :func:`take_apart` makes it.
+    """A decomposed bias; see :func:`take_apart`.
 
     Attributes:
         band: Query ``i`` sees key ``j`` where ``low <= j - i <= high``; None is no limit.
-        hidden: True where a query does not see a key within the band; None where it sees them all. One head where all are alike.
+        hidden: True where a query does not see a key within the band; None if it sees them all. One head if all are equal.
         form: ``"none"``, ``"line"`` or ``"full"``.
         values: Of a line ``[heads, q_len + kv_len - 1]``, the entry of ``j - i`` at ``j - i + q_len - 1``; of a full bias
-            ``[heads, q_len, kv_len]``, 0 where hidden. One head where all are alike.
+            ``[heads, q_len, kv_len]``, 0 where hidden. One head if all are equal.
     """
 
     band: tuple[int | None, int | None]
@@ -39,13 +39,13 @@ class PairBias:
 def take_apart(
     bias: Float[np.ndarray, "#heads #q_len #kv_len"] | None, q_len: int, kv_len: int, *, causal_offset: int | None = None
 ) -> PairBias:
-    """Part a bias into a band, a mask and finite values.
+    """Split a bias into a band, a mask and finite values.
 
     Args:
-        bias: Additive, with any of its axes 1; None for none.
+        bias: Additive bias, any axis may be 1; or None.
         q_len: Number of queries.
         kv_len: Number of keys.
-        causal_offset: Set where the operator itself hides keys behind ``query + causal_offset``.
+        causal_offset: Set if the operator itself hides keys after ``query + causal_offset``.
 
     Example:
         >>> causal = np.triu(np.full((1, 3, 3), -np.inf), 1)
@@ -65,7 +65,7 @@ def take_apart(
 
 
 def _alike(array: np.ndarray) -> np.ndarray:
-    """The first head alone where all heads are the same."""
+    """Only the first head, if all heads are equal."""
     return array[:1] if len(array) == 1 or bool((array == array[:1]).all()) else array
 
 

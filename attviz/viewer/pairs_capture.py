@@ -1,4 +1,4 @@
-"""Pairs from a capture that read :class:`attviz.readings.QueryKey`: each layer cut to the tokens of one text, and named by them."""
+"""Pairs from a capture that read :class:`attviz.readings.QueryKey`: each layer is cut to the tokens of one text and labelled with them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_pairs(record: Record) -> dict[str, Tensor] | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tower:
-    """Layers over the same tokens: a model that only reads or only writes has one, an encoder-decoder two."""
+    """Layers over the same tokens: an encoder or a decoder has one tower, an encoder-decoder two."""
 
     records: tuple[DiagonalRecord, ...]
     texts: tuple[CapturedDocument, ...]
@@ -52,9 +52,9 @@ def has_pairs(capture: Captured) -> bool:
 def captured_pairs(
     capture: Captured, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None
 ) -> tuple[Analysis, list[list[PairLayer]]]:
-    """The texts of a capture and the pairs of each, empty where nothing read query and key.
+    """The texts of a capture and the pairs of each; empty if query and key were not read.
 
-    Of an encoder-decoder the diagonals are those of the tower that ran first; the pairs are those of both, and of cross-attention.
+    For an encoder-decoder, the diagonals come from the tower that ran first; the pairs come from both, and from cross-attention.
     """
     towers = list(_towers(capture, tokens, tokenizer))
     first = towers[0]
@@ -116,7 +116,7 @@ def _self_layer(record: DiagonalRecord, tower: _Tower, place: int, own: bool) ->
 
 
 def _cross_layer(record: CrossRecord, towers: Sequence[_Tower], place: int) -> Iterator[PairLayer]:
-    """Queries are the tokens of the last tower, keys those of the first, as far as their numbers agree."""
+    """Queries are the tokens of the last tower, keys those of the first, if their numbers agree."""
     parts = read_pairs(record)
     if parts is None:
         return
@@ -143,7 +143,7 @@ def _cross_layer(record: CrossRecord, towers: Sequence[_Tower], place: int) -> I
 
 
 def _seen_keys(parts: dict[str, Tensor], row: int, kv_len: int) -> tuple[Tensor, tuple[str, ...]]:
-    """Keys that some query sees, named by their place: those in a cache, or of another kind than text."""
+    """Keys that some query sees, named by position: those in a cache, or those that are not text."""
     import torch
 
     seen = torch.ones(kv_len, dtype=torch.bool)
@@ -193,7 +193,7 @@ def _cut(
 
 
 def _lost(query: Tensor, key: Tensor, scale: float, bias: Tensor, logsumexp: Tensor) -> Tensor | None:
-    """The weights where rows do not add up to 1, as with learned sinks: no softmax over the keys gives those back."""
+    """The weights, if rows do not add up to 1, as with learned sinks: no softmax over the keys reproduces those."""
     import torch
 
     some = torch.linspace(0, query.shape[1] - 1, min(query.shape[1], 16)).round().long()

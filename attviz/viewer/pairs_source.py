@@ -21,11 +21,11 @@ def pairs_of(source: Any, asked: bool | Pairs | None, count: int) -> Pairs | Non
 
     Args:
         source: What :func:`attviz.view` was given.
-        asked: Its ``pairs=``.
+        asked: The ``pairs=`` argument.
         count: Number of documents of the source.
 
     Raises:
-        ArgumentError: If pairs are asked of a source without query and key, or do not fit the documents.
+        ArgumentError: If pairs are requested from a source without query and key, or do not fit the documents.
     """
     if asked is False or asked is None:
         return None

@@ -1,4 +1,4 @@
-"""What a page carries: a head that is read at once, and one chunk per document that is read when it is opened."""
+"""What a page carries: a head that is read immediately, and one chunk per document that is read when the document is opened."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Payload:
-    """The texts that go into the page, collected under a cap on their size."""
+    """The contents of a page, collected up to a maximum size."""
 
     title: str
     max_bytes: int = MAX_BYTES
@@ -66,7 +66,7 @@ class Payload:
         """Keep one document.
 
         Raises:
-            ArgumentError: If the page would pass ``max_bytes``; the message lists the ways to a smaller one.
+            ArgumentError: If the page would exceed ``max_bytes``; the message lists ways to make it smaller.
         """
         chunk = script_json(entry.chunk)
         self.size += len(chunk) + len(script_json(entry.row))
@@ -79,12 +79,12 @@ class Payload:
 
         Args:
             extension: Its name: ``static/NAME.js`` is embedded, and the script finds the value by ``collection.part(NAME, index)``.
-            index: Place of the document in the page, from 0.
+            index: Index of the document in the page.
             value: Plain JSON.
             piece: Set where the script reads the document piece by piece, by ``collection.part("NAME-INDEX", piece)``.
 
         Raises:
-            ArgumentError: If the page would pass ``max_bytes``; the message lists the ways to a smaller one.
+            ArgumentError: If the page would exceed ``max_bytes``; the message lists ways to make it smaller.
         """
         part = script_json(value)
         self.parts[f"{extension}-{index}" if piece is None else f"{extension}-{index}-{piece}"] = part
@@ -95,10 +95,10 @@ class Payload:
         self._check_size()
 
     def keep(self, name: str, index: int, value: Any) -> None:
-        """Keep what the page's own script reads only when it is asked for, as ``collection.part(NAME, index)``.
+        """Keep what the page's own script reads only on demand, as ``collection.part(NAME, index)``.
 
         Raises:
-            ArgumentError: If the page would pass ``max_bytes``.
+            ArgumentError: If the page would exceed ``max_bytes``.
         """
         part = script_json(value)
         self.parts[f"{name}-{index}"] = part
@@ -111,7 +111,7 @@ class Payload:
             self.extensions.append(extension)
 
     def only_text(self) -> None:
-        """Drop what the text alone does not show: sentences, clusters, cards of heads, the table of tokens, and their scripts.
+        """Drop what the text-only page does not show: sentences, clusters, head cards, the table of tokens, and their scripts.
 
         Raises:
             ArgumentError: If the documents are images.
@@ -150,7 +150,7 @@ class Payload:
         )
 
     def warn_if_large(self) -> None:
-        """Say so once when browsers will take their time over the page."""
+        """Warn once if browsers will be slow to open the page."""
         if self.size > WARN_BYTES:
             warnings.warn(
                 f"view: the page holds {self.size / 2**20:.0f} MB; opening it takes seconds. "

@@ -1,4 +1,4 @@
-"""``attviz.view``: makes a page of anything that holds diagonals."""
+"""``attviz.view``: makes a page from anything that holds diagonals."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _payload(
     tokenizer: Any | None,
     pairs: bool | Sequence[Sequence[PairLayer]] | None,
 ) -> Payload:
-    """What the page carries, whatever the source is."""
+    """The contents of the page, for any source."""
     if isinstance(source, AttvizDocument):
         source = (source,)
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
@@ -133,7 +133,7 @@ def _payload(
 
 
 def _side(source: Any, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None, name: str) -> Side:
-    """Documents of whatever holds diagonals, under the name that the page gives them."""
+    """Documents of any source of diagonals, under their name in the page."""
     found = as_analysis(source, f"view: {name!r}" if name else "view", tokens=tokens, tokenizer=tokenizer)
     classes, model = getattr(found, "label_names", None), getattr(found, "model_name", "")
     return Side(found.documents, tuple(found.layers), classes, model, name)

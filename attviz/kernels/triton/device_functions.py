@@ -27,7 +27,7 @@ def log_add_exp(a, b):
 
 @triton.jit
 def weigh(exponent, seen, logsumexp, sink, kv_len, HAS_SINK: tl.constexpr):
-    """``exp(exponent - logsumexp)`` within [0, 1]; 0 for what is not seen; uniform for a row that ``finfo.min`` hides. NaN stays NaN."""
+    """``exp(exponent - logsumexp)`` within [0, 1]; 0 for hidden keys; uniform for a row hidden by ``finfo.min``. NaN stays NaN."""
     if HAS_SINK:
         weights = tl.exp(exponent - log_add_exp(logsumexp, sink))
     else:

@@ -1,4 +1,4 @@
-"""What every launch needs: whether Triton serves a tensor, on which architecture, with which block sizes."""
+"""What every launch needs: the device, its architecture, and block sizes."""
 
 from __future__ import annotations
 
@@ -56,17 +56,17 @@ _ALIKE = {
 
 @functools.cache
 def tuned(kernel: str, arch: str, head_pad: int, single: bool = False) -> Mapping[str, Any]:
-    """Block sizes, warps and stages from the committed table: the row of this architecture, or of one alike, or else the default row.
+    """Block sizes, warps and stages from the committed table: the row of this architecture, else of a similar one, else the default row.
 
     Args:
         kernel: ``"logsumexp"``, ``"qk"``, ``"qk_bias"`` (a tile of bias takes registers, so the tiles are smaller), ``"received"``
             or ``"mass"``.
-        arch: As :func:`architecture` names it.
+        arch: From :func:`architecture`.
         head_pad: ``head_dim`` rounded up to a power of two.
-        single: The inputs are float32, whose tiles take twice the room.
+        single: The inputs are float32, whose tiles are twice as large.
 
     Raises:
-        NoTile: Where the table says that torch serves this architecture better.
+        NoTile: If the table says that torch is better on this architecture.
     """
     rows = _table()[kernel]
     size = f"{'float32' if single else 'half'}/{head_pad}"
@@ -84,14 +84,15 @@ _kept: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
 def start(kernel: Any, programs: int, key: tuple[Any, ...], arguments: tuple[Any, ...], constants: Callable[[], dict[str, Any]]) -> None:
-    """Launch a kernel; what was launched before with the same key skips the just-in-time compiler, which takes longer than the device.
+    """Launch a kernel; with a known key this skips the just-in-time dispatch, which takes longer than the kernel.
 
     Args:
         kernel: The function under ``triton.jit``, whose constants come after all other parameters.
-        programs: How many of it.
-        key: All that the compiler looks at: kernel, dtypes, strides, alignment, device, constants; not numbers under ``do_not_specialize``.
+        programs: Number of programs.
+        key: Everything the compiler specialises on: kernel, dtypes, strides, alignment, device, constants; not numbers under
+            ``do_not_specialize``.
         arguments: All other parameters, in order.
-        constants: Makes the constants by name, with the options of the launch; asked at the first launch only.
+        constants: Returns the constants by name, with the options of the launch; called at the first launch only.
     """
     kept = _kept.get(key)
     if kept is not None:
@@ -107,7 +108,7 @@ def start(kernel: Any, programs: int, key: tuple[Any, ...], arguments: tuple[Any
 
 
 def outliving(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    """Storage for a result that is kept: no inference tensor, whatever mode the model runs in."""
+    """Storage for a result that is kept: not an inference tensor, whatever mode the model runs in."""
     if not torch.is_inference_mode_enabled():
         return torch.empty(shape, dtype=torch.float32, device=device)
     with torch.inference_mode(False):

@@ -49,7 +49,7 @@ def weigh_rows(
 
 @triton.jit
 def text_of(cu_q, texts, steps, rows):
-    """Number of the packed text that holds each row, by bisection; the last one for the rows behind it."""
+    """Number of the packed text that holds each row, by bisection; rows after the last text get its number."""
     text = tl.zeros_like(rows)
     for step in range(steps):
         probe = text + (1 << (steps - 1 - step))
@@ -216,7 +216,7 @@ def launch_diagonal(
     left: int,
     right: int,
 ) -> torch.Tensor:
-    """The weights alone, in one launch. The hot path of a capture: as few steps of the host as there are."""
+    """The weights alone, in one launch. This is the hot path of a capture, so the host does as little as possible."""
     batch, num_heads, q_len, head_dim = query.shape
     _, num_kv_heads, kv_len, _ = key.shape
     diagonal = outliving((batch, num_heads, q_len), query.device)

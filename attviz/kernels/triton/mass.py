@@ -54,7 +54,7 @@ def mass_kernel(
     VALUES: tl.constexpr, UPCAST: tl.constexpr, FAR: tl.constexpr, WIDTH_PAD: tl.constexpr, BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program per (block of queries, sequence and head); the last blocks go first, for under a causal mask they are the longest."""
+    """One program per (block of queries, sequence and head); the last blocks go first, because they are the longest under a causal mask."""
     block = blocks - 1 - tl.program_id(0) % blocks
     outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
     sequence, head = outer // num_heads, outer % num_heads

@@ -1,6 +1,6 @@
 """``diagonal_from_qk`` on the GPU: the forward of flash attention without values, plus the sums that the summary needs.
 
-Logits live in base 2 (scaled by log2 e), because the hardware's exponential does. The own logit and that of key 0 are plain float32
+Logits are in base 2 (scaled by log2 e), like the hardware's exponential. The own logit and that of key 0 are plain float32
 dot products before the loop; only the log-sum-exp needs the matrix instruction.
 """
 
@@ -20,7 +20,7 @@ def shape_logits(
     scores, rows, columns, slope, bias, key_mask, q_len, kv_len, alignment, left, right, scale, softcap,
     stride_bq, stride_bk, stride_mk, HAS_SOFTCAP: tl.constexpr, BOUNDED: tl.constexpr,
 ):  # fmt: skip
-    """Dot products to base-2 logits: scale, cap, ALiBi, bias; -inf for what is not seen.
+    """Dot products to base-2 logits: scale, cap, ALiBi, bias; -inf for hidden keys.
 
     ``rows`` and ``columns`` broadcast to the shape of ``scores``: a tile, or the own keys of a block of rows. ``BOUNDED`` is False for
     a tile that lies wholly inside the keys and the window, where comparing would change nothing.
@@ -123,7 +123,7 @@ def own_logits(
 def store_rows(
     diagonal, plane, out, rows_ok, own, first, top, total, moment, sink, HAS_SINK: tl.constexpr, SUMMARY: tl.constexpr
 ):  # fmt: skip
-    """Normalise: diagonal, then (summary) log-sum-exp, entropy, largest logit and weight on key 0. A row that saw nothing weighs 0."""
+    """Normalise: diagonal, then (summary) log-sum-exp, entropy, largest logit and weight on key 0. A row that saw nothing has weight 0."""
     alive = total != 0.0  # NaN is alive: it must show
     log_total = tl.log2(total)
     everything, shift, mass = top + log_total, log_total, tl.zeros_like(total) + 1.0
@@ -172,7 +172,7 @@ def qk_kernel(
     BOTTOM_RIGHT: tl.constexpr, SUMMARY: tl.constexpr, PRECISION: tl.constexpr, UPCAST: tl.constexpr,
     FAR: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """One program per (block of queries, sequence and head); the last blocks go first, for under a causal mask they are the longest."""
+    """One program per (block of queries, sequence and head); the last blocks go first, because they are the longest under a causal mask."""
     block = blocks - 1 - tl.program_id(0) % blocks
     outer = (tl.program_id(0) // blocks).to(tl.int64)  # int64: batch * heads * length * head_dim passes 2**31 at long context
     sequence, head = outer // num_heads, outer % num_heads

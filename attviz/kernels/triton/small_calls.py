@@ -19,7 +19,7 @@ def calls_kernel(
     NUM_BATCHES: tl.constexpr, NUM_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_PAD: tl.constexpr,
     PACKED: tl.constexpr, COLUMNS: tl.constexpr, BLOCK_Q: tl.constexpr,
 ):  # fmt: skip
-    """One program per (call, batch, head, block of queries). ``query_type`` and ``bias_type`` are there for their types alone."""
+    """One program per (call, batch, head, block of queries). ``query_type`` and ``bias_type`` only pass their types."""
     blocks = tl.cdiv(q_len, BLOCK_Q)
     outer = tl.program_id(0) // blocks
     head, batch = outer % NUM_HEADS, outer // NUM_HEADS % NUM_BATCHES

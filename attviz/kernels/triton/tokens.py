@@ -34,7 +34,7 @@ def merge_into_state(count, mean, m2, max, min, token, heads, head_ok, num_heads
 
 @triton.jit
 def gather(diagonal, plan, at, stop, n, q_len, heads, head_ok, stride_b, stride_h, stride_t, BLOCK: tl.constexpr):
-    """Tile ``[BLOCK, heads]`` of the values at sorted positions ``at`` to ``stop``, and which of it is real."""
+    """Tile ``[BLOCK, heads]`` of the values at sorted positions ``at`` to ``stop``, and a mask of real entries."""
     positions = at + tl.arange(0, BLOCK)
     ok = positions < stop
     places = tl.load(plan + n + positions, mask=ok, other=0)
@@ -156,7 +156,7 @@ _compiled: set[tuple[str, int]] = set()
 
 
 def _compile_first(device: str, arguments: tuple[object, ...], blocks: dict[str, object]) -> None:
-    """Compile the second kernel before the first has changed the state: what fails then fails with the state as it was."""
+    """Compile the second kernel before the first changes the state, so that a failure leaves the state as it was."""
     kind = (device, int(blocks["BLOCK_H"]))  # type: ignore[call-overload]
     if kind not in _compiled:
         long_kernel.warmup(*arguments, grid=(1,), **blocks)

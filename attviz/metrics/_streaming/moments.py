@@ -20,7 +20,7 @@ FIELDS = ("count", "mean", "m2", "max", "min")
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Shape of a sample: of its cells, of its counts where those are shared (None: one a cell), and the dtype of its extremes."""
+    """Shape of a sample: of its cells, of its counts if those are shared (None: one per cell), and the dtype of its extremes."""
 
     shape: tuple[int, ...]
     counts: tuple[int, ...] | None = None
@@ -39,7 +39,7 @@ class Cells:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """A sample in each cell of some shape; ``a + b`` pools two. All float64, but for extremes where the maker chose float32.
+    """A sample in each cell of some shape; ``a + b`` pools two. All float64, except extremes if float32 was chosen for them.
 
     Attributes:
         count: Values seen; float64 counts exactly up to 2**53. May have one column for many cells that are always seen together.

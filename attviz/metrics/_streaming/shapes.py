@@ -1,4 +1,4 @@
-"""Layouts: which tensors, of which shapes, the state of a metric has for given layers. Files and processes are held against them."""
+"""Layouts: which tensors, of which shapes, the state of a metric has for given layers. Files and processes are checked against them."""
 
 from __future__ import annotations
 
