@@ -66,19 +66,17 @@ def aggregates(
         base = len(kinds) - 1 - place
         style: dict[str, Any] = {"width": 0.8, "color": HUES[place % len(HUES)], "linewidth": 0} | bar_kwargs
         ax.bar(positions, 0.84 * np.nan_to_num(row) / top if top > 0 else np.zeros_like(row), bottom=base, **style)
-        ax.axhline(base, color=GREY, linewidth=0.6, zorder=0)
-        ax.annotate(
-            f"max {top:.2g}",
-            (1, base + 0.84),
-            xycoords=("axes fraction", "data"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            fontsize=7,
-            va="top",
-        )
+        _scale(ax, base, top)
     token_ticks(ax, tokens, values.shape[1])
     ax.set_yticks([len(kinds) - 1 - place + 0.4 for place in range(len(kinds))], list(kinds))
     ax.tick_params(axis="y", length=0)
     ax.set_ylim(0, len(kinds))
     ax.spines[["top", "right", "left"]].set_visible(False)
     return ax
+
+
+def _scale(ax: Axes, base: int, top: float) -> None:
+    """The ground line of a row, and the value that its height stands for."""
+    ax.axhline(base, color=GREY, linewidth=0.6, zorder=0)
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top"}
+    ax.annotate(f"max {top:.2g}", (1, base + 0.84), xytext=(4, 0), fontsize=7, **place)

@@ -55,15 +55,8 @@ def head_curves(
     import matplotlib as mpl
 
     values = np.asarray(mean, dtype=np.float64)
-    if values.ndim != 3 or not values.size:
-        raise ShapeError(f"plots.head_curves: mean must be [num_steps, num_layers, num_heads], got shape {list(values.shape)}.")
     axis = np.arange(len(values)) if steps is None else np.asarray(steps, dtype=np.float64)
-    for name, given, size in (("steps", axis, values.shape[0]), ("layers", layers, values.shape[1])):
-        if given is not None and len(given) != size:
-            raise ShapeError(f"plots.head_curves: {name} has {len(given)} entries for {size}.")
-    for name, end in (("low", low), ("high", high)):
-        if end is not None and np.shape(end) != values.shape:
-            raise ShapeError(f"plots.head_curves: {name} has shape {list(np.shape(end))}, the means {list(values.shape)}.")
+    _check(values, {"steps": axis, "layers": layers}, {"low": low, "high": high})
     ax = new_axes(ax, 6.8, 4.0)
     num_layers = values.shape[1]
     hues = mpl.colormaps["viridis"](np.linspace(0, 0.88, num_layers))
@@ -80,3 +73,15 @@ def head_curves(
     if num_layers <= _MOST_NAMED:
         ax.legend(frameon=False, fontsize=8)
     return ax
+
+
+def _check(values: np.ndarray, named: dict[str, Any], ends: dict[str, Any]) -> None:
+    """Steps and layers must be as many as the means have, the ends of the intervals of their shape."""
+    if values.ndim != 3 or not values.size:
+        raise ShapeError(f"plots.head_curves: mean must be [num_steps, num_layers, num_heads], got shape {list(values.shape)}.")
+    for (name, given), size in zip(named.items(), values.shape, strict=False):
+        if given is not None and len(given) != size:
+            raise ShapeError(f"plots.head_curves: {name} has {len(given)} entries for {size}.")
+    for name, end in ends.items():
+        if end is not None and np.shape(end) != values.shape:
+            raise ShapeError(f"plots.head_curves: {name} has shape {list(np.shape(end))}, the means {list(values.shape)}.")

@@ -72,10 +72,7 @@ def head_similarity(
         )
     if names is not None and len(names) != len(matrix):
         raise ShapeError(f"plots.head_similarity: names must be one per head, got {len(names)} names for {len(matrix)} heads.")
-    order = clustering.cluster(matrix).order if cluster else np.arange(len(matrix))
-    ordered = matrix[np.ix_(order, order)]
-    lower = np.tril(np.ones_like(ordered, dtype=bool), -1)
-    shown = np.where(lower, ordered, np.nan)[1:, :-1]
+    order, shown = _lower_triangle(matrix, cluster)
     side = float(np.clip(2.6 + 0.11 * len(matrix), 4.4, 11))
     ax = new_axes(ax, side + 0.9, side)
     low = np.nanmin(shown) if vmin is None else vmin
@@ -88,6 +85,13 @@ def head_similarity(
         _mark_chance(bar.ax, null)
     _name(ax, [names[place] if names is not None else str(place) for place in order.tolist()])
     return ax
+
+
+def _lower_triangle(matrix: np.ndarray, cluster: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The order of the heads, and the similarities of different heads in it, each once."""
+    order = clustering.cluster(matrix).order if cluster else np.arange(len(matrix))
+    ordered = matrix[np.ix_(order, order)]
+    return order, np.where(np.tril(np.ones_like(ordered, dtype=bool), -1), ordered, np.nan)[1:, :-1]
 
 
 def _mark_chance(bar: Axes, null: float) -> None:

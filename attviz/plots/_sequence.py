@@ -95,11 +95,9 @@ def sequence(
     values = vectors_by_token(drawn, tokens, "plots.sequence")
     strengths, legend = _strengths(values, choice(scale, _SCALES, "scale", "plots.sequence"))
     labels, hues = _names_and_colors(np.shape(drawn), names, colors, numbers)
-    cells = _layout(tokens[:max_tokens], _at_least(columns, 8, "columns"))
     pitch, band = _stroke_rows(values.shape[0])
-    if ax is None:
-        most = max(1, int((max_height * 72 / (1.1 * fontsize) - 1.2) / (_LINE + band)))
-        cells = [cell for cell in cells if cell.line < most]
+    most = max(1, int((max_height * 72 / (1.1 * fontsize) - 1.2) / (_LINE + band))) if ax is None else None
+    cells = [cell for cell in _layout(tokens[:max_tokens], _at_least(columns, 8, "columns")) if most is None or cell.line < most]
     num_lines = cells[-1].line + 1
     height = num_lines * (_LINE + band) + 1.2
     used = max(cell.column + cell.width for cell in cells)

@@ -63,13 +63,7 @@ def token_bars(
         (mean, std, maximum), tokens, count = source.vocabulary.pooled(), source.vocabulary.tokens, source.vocabulary.count
     if tokens is None:
         raise ArgumentError("plots.token_bars: needs tokens to name the bars, which an array lacks. Pass tokens=[...], or an Analysis.")
-    columns = {"mean": mean, "std": std, "maximum": maximum, "count": count}
-    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if values is not None}
-    for name, values in arrays.items():
-        if values.shape != (len(tokens),):
-            raise ShapeError(
-                f"plots.token_bars: {name} must hold one value per token, got shape {list(values.shape)} for {len(tokens)} tokens."
-            )
+    arrays = _columns(len(tokens), mean=mean, std=std, maximum=maximum, count=count)
     chosen = _largest(arrays, k, min_count)
     ax = new_axes(ax, 6.4, 0.9 + 0.2 * len(chosen))
     places = np.arange(len(chosen))
@@ -84,6 +78,16 @@ def token_bars(
     open_frame(ax)
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, fontsize=8)
     return ax
+
+
+def _columns(num_tokens: int, **columns: Any) -> dict[str, np.ndarray]:
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items() if values is not None}
+    for name, values in arrays.items():
+        if values.shape != (num_tokens,):
+            raise ShapeError(
+                f"plots.token_bars: {name} must hold one value per token, got shape {list(values.shape)} for {num_tokens} tokens."
+            )
+    return arrays
 
 
 def _largest(arrays: dict[str, np.ndarray], k: int, min_count: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Agreement:
-    """A statistic beside its permutation null: ``z`` is how many standard deviations it lies above chance."""
+    """A statistic with its permutation null: ``z`` is how many standard deviations it lies above chance."""
 
     value: float
     null_mean: float

@@ -1,4 +1,4 @@
-"""What the diagonal shows of the test texts, and what it does not: every claim beside what chance gives."""
+"""What the diagonal shows of the test texts, and what it does not: every claim next to its chance level."""
 
 from __future__ import annotations
 

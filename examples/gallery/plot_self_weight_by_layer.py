@@ -50,5 +50,5 @@ ax.legend(frameon=False)
 plt.show()
 
 # %%
-# What it shows: tokens give themselves about a tenth in every layer, yet what a head writes points far more towards
-# their own value than that.
+# What it shows: about a tenth of a token's attention stays on itself in every layer, yet the output of a head points far
+# more towards the token's own value than that.

@@ -138,4 +138,4 @@ def _logsumexp_of(result: Any) -> Tensor | None:
 
 
 OPERATORS = tuple(Operator(name, reader(name, partial(_parameters, name)), "fused") for name in _NAMES)
-"""Of operators that this process does not have, the tap finds no kernel and leaves them out."""
+"""The tap finds no kernel for operators that this process does not have, and leaves them out."""
