@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import attviz
 from attviz.calls import layouts
 from attviz.hooks.tap.operators import registry
 from benchmarks import readme
@@ -63,6 +64,15 @@ def test_an_example_says_what_it_shows(example):
     assert "# What it shows: " in text, f"{example}: ends in one sentence of what the figure shows"
 
 
+def test_the_reference_has_every_public_name():
+    """Public packages are documented as a whole (`automodule`), names of `attviz` itself one by one."""
+    shown = " ".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
+    documented = set(re.findall(r"auto\w+:: (\S+)", shown))
+    named = {f"attviz.{name}" for name in attviz.__all__ if not name.startswith("_")}
+    packages = {"attviz.readings", "attviz.metrics", "attviz.metrics.scores", "attviz.plots", "attviz.io", "attviz.kernels"}
+    assert named | packages | {"attviz.integrations", "attviz.errors", "attviz.records"} <= documented
+
+
 def test_the_numbers_of_the_readme_are_those_of_committed_rows():
     text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
     assert readme.filled(text) == text, "README.md differs from benchmarks/results: run python -m benchmarks.readme"
@@ -86,7 +96,7 @@ def test_every_question_is_answered_within_two_clicks_of_the_home_page():
     """The home page leads to the questions, and each of these to an answer; Sphinx checks the anchors."""
     assert ":link: questions\n" in (DOCS / "index.md").read_text(encoding="utf-8")
     questions = re.findall(r"^\d+\. .*$", (DOCS / "questions.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(questions) == 25
+    assert len(questions) == 45
     for question in questions:
         assert LINK.search(question), question
 
