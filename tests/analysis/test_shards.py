@@ -157,7 +157,7 @@ def test_what_is_missing_or_does_not_belong_is_named(classifier, tokenizer, tmp_
         run(classifier, tokenizer, tmp_path / "run", texts, shard=(2, 3), max_length=9)
     changed = (text if place else "changed" for place, text in enumerate(texts))
     run(classifier, tokenizer, tmp_path / "streamed", (text for text in texts), shard=(0, 3))
-    with pytest.raises(ArgumentError, match="those of window 0 have changed since they were analysed"):
+    with pytest.raises(ArgumentError, match="the texts of window 0 have changed since they were analysed"):
         run(classifier, tokenizer, tmp_path / "streamed", changed, shard="any")
     with pytest.raises(ArgumentError, match="this process read 19 texts, another one 20"):
         run(classifier, tokenizer, tmp_path / "streamed", (text for text in texts[:19]), shard=(1, 3))

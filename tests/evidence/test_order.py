@@ -167,7 +167,7 @@ def test_a_text_that_is_read_in_another_order_carries_no_token_ids(how):
     cap = seen(model, ids)
     assert_right(cap, model.attention.truth(how(model.embed(ids))))
     assert cap.records[0].token_ids is None
-    assert "another order than in the input" in cap.records[0].evidence
+    assert "a different order than in the input" in cap.records[0].evidence
 
 
 # ---- one by one
@@ -203,6 +203,6 @@ def test_heads_one_by_one_are_records_of_their_own_where_the_module_is_named(cor
             return torch.cat([self.core(*(part[:, head] for part in self.qkv(x))) for head in range(H)], -1)
 
     model, x = nn.Sequential(OneByOne(core, lambda k: k)).eval(), torch.randn(B, T, E)
-    assert "name it in layers=" in is_loud(model, x)
+    assert "Name it in layers=" in is_loud(model, x)
     cap = seen(model, x, layers="0")
     assert_right(cap, *model[0].truth(x).split(1, 1))

@@ -106,7 +106,7 @@ def test_options_that_do_not_fit_are_named():
         diagonal_from_logsumexp(query, query, logsumexp, index=torch.zeros(4, dtype=torch.long))
     with pytest.raises(DtypeError, match=r"index must be an integer tensor of key slots on cpu, got torch\.float32"):
         diagonal_from_logsumexp(query, query, logsumexp, index=torch.zeros(1, 4))
-    with pytest.raises(ArgumentError, match="leave out kv_offset with cu_seqlens_q"):
+    with pytest.raises(ArgumentError, match="kv_offset cannot be combined with cu_seqlens_q"):
         diagonal_from_logsumexp(query, query, logsumexp, cu_seqlens_q=edges, kv_offset=0)
     with pytest.raises(ArgumentError, match="bias and row_mask cannot be combined with cu_seqlens_q"):
         mask = torch.ones(1, 4, dtype=torch.bool)

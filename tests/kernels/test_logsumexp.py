@@ -129,7 +129,7 @@ def test_errors_name_the_sizes():
         diagonal_from_logsumexp(query, key, logsumexp, row_mask=torch.ones(5, dtype=torch.bool))
     with pytest.raises(DtypeError, match=r"logsumexp must be float16(.*)got torch\.int64"):
         diagonal_from_logsumexp(query, key, logsumexp.long())
-    with pytest.raises(DtypeError, match="key on meta and the first on cpu"):
+    with pytest.raises(DtypeError, match="key is on meta and the first on cpu"):
         diagonal_from_logsumexp(query, key.to("meta"), logsumexp)
     with pytest.raises(ArgumentError, match=r"softcap must be 0 \(none\) or positive, got -1"):
         diagonal_from_logsumexp(query, key, logsumexp, softcap=-1.0)

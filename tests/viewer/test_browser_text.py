@@ -66,7 +66,7 @@ def test_paper_gets_all_of_the_text_alone(show, tmp_path):
 def test_the_text_alone_says_what_it_cannot_show(analysis):
     with pytest.raises(ArgumentError, match='show must be "page" or "text", got \'strip\''):
         view(analysis, show="strip")
-    with pytest.raises(ArgumentError, match="leave one of the two out"):
+    with pytest.raises(ArgumentError, match="Leave one of the two out"):
         view(analysis, show="text", pairs=True)
     image = Document("", tuple("abcd"), np.full((1, 1, 4), 0.5, np.float32), grid=(2, 2))
     with pytest.raises(ArgumentError, match="these documents are images; leave show out"):
