@@ -1,8 +1,7 @@
 """An archive while it is being written: batches are appended in ``NAME.part/`` and joined into one file at the end.
 
-A run may be stopped at any moment; the next one with the same settings continues after the last complete batch, one with other settings is
-refused. The folder appears with its mark (``run.json``) inside, in one rename, and disappears in one rename; a folder without the mark is
-never touched.
+A stopped run continues after its last complete batch if the settings are the same, and is refused otherwise. The folder appears and
+disappears in one rename, with its mark (``run.json``) inside; a folder without the mark is never touched.
 """
 
 from __future__ import annotations
