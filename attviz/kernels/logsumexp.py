@@ -12,7 +12,7 @@ from attviz.kernels import checks
 from attviz.kernels.key_slots import bias_at, key_slots, logsumexp_of_texts, scores_at
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import RowSummary, empty_outputs, head_aggregates
-from attviz.kernels.twins import on_gpu, triton_serves, twin
+from attviz.kernels.twins import on_gpu, triton_serves, twin, twin_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -269,12 +269,4 @@ def _(query: Tensor, key: Tensor, logsumexp: Tensor, *rest: object) -> tuple[Ten
     return empty_outputs(query, query.shape[:3], bool(rest[-1]))
 
 
-@_logsumexp_op.register_kernel("cuda")
-def _(query: Tensor, key: Tensor, logsumexp: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    def launch() -> tuple[Tensor, Tensor, Tensor]:
-        from attviz.kernels.triton.logsumexp import launch
-
-        return launch(query, key, logsumexp, *rest)
-
-    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3])
-    return twin("diagonal_from_logsumexp", kind, serves, launch, lambda: _in_torch(query, key, logsumexp, *rest))
+_logsumexp_op.register_kernel("cuda", twin_of("diagonal_from_logsumexp", "logsumexp", _in_torch))

@@ -15,7 +15,7 @@ from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import tiles
 from attviz.kernels.qk import QkOptions, QkRules, each_sequence, resolve_options
 from attviz.kernels.self_score import rows_of_logsumexp
-from attviz.kernels.twins import triton_serves, twin
+from attviz.kernels.twins import twin_of
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -147,10 +147,6 @@ def _resolved(name: str, query: Tensor, key: Tensor, logsumexp: Tensor, options:
     return (*rules[:6], *rules[7:]), rows_of_logsumexp(logsumexp, batch, num_heads, q_len)
 
 
-def _with_sinks(rules: tuple[Any, ...]) -> QkRules:
-    return QkRules._make((*rules[:6], None, *rules[6:]))
-
-
 def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
     """One tile of weights ``[num_heads, rows, columns]``; a dead row has weight 0; a row hidden by ``finfo.min`` is uniform."""
     lse = logsumexp.to(logits.dtype)[..., None]
@@ -162,7 +158,7 @@ def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
 def _received_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, query_mask: Tensor | None, *rules: Any) -> Tensor:
     batch, num_heads, _, _ = query.shape
     out = torch.zeros(2, batch, num_heads, key.shape[2], dtype=torch.float32, device=query.device)
-    for b, queries, keys, score_rules in each_sequence(query, key, _with_sinks(rules)):
+    for b, queries, keys, score_rules in each_sequence(query, key, QkRules.without_sinks(rules)):
         lse, here = logsumexp[b, :, queries], out[:, b, :, keys]
         for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
             alive = lse[:, rows].isinf().logical_not_()
@@ -176,7 +172,7 @@ def _received_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, query_mask
 
 def _mass_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, reach: int, *rules: Any) -> Tensor:
     batch, num_heads, q_len, _ = query.shape
-    resolved = _with_sinks(rules)
+    resolved = QkRules.without_sinks(rules)
     behind = 0.0 if resolved.cu_seqlens_q is None else torch.nan
     width = 2 if features is None else features.shape[2]
     out = torch.full((batch, num_heads, q_len, width), behind, dtype=torch.float32, device=query.device)
@@ -222,23 +218,5 @@ def _(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, *r
     return query.new_empty((*query.shape[:3], width), dtype=torch.float32)
 
 
-@_received_op.register_kernel("cuda")
-def _(query: Tensor, *rest: Any) -> Tensor:
-    def launch() -> Tensor:
-        from attviz.kernels.triton.received import launch
-
-        return launch(query, *rest)
-
-    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
-    return twin("received_from_logsumexp", kind, serves, launch, lambda: _received_in_torch(query, *rest))
-
-
-@_mass_op.register_kernel("cuda")
-def _(query: Tensor, *rest: Any) -> Tensor:
-    def launch() -> Tensor:
-        from attviz.kernels.triton.mass import launch
-
-        return launch(query, *rest)
-
-    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
-    return twin("mass_from_logsumexp", kind, serves, launch, lambda: _mass_in_torch(query, *rest))
+_received_op.register_kernel("cuda", twin_of("received_from_logsumexp", "received", _received_in_torch, matrix=True))
+_mass_op.register_kernel("cuda", twin_of("mass_from_logsumexp", "mass", _mass_in_torch, matrix=True))

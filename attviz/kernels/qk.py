@@ -10,7 +10,7 @@ from attviz.errors import ArgumentError, ShapeError
 from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import ScoreRules, row_sums
 from attviz.kernels.summary import RowSummary
-from attviz.kernels.twins import triton_serves, twin
+from attviz.kernels.twins import twin_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,6 +146,11 @@ class QkRules(NamedTuple):
     cu_seqlens_k: Tensor | None
     max_seqlen: int
 
+    @classmethod
+    def without_sinks(cls, options: tuple[Any, ...]) -> QkRules:
+        """From the schema of an operator that takes a log-sum-exp, which holds the sinks."""
+        return cls._make((*options[:6], None, *options[6:]))
+
 
 def resolve_options(name: str, query: Tensor, key: Tensor, options: QkOptions) -> QkRules:
     """Check the options of a function over query and key, and fill in the defaults."""
@@ -245,12 +250,4 @@ def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
     return query.new_empty((5 if rest[-1] else 1, *query.shape[:3]), dtype=torch.float32)
 
 
-@_qk_op.register_kernel("cuda")
-def _(query: Tensor, key: Tensor, *rest: Any) -> Tensor:
-    def launch() -> Tensor:
-        from attviz.kernels.triton.qk import launch
-
-        return launch(query, key, *rest)
-
-    kind, serves = (query.dtype, query.shape[3]), triton_serves(query, query.shape[3], matrix=True)
-    return twin("diagonal_from_qk", kind, serves, launch, lambda: _in_torch(query, key, *rest))
+_qk_op.register_kernel("cuda", twin_of("diagonal_from_qk", "qk", _in_torch, matrix=True))

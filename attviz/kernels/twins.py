@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import warnings
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -80,6 +81,27 @@ def twin(
         _failed.add((operator, *kind))
         _warn(operator, error)
     return in_torch()
+
+
+def twin_of(operator: str, home: str, in_torch: Callable[..., Result], *, matrix: bool = False) -> Callable[..., Result]:
+    """What an operator whose first argument is a query runs on CUDA: its twin, or torch.
+
+    Args:
+        operator: Its name, for the warning.
+        home: The module of ``attviz.kernels.triton`` that has the ``launch``; imported at the first call.
+        in_torch: The implementation in torch.
+        matrix: The kernel uses the matrix instruction.
+    """
+
+    def run(query: Tensor, *rest: Any) -> Result:
+        def launch() -> Result:
+            found: Result = importlib.import_module(f"attviz.kernels.triton.{home}").launch(query, *rest)
+            return found
+
+        serves = triton_serves(query, query.shape[3], matrix)
+        return twin(operator, (query.dtype, query.shape[3]), serves, launch, lambda: in_torch(query, *rest))
+
+    return run
 
 
 def _warn(operator: str, error: Exception) -> None:

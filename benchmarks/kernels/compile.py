@@ -85,7 +85,7 @@ def recording(arch: str, then: Callable[[Recorded], Any] = lambda recorded: None
         records.append(Recorded(kernel.__name__, source, dict(options.__dict__)))
         return then(records[-1])
 
-    homes = [f"attviz.kernels.triton.{name}" for name in ("logsumexp", "qk", "received", "mass")]
+    homes = [f"attviz.kernels.triton.{name}" for name in ("logsumexp", "pairs", "mass")]
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(triton.runtime.driver, "_active", _NoDriver(arch)))
         stack.enter_context(mock.patch.object(triton.runtime.jit.JITFunction, "_do_compile", record))

@@ -1,12 +1,16 @@
 """``mass_from_logsumexp`` on the GPU: a block of queries walks over the keys it can see, and adds up weights times features."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
+from attviz.kernels.qk import QkRules
 from attviz.kernels.triton.device_functions import INFINITY, weigh_tile
-from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, tuned
-from attviz.kernels.triton.qk import key_range, precision, shape_logits
+from attviz.kernels.triton.launch import architecture, on_device
+from attviz.kernels.triton.pairs import own_keys, precision, set_up, strides
+from attviz.kernels.triton.qk import key_range, shape_logits
 
 WIDEST = 64  # features of one launch; more are taken in turns
 
@@ -125,52 +129,29 @@ def mass_kernel(
 
 
 def launch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    logsumexp: torch.Tensor,
-    features: torch.Tensor | None,
-    reach: int,
-    scale: float,
-    kv_offset: int | None,
-    bottom_right: bool,
-    left: int,
-    right: int,
-    softcap: float,
-    alibi_slopes: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    key_mask: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int,
+    query: torch.Tensor, key: torch.Tensor, logsumexp: torch.Tensor, features: torch.Tensor | None, reach: int, *options: Any
 ) -> torch.Tensor:
     """Arguments and result of the operator ``attviz::mass_from_logsumexp``; features beyond :data:`WIDEST` take a launch each."""
-    batch, num_heads, q_len, head_dim = query.shape
-    kv_len, total = key.shape[2], 2 if features is None else features.shape[2]
+    rules = QkRules.without_sinks(options)
+    (batch, num_heads, q_len, _), kv_len = query.shape, key.shape[2]
+    total = 2 if features is None else features.shape[2]
     out = torch.empty(batch, num_heads, q_len, total, dtype=torch.float32, device=query.device)
-    if cu_seqlens_q is not None:
+    if rules.cu_seqlens_q is not None:
         out.fill_(torch.nan)  # behind the texts no program writes
     if out.numel() == 0 or kv_len == 0:
         return out.nan_to_num_(0.0)
-    sequences = batch if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
-    width, arch, single = head_pad(head_dim), architecture(query.device.index), query.dtype is torch.float32
-    chosen = tuned("mass", arch, width, single)
-    row_blocks = triton.cdiv(min(max_seqlen, q_len), chosen["BLOCK_Q"])
-    slope_strides = (0, 0) if alibi_slopes is None else alibi_slopes.expand(batch, num_heads).stride()
-    mask_strides = (0, 0) if key_mask is None else key_mask.expand(batch, kv_len).stride()
+    sequences, given = set_up("mass", query, key, rules, logsumexp)
+    given |= {"VALUES": precision(architecture(query.device.index), True), **own_keys(rules), **strides("lb lh lt", logsumexp.stride())}
+    blocks = triton.cdiv(min(rules.max_seqlen, q_len), given["BLOCK_Q"])
     for first in range(0, total, WIDEST):
         some = None if features is None else features[..., first : first + WIDEST]
         part = out[..., first : first + WIDEST]
         columns = part.shape[3]
-        feature_strides = (0, 0, 0) if some is None else some.expand(batch, kv_len, columns).stride()
         with on_device(query):
-            mass_kernel[(row_blocks * num_heads * sequences,)](
-                query, key, logsumexp, some, alibi_slopes, as_bytes(bias), as_bytes(key_mask), cu_seqlens_q, cu_seqlens_k, part,
-                scale, softcap or 1.0, q_len, kv_len, kv_offset or 0, left if left >= 0 else None, right if right >= 0 else None,
-                reach if reach >= 0 else None, row_blocks, num_heads, q_len, columns, *query.stride(), *key.stride(),
-                *logsumexp.stride(), *feature_strides, *part.stride()[:3], *slope_strides, *bias_strides(bias), *mask_strides,
-                GROUP=num_heads // key.shape[1], HEAD_DIM=head_dim, HEAD_PAD=width, HAS_SOFTCAP=softcap > 0, OWN_LAST=kv_offset is None,
-                BOTTOM_RIGHT=bottom_right, PRECISION=precision(arch, single), VALUES=precision(arch, True), UPCAST=arch == "cpu",
-                FAR=is_far(query, key, logsumexp), WIDTH_PAD=max(16, triton.next_power_of_2(columns)) if some is not None else 16,
-                enable_fp_fusion=True, **chosen,
+            mass_kernel[(blocks * num_heads * sequences,)](
+                **given, logsumexp=logsumexp, features=some, out=part, reach=reach if reach >= 0 else None, blocks=blocks,
+                total_rows=q_len, width=columns, WIDTH_PAD=max(16, triton.next_power_of_2(columns)) if some is not None else 16,
+                **strides("fb ft ff", (0, 0, 0) if some is None else some.expand(batch, kv_len, columns).stride()),
+                **strides("ob oh ot", part.stride()[:3]),
             )  # fmt: skip
     return out

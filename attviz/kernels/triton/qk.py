@@ -4,12 +4,16 @@ Logits are in base 2 (scaled by log2 e), like the hardware's exponential. The ow
 dot products before the loop; only the log-sum-exp needs the matrix instruction.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
+from attviz.kernels.qk import QkRules
 from attviz.kernels.triton.device_functions import INFINITY, LOG2E, LOWEST, soft_cap
-from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, tuned
+from attviz.kernels.triton.launch import on_device
+from attviz.kernels.triton.pairs import own_keys, set_up
 
 LN2 = tl.constexpr(0.6931471805599453)
 FLOOR = tl.constexpr(-1e30)  # shifted logits below this weigh exactly 0; the bound keeps 0 * inf out of the entropy
@@ -235,51 +239,20 @@ def qk_kernel(
         store_rows(diagonal, plane, out + rows, row_ok, own, first, top, total, moment, 0.0, False, SUMMARY)
 
 
-def launch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    scale: float,
-    kv_offset: int | None,
-    bottom_right: bool,
-    left: int,
-    right: int,
-    softcap: float,
-    sinks: torch.Tensor | None,
-    alibi_slopes: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    key_mask: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int,
-    summary: bool,
-) -> torch.Tensor:
-    """Arguments and result of the operator ``attviz::diagonal_from_qk``."""
-    batch, num_heads, q_len, head_dim = query.shape
+def launch(query: torch.Tensor, key: torch.Tensor, *options: Any) -> torch.Tensor:
+    """Arguments and result of the operator ``attviz::diagonal_from_qk``: the rules, and whether the summary is wanted."""
+    rules, summary = QkRules._make(options[:-1]), options[-1]
+    batch, num_heads, q_len, _ = query.shape
     out = torch.empty(5 if summary else 1, batch, num_heads, q_len, dtype=torch.float32, device=query.device)
-    if cu_seqlens_q is not None:
+    if rules.cu_seqlens_q is not None:
         out.fill_(torch.nan)  # behind the texts no program writes
     if out.numel() == 0:
         return out
-    sequences = batch if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
-    width, arch = head_pad(head_dim), architecture(query.device.index)
-    single = query.dtype is torch.float32
-    blocks = tuned("qk" if bias is None else "qk_bias", arch, width, single)
-    row_blocks = triton.cdiv(min(max_seqlen, q_len), blocks["BLOCK_Q"])
-    slope_strides = (0, 0) if alibi_slopes is None else alibi_slopes.expand(batch, num_heads).stride()
-    mask_strides = (0, 0) if key_mask is None else key_mask.expand(batch, key.shape[2]).stride()
+    sequences, given = set_up("qk" if rules.bias is None else "qk_bias", query, key, rules)
+    blocks = triton.cdiv(min(rules.max_seqlen, q_len), given["BLOCK_Q"])
     with on_device(query):
-        qk_kernel[(row_blocks * num_heads * sequences,)](
-            query, key, sinks, alibi_slopes, as_bytes(bias), as_bytes(key_mask), cu_seqlens_q, cu_seqlens_k, out,
-            scale, softcap or 1.0, q_len, key.shape[2], kv_offset or 0, left if left >= 0 else None, right if right >= 0 else None,
-            row_blocks, num_heads, q_len, out.stride(0), *query.stride(), *key.stride(),
-            *slope_strides, *bias_strides(bias), *mask_strides,
-            GROUP=num_heads // key.shape[1], HEAD_DIM=head_dim, HEAD_PAD=width, HAS_SOFTCAP=softcap > 0, OWN_LAST=kv_offset is None,
-            BOTTOM_RIGHT=bottom_right, SUMMARY=summary, PRECISION=precision(arch, single), UPCAST=arch == "cpu",
-            FAR=is_far(query, key), enable_fp_fusion=True, **blocks,
+        qk_kernel[(blocks * num_heads * sequences,)](
+            **given, **own_keys(rules), sinks=rules.sinks, diagonal=out, blocks=blocks, total_rows=q_len, plane=out.stride(0),
+            SUMMARY=summary,
         )  # fmt: skip
     return out
-
-
-def precision(arch: str, single: bool) -> str:
-    """Matrix arithmetic: three TF32 products for float32 on NVIDIA (as exact as float32, and ``ieee`` spills), plain elsewhere."""
-    return "tf32x3" if single and arch.startswith("sm_") else "ieee"

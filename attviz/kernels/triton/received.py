@@ -1,12 +1,16 @@
 """``received_from_logsumexp`` on the GPU: a block of keys walks over the queries that can see it, and adds up their weights."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 
+from attviz.kernels.qk import QkRules
 from attviz.kernels.triton.device_functions import INFINITY, weigh_tile
-from attviz.kernels.triton.launch import architecture, as_bytes, bias_strides, head_pad, is_far, on_device, tuned
-from attviz.kernels.triton.qk import precision, shape_logits
+from attviz.kernels.triton.launch import as_bytes, on_device
+from attviz.kernels.triton.pairs import set_up, strides
+from attviz.kernels.triton.qk import shape_logits
 
 HIDDEN = tl.constexpr(-1e30)  # a mask adds this or less; no true bias comes near
 
@@ -122,45 +126,20 @@ def received_kernel(
     tl.store(out + plane.to(tl.int64) + columns, count, mask=column_ok)
 
 
-def launch(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    logsumexp: torch.Tensor,
-    query_mask: torch.Tensor | None,
-    scale: float,
-    kv_offset: int | None,
-    bottom_right: bool,
-    left: int,
-    right: int,
-    softcap: float,
-    alibi_slopes: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    key_mask: torch.Tensor | None,
-    cu_seqlens_q: torch.Tensor | None,
-    cu_seqlens_k: torch.Tensor | None,
-    max_seqlen: int,
-) -> torch.Tensor:
+def launch(query: torch.Tensor, key: torch.Tensor, logsumexp: torch.Tensor, query_mask: torch.Tensor | None, *options: Any) -> torch.Tensor:
     """Arguments and result of the operator ``attviz::received_from_logsumexp``."""
-    batch, num_heads, q_len, head_dim = query.shape
-    kv_len = key.shape[2]
-    make = torch.empty if cu_seqlens_q is None else torch.zeros  # behind the texts no program writes
+    rules = QkRules.without_sinks(options)
+    (batch, num_heads, q_len, _), kv_len = query.shape, key.shape[2]
+    make = torch.empty if rules.cu_seqlens_q is None else torch.zeros  # behind the texts no program writes
     out = make(2, batch, num_heads, kv_len, dtype=torch.float32, device=query.device)
     if out.numel() == 0 or q_len == 0:
         return out.zero_()
-    sequences = batch if cu_seqlens_q is None else cu_seqlens_q.numel() - 1
-    width, arch, single = head_pad(head_dim), architecture(query.device.index), query.dtype is torch.float32
-    chosen = tuned("received", arch, width, single)
-    key_blocks = triton.cdiv(kv_len, chosen["BLOCK_K"])
-    slope_strides = (0, 0) if alibi_slopes is None else alibi_slopes.expand(batch, num_heads).stride()
-    mask_strides = (0, 0) if key_mask is None else key_mask.expand(batch, kv_len).stride()
+    sequences, given = set_up("received", query, key, rules, logsumexp)
+    blocks = triton.cdiv(kv_len, given["BLOCK_K"])
     row_mask_strides = (0, 0) if query_mask is None else query_mask.expand(batch, q_len).stride()
     with on_device(query):
-        received_kernel[(key_blocks * num_heads * sequences,)](
-            query, key, logsumexp, as_bytes(query_mask), alibi_slopes, as_bytes(bias), as_bytes(key_mask), cu_seqlens_q, cu_seqlens_k, out,
-            scale, softcap or 1.0, q_len, kv_len, left if left >= 0 else None, right if right >= 0 else None, key_blocks, num_heads,
-            kv_len, out.stride(0), *query.stride(), *key.stride(), *logsumexp.stride(), *row_mask_strides, *slope_strides,
-            *bias_strides(bias), *mask_strides, GROUP=num_heads // key.shape[1], HEAD_DIM=head_dim, HEAD_PAD=width,
-            HAS_SOFTCAP=softcap > 0, BOTTOM_RIGHT=bottom_right, PRECISION=precision(arch, single), UPCAST=arch == "cpu",
-            FAR=is_far(query, key, logsumexp), enable_fp_fusion=True, **chosen,
+        received_kernel[(blocks * num_heads * sequences,)](
+            **given, logsumexp=logsumexp, query_mask=as_bytes(query_mask), received=out, blocks=blocks, total_keys=kv_len,
+            plane=out.stride(0), **strides("lb lh lt", logsumexp.stride()), **strides("rb rt", row_mask_strides),
         )  # fmt: skip
     return out
