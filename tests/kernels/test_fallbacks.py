@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
+import attviz
 from attviz import kernels
+from attviz import readings as r
+from attviz.calls import fused, packed, padded, scored, scores
 from attviz.errors import CaptureWarning
+from attviz.hooks.session import waiting
 from attviz.kernels import logsumexp, passes, qk, small_calls, tokens, twins, weights
 from attviz.kernels.tokens import TokenOrder, TokenState
+from tests.tiny import Encoder
 
 OPERATORS = {
     "diagonal_from_logsumexp": (logsumexp._logsumexp_op, "logsumexp"),
@@ -21,6 +28,7 @@ OPERATORS = {
     "weights_of_calls": (small_calls._calls_op, "small_calls"),
     "merge_by_token": (tokens._merge_op, "tokens"),
 }
+HOMES = (logsumexp, passes, qk, small_calls, tokens, weights)
 PAGE = Path(__file__).parents[2] / "docs" / "attention-kernels.md"
 
 
@@ -64,8 +72,7 @@ def test_a_launch_that_fails_is_computed_by_torch(name, monkeypatch):
 
     monkeypatch.setattr(module, "launch", broken)
     on_cuda = operator._backend_fns["cuda"]  # what runs for tensors on CUDA, here for those of the CPU
-    homes = (logsumexp, passes, qk, small_calls, tokens, weights)
-    home, attribute = next((home, name) for home in homes for name, value in vars(home).items() if value is operator)
+    home, attribute = next((home, name) for home in HOMES for name, value in vars(home).items() if value is operator)
     monkeypatch.setattr(home, attribute, on_cuda)
     with pytest.warns(CaptureWarning, match=rf"{name} could not be compiled or launched(.|\n)*out of resource"):
         found = call(name)
@@ -77,14 +84,64 @@ def test_a_launch_that_fails_is_computed_by_torch(name, monkeypatch):
 def test_every_operator_with_a_twin_is_here_and_on_the_page():
     """A new one has a fallback that is tested, or this fails."""
     known = {operator for operator, _ in OPERATORS.values()}
-    made = {
-        value
-        for module in (logsumexp, passes, qk, small_calls, tokens, weights)
-        for value in vars(module).values()
-        if isinstance(value, torch._library.custom_ops.CustomOpDef)
-    }
+    made = {value for module in HOMES for value in vars(module).values() if isinstance(value, torch._library.custom_ops.CustomOpDef)}
     assert made == known
-    twins_there = {path.stem for path in (Path(twins.__file__).parent / "triton").glob("*.py")} - {"__init__", "device_functions", "launch"}
+    files = (Path(twins.__file__).parent / "triton").glob("*.py")
+    twins_there = {path.stem for path in files if re.search(r"^def launch\(", path.read_text(), re.MULTILINE)}
     assert twins_there == {twin for _, twin in OPERATORS.values()}
     page = PAGE.read_text()
     assert all(f"`{name}`" in page for name in OPERATORS)
+
+
+READINGS = (r.Offset(-1, name="previous"), r.Received(), r.Window(2), r.Distance(), r.RowEntropy(), r.MaxLogit(), r.Rows(-1))
+
+
+@pytest.fixture
+def broken_gpu(monkeypatch):
+    """A GPU on which no kernel of ours can be launched: tensors of the CPU, taken for its own. Gives what was tried."""
+    tried = []
+
+    def broken(name):
+        def launch(*_, **__):
+            tried.append(name)
+            raise RuntimeError("no kernel image is available for execution on the device")
+
+        return launch
+
+    for module in (waiting, fused, packed, padded, scored, scores, small_calls, logsumexp):
+        monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
+    for name, (operator, twin) in OPERATORS.items():
+        monkeypatch.setattr(f"attviz.kernels.triton.{twin}.launch", broken(name))
+        home, attribute = next((home, name) for home in HOMES for name, value in vars(home).items() if value is operator)
+        monkeypatch.setattr(home, attribute, operator._backend_fns["cuda"])
+    for home, name in ((logsumexp, "diagonal_from_logsumexp"), (small_calls, "weights_of_calls")):  # the way below the operator
+        monkeypatch.setattr(home, "_launcher", lambda name=name: broken(name))
+    return tried
+
+
+@pytest.mark.parametrize("tokens", [7, 140])  # small calls, which the end of the forward finishes, and calls of their own
+def test_a_capture_goes_on_when_every_launch_fails_and_says_so_once(tokens, request):
+    model, x = Encoder(num_kv_heads=2, causal=True).eval(), torch.randn(1, tokens, 32)
+
+    def read():
+        with torch.no_grad(), attviz.capture(model) as cap:
+            outputs = [model(x) for _ in range(4)]
+        with torch.no_grad(), attviz.capture(model, read=READINGS, metrics=attviz.metrics.VocabularyStatistics(9), token_ids=ids) as full:
+            outputs.append(model(x))
+        assert all(torch.equal(output, outputs[0]) for output in outputs)
+        return cap.diagonal, *(full.reading(reading.name) for reading in READINGS)
+
+    ids = torch.arange(tokens)[None] % 9
+    expected = read()
+    tried = request.getfixturevalue("broken_gpu")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = read()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6, equal_nan=True)
+    messages = [str(warning.message) for warning in caught]
+    assert all("Cause: RuntimeError: no kernel image is available" in message for message in messages)
+    failed = [re.search(r"the Triton kernel of (\w+)", message)[1] for message in messages]
+    assert len(failed) == len(set(failed)) == len(tried)
+    wanted = {"diagonal_from_logsumexp", "received_from_logsumexp", "mass_from_logsumexp", "diagonal_from_qk", "merge_by_token"}
+    assert set(failed) == wanted | ({"weights_of_calls"} if tokens == 7 else set())
