@@ -14,6 +14,7 @@ FLOORS = {
     "errors": 0,
     "records": 0,
     "protocols": 0,
+    "registry": 0,
     "statistics": 0,
     "files": 1,
     "documents": 1,

@@ -9,6 +9,7 @@ import pytest
 
 import attviz
 from attviz.calls import layouts
+from attviz.hooks.scope import caches
 from attviz.hooks.tap.operators import registry
 from benchmarks import readme
 
@@ -20,11 +21,11 @@ FENCE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def _tables():
     """What a page registers goes with it."""
     registry.registered()
-    operators, entries = dict(registry._table), list(layouts._table)
+    tables = registry._table, layouts._table, caches._table
+    before = [table.entries for table in tables]
     yield
-    registry._table.clear()
-    registry._table.update(operators)
-    layouts._table[:] = entries
+    for table, entries in zip(tables, before, strict=True):
+        table.entries = entries
 
 
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if FENCE.search(path.read_text(encoding="utf-8")))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from attviz.errors import ArgumentError
+from attviz.registry import Registry, named_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +30,10 @@ class WeightLayout:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", f"{self.diagonal.__module__}.{self.diagonal.__qualname__}")
+            object.__setattr__(self, "name", named_after(self.diagonal))
 
 
-_table: list[WeightLayout] = []
+_table: Registry[WeightLayout] = Registry("layout")
 
 
 def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLayout:
@@ -54,28 +54,19 @@ def register_layout(layout: WeightLayout, *, replace: bool = False) -> WeightLay
         True
         >>> unregister_layout(entry)
     """
-    taken = [place for place, other in enumerate(_table) if other.name == layout.name]
-    if taken and not replace:
-        raise ArgumentError(
-            f"register_layout: layout {layout.name!r} is already registered. Pass replace=True to replace it, or give yours another name=."
-        )
-    for place in reversed(taken):
-        del _table[place]
-    _table.append(layout)
-    return layout
+    return _table.add(layout, replace=replace)
 
 
 def unregister_layout(layout: WeightLayout) -> None:
     """Remove an entry from the table."""
-    if layout in _table:
-        _table.remove(layout)
+    _table.remove(layout)
 
 
 def layout_of(module: nn.Module | None) -> WeightLayout | None:
     """The entry that covers a module."""
     if module is None:
         return None
-    return next((layout for layout in reversed(_table) if layout.matches(module)), None)
+    return next((layout for layout in _table.entries if layout.matches(module)), None)
 
 
 def trimmed(diagonal: Tensor, length: int | None) -> Tensor:

@@ -41,7 +41,9 @@ def plant(monkeypatch: pytest.MonkeyPatch, fault) -> None:
     def read(args, kwargs, result):
         return right.read(args, kwargs, (result[0], fault(result[1])))
 
-    monkeypatch.setitem(attviz.hooks.tap.operators.registry._table, right.name, Operator(right.name, read, "fused", ("CPU",)))
+    table = attviz.hooks.tap.operators.registry._table
+    monkeypatch.setattr(table, "entries", table.entries)
+    attviz.register_operator(Operator(right.name, read, "fused", ("CPU",)), replace=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -8,7 +8,7 @@ from torch import nn
 
 import attviz
 from attviz import readings as r
-from attviz.errors import ArgumentError, CaptureError
+from attviz.errors import CaptureError
 from attviz.hooks.scope.caches import CacheKind, unregister_cache
 
 LENGTH, PROMPT, SLOTS = 9, 4, 12
@@ -119,15 +119,6 @@ def test_where_nothing_tells_it_is_loud_and_the_message_names_the_cure():
         model(ids[:, :PROMPT], notes)
     with torch.no_grad(), pytest.raises(CaptureError, match="attviz.register_cache"), attviz.capture(model):
         model(ids[:, PROMPT : PROMPT + 1], notes)
-
-
-@pytest.mark.usefixtures("known")
-def test_a_name_is_taken_once():
-    kind = CacheKind(lambda name, value: False, lambda cache: 0, name="notebook True")
-    with pytest.raises(ArgumentError, match="register_cache: cache 'notebook True' is already registered. Pass replace=True"):
-        attviz.register_cache(kind)
-    assert attviz.register_cache(kind, replace=True) is kind
-    unregister_cache(kind)
 
 
 def test_a_counter_that_a_forward_is_given_instead_of_a_cache():

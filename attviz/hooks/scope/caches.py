@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from attviz.errors import ArgumentError
+from attviz.registry import Registry, named_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class CacheKind:
 
     def __post_init__(self) -> None:
         if not self.name:
-            object.__setattr__(self, "name", f"{self.length.__module__}.{self.length.__qualname__}")
+            object.__setattr__(self, "name", named_after(self.length))
 
 
 class Cached(NamedTuple):
@@ -53,7 +53,7 @@ class Cached(NamedTuple):
     registered: bool = False
 
 
-_table: list[CacheKind] = []
+_table: Registry[CacheKind] = Registry("cache")
 
 
 def register_cache(kind: CacheKind, *, replace: bool = False) -> CacheKind:
@@ -79,26 +79,17 @@ def register_cache(kind: CacheKind, *, replace: bool = False) -> CacheKind:
         Cached(past=3, static=False, present=True, registered=True)
         >>> unregister_cache(kind)
     """
-    taken = [place for place, other in enumerate(_table) if other.name == kind.name]
-    if taken and not replace:
-        raise ArgumentError(
-            f"register_cache: cache {kind.name!r} is already registered. Pass replace=True to replace it, or give yours another name=."
-        )
-    for place in reversed(taken):
-        del _table[place]
-    _table.append(kind)
-    return kind
+    return _table.add(kind, replace=replace)
 
 
 def unregister_cache(kind: CacheKind) -> None:
     """Take an entry out of the table again."""
-    if kind in _table:
-        _table.remove(kind)
+    _table.remove(kind)
 
 
 def cached(given: Mapping[str, Any]) -> Cached:
     """What the arguments of a forward, by name, say about a cache."""
-    for kind in reversed(_table):
+    for kind in _table.entries:
         for name, value in given.items():
             if value is not None and kind.matches(name, value) and (held := kind.length(value)) is not None:
                 return Cached(_settled(held), kind.is_static, True, registered=True)

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import attviz
-from attviz.errors import ArgumentError
 from attviz.hooks.tap.dispatcher import keys_present
 from attviz.hooks.tap.operators import Operator, register_operator, registered
 from attviz.hooks.tap.operators.registry import unregister_operator
@@ -109,21 +108,6 @@ def test_positions_agree_with_the_schema(name):
         for part, index in place.items():
             if name.endswith(part):
                 assert schema[index] == "is_causal"
-
-
-def test_a_name_is_registered_once():
-    mine = Operator("aten::_scaled_dot_product_mine", lambda args, kwargs, result: None, "fused")
-    try:
-        assert register_operator(mine) is mine
-        assert mine in registered()
-        with pytest.raises(ArgumentError, match="'aten::_scaled_dot_product_mine' is already registered. Pass replace=True"):
-            register_operator(mine)
-        other = Operator(mine.name, mine.read, "fused")
-        assert register_operator(other, replace=True) is other
-        assert other in registered()
-    finally:
-        unregister_operator(mine.name)
-    assert mine not in registered()
 
 
 def test_an_overload_of_another_torch_is_passed_over():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from attviz.calls.call import AttentionCall
-from attviz.errors import ArgumentError
+from attviz.registry import Registry
 
 Arguments = tuple[Any, ...]
 Keywords = dict[str, Any]
@@ -42,8 +41,7 @@ class Operator:
 
 
 _FAMILIES = ("sdpa", "softmax", "fast_path", "flash", "raw")
-_table: dict[str, Operator] = {}
-_lock = threading.RLock()
+_table: Registry[Operator] = Registry("operator")
 
 
 def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
@@ -60,32 +58,26 @@ def register_operator(operator: Operator, *, replace: bool = False) -> Operator:
         ArgumentError: If the name is taken.
     """
     _load_families()
-    with _lock:
-        if operator.name in _table and not replace:
-            raise ArgumentError(
-                f"register_operator: operator {operator.name!r} is already registered. Pass replace=True to replace it. "
-                f"Known: {sorted(_table)}."
-            )
-        _table[operator.name] = operator
-    return operator
+    return _table.add(operator, replace=replace)
 
 
 def unregister_operator(name: str) -> None:
     """Remove an operator from the table; unknown names are ignored."""
-    _table.pop(name, None)
+    _table.remove(name)
 
 
 def registered() -> tuple[Operator, ...]:
     """All entries, built-in families first."""
     _load_families()
-    return tuple(_table.values())
+    return _table.entries[::-1]
 
 
 def _load_families() -> None:
-    if _table:
+    if _table.entries:
         return
-    with _lock:  # a second thread must not find a table half filled
-        if _table:
+    with _table.lock:  # a second thread must not find a table half filled
+        if _table.entries:
             return
         found = [importlib.import_module(f"attviz.hooks.tap.operators.{family}").OPERATORS for family in _FAMILIES]
-        _table.update({operator.name: operator for operators in found for operator in operators})
+        by_name = {operator.name: operator for operators in found for operator in operators}
+        _table.entries = tuple(by_name.values())[::-1]
