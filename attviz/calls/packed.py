@@ -120,9 +120,11 @@ class PackedCall(ScoreCall):
 
     def at(self, index: Int[Tensor, "#batch #num_heads q_len"], *, bounded: bool = False) -> Float[Tensor, "batch num_heads q_len"]:
         """Weight of each query on the key of its own choice; NaN where the index lies outside the keys."""
-        plain = self._masked_keys() is None and self.options.get("alibi_slopes") is None and (bounded or self.cu_seqlens is None)
-        if on_gpu(self.query) and plain:
-            return self._in_one_launch(self.denominator(), index=index)
+        if on_gpu(self.query) and self._masked_keys() is None and (bounded or self.cu_seqlens is None):
+            lse, slopes = self.denominator(), self.options.get("alibi_slopes")
+            if slopes is not None:  # what ALiBi takes off the score of this one key may as well be added here: no keys are gathered
+                lse = lse + slopes.float().reshape(-1, lse.shape[1], 1) * (index - self._alignment().own).abs()
+            return self._in_one_launch(lse, index=index)
         weights = super().at(index)
         aligned = self._alignment()
         if bounded and aligned.first is not None and aligned.end is not None:

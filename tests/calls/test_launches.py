@@ -149,6 +149,16 @@ def test_readings_at_another_key_are_one_launch_each(device, kind):
     assert len(at) <= (1 if kind == "fused" else 8)
 
 
+def test_readings_at_another_key_under_alibi_gather_no_keys(device):
+    query, key, lse = layer(device)
+    rules = {"scale": 0.1, "is_causal": True, "alibi_slopes": torch.empty(8, device=device)}
+    call = PackedCall("flash", query, key, lse, rules)
+    names = counted(lambda: call.at(torch.empty(*query.shape[:3], dtype=torch.long, device=device)))
+    assert [name for name in names if name == OWN[0]] == OWN
+    assert not {"gather", "index_select", "_to_copy", "bmm"} & set(names)
+    assert len(names) <= 7
+
+
 @pytest.mark.parametrize("kind", ["fused", "dense", "packed"])
 def test_a_reading_over_all_pairs_is_one_launch(device, kind):
     query, key, lse = layer(device, packed=kind == "packed")
