@@ -44,11 +44,11 @@ def candidates(kernel: str) -> Iterator[Blocks]:
 def faults(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> list[str]:
     """What is wrong with these blocks, in the first of the variants that has a fault; the one that asks the most comes first."""
     for case in reversed(list(variants(kernel, dtype, head_dim))):
-        try:
-            with using(kernel, blocks):
+        with using(kernel, blocks):  # outside what is caught: a fault of ours is not one of the blocks
+            try:
                 reports = compile_launch(case.launch, arch)
-        except Exception as error:  # blocks that the compiler does not take
-            return [f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"]
+            except Exception as error:  # blocks that the compiler does not take
+                return [f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"]
         if found := [fault for name, report in reports.items() for fault in case.faults(name, report, arch)]:
             return found
     return []

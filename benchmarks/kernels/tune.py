@@ -62,7 +62,7 @@ def call(kernel: str, head_dim: int, dtype: torch.dtype) -> Callable[[], torch.T
 
 def home(kernel: str) -> str:
     """Where the launch function of a kernel asks the table."""
-    return f"attviz.kernels.triton.{'qk' if kernel == 'qk_bias' else kernel}"
+    return f"attviz.kernels.triton.{'logsumexp' if kernel == 'logsumexp' else 'pairs'}"
 
 
 @contextlib.contextmanager
@@ -75,11 +75,11 @@ def using(kernel: str, blocks: Blocks) -> Iterator[None]:
 def fault(arch: str, kernel: str, dtype: torch.dtype, head_dim: int, blocks: Blocks) -> str:
     """Why these blocks are not worth a try on ``arch``; empty if they are. Triton's cache keeps the binary for the launch on the GPU."""
     case = next(variants(kernel, dtype, head_dim))
-    try:
-        with using(kernel, blocks):
+    with using(kernel, blocks):  # outside what is caught: a fault of ours is not one of the blocks
+        try:
             reports = compile_launch(case.launch, arch)
-    except Exception as error:  # blocks that the compiler does not take
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+        except Exception as error:  # blocks that the compiler does not take
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
     return "; ".join(found for name, report in reports.items() for found in case.faults(name, report, arch))
 
 

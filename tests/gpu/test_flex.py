@@ -30,7 +30,7 @@ def test_agrees_with_the_eager_model_and_keeps_the_outputs(family):
         plain = model(ids, attention_mask=mask).last_hidden_state
         with attviz.capture(model) as cap:
             captured = model(ids, attention_mask=mask).last_hidden_state
-        twin = copy.deepcopy(model).double()
+        twin = copy.deepcopy(model)  # not in float64: there transformers' own mask makes NaN of a padded query whose window holds no key
         twin.set_attn_implementation("eager")
         weights = twin(ids, attention_mask=mask, output_attentions=True).attentions
     assert torch.equal(captured, plain)

@@ -48,6 +48,18 @@ def test_torch_takes_what_the_twins_would_round_or_spill():
     assert not triton_serves(double, 64)
 
 
+@pytest.mark.parametrize("kernel", ["logsumexp", "qk", "qk_bias", "received", "mass"])
+def test_the_blocks_that_are_tried_are_those_that_are_launched(kernel):
+    from benchmarks.kernels.cases import variants
+    from benchmarks.kernels.compile import recording
+    from benchmarks.kernels.tune import using
+
+    blocks = {"BLOCK_Q": 16, "num_warps": 1} | ({} if kernel == "logsumexp" else {"BLOCK_K": 16, "num_stages": 1})
+    with recording("sm_90") as records, using(kernel, blocks):
+        next(variants(kernel, torch.bfloat16, 16)).launch()
+    assert records[-1].options["num_warps"] == 1  # the table has 4 and more
+
+
 def test_candidates_that_spill_or_do_not_compile_are_left_out():
     from benchmarks.kernels.tune import fault, worth_a_try
 

@@ -21,10 +21,10 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Give the kernels small blocks, so that small shapes take several of them."""
-    from attviz.kernels.triton import logsumexp, mass, qk, received
+    from attviz.kernels.triton import logsumexp, pairs
 
     def use(**blocks: Any) -> None:
-        for home in (logsumexp, qk, received, mass):
+        for home in (logsumexp, pairs):
             known = {name: size for name, size in blocks.items() if home is not logsumexp or name == "BLOCK_Q"}
             monkeypatch.setattr(home, "tuned", lambda *_, known=known: dict(known))
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from attviz.kernels import diagonal_from_qk, summary_from_qk
 from attviz.kernels import qk as operator
 from attviz.kernels.references import summary_from_qk_reference
-from attviz.kernels.triton import qk
+from attviz.kernels.triton import pairs, qk
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy warns of nan in branches not taken
 FIELDS = ("diagonal", "logsumexp", "row_entropy", "row_max_logit", "first_token")
@@ -138,7 +138,7 @@ def test_the_diagonal_alone_is_that_of_the_summary(options):
 def test_blocks_of_the_committed_table(monkeypatch):
     from attviz.kernels.triton.launch import tuned
 
-    monkeypatch.setattr(qk, "tuned", tuned)
+    monkeypatch.setattr(pairs, "tuned", tuned)
     assert_summary(heads(1, 2, 130, 64), heads(1, 1, 150, 64), is_causal=True)
 
 
