@@ -39,12 +39,13 @@ and compare with this table where the same versions are installed.
 ## Where a diagonal is written
 
 The small calls of a forward are finished by one launch into one buffer. A longer call writes into storage of its own. One buffer
-`[num_layers, batch, num_heads, q_len]` for these, too, was measured and left out. It would save 0.7 of 14 microseconds of the host a layer
-(`python -m benchmarks.kernels.host_time`, its last two lines). It shows in no peak of memory that could be measured: the diagonals of
-BERT-base at 1 x 512 are 288 KiB, and two runs of the same code differ by more than that. And users would pay for it: a record is theirs, and
-a record that is a row of the buffer keeps the whole buffer alive. Keeping one layer of each step of a training would hold all of them (294912 bytes instead of
-24576), `torch.save` of one diagonal would write all of them, and `keep="none"` would hold every layer until the forward ends where it holds
-one. A buffer that is used again for the next forward would overwrite what was handed out. Reading `cap.diagonal` copies the layers together.
+`[num_layers, batch, num_heads, q_len]` for these, too, was measured and left out. It would save 0.7 of 14 microseconds of the host a
+layer (`python -m benchmarks.kernels.host_time`, its last two lines). It shows in no peak of memory that could be measured: the diagonals
+of BERT-base at 1 x 512 are 288 KiB, and two runs of the same code differ by more than that. And users would pay for it: a record is
+theirs, and a record that is a row of the buffer keeps the whole buffer alive. Keeping one layer of each step of a training would hold all
+of them (294912 bytes instead of 24576), `torch.save` of one diagonal would write all of them, and `keep="none"` would hold every layer
+until the forward ends where it holds one. A buffer that is used again for the next forward would overwrite what was handed out. Reading
+`cap.diagonal` copies the layers together.
 
 ## What each kernel takes
 
