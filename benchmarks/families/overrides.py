@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
+
+from benchmarks.families.backbones import (
+    clip_of_width_64,
+    resnet,
+    resnet_in_four,
+    resnet_of_detr,
+    swin,
+    timm_convolutions,
+    timm_swin,
+    timm_vit,
+)
 
 WIDTH = 32
 KEPT = object()  # stands for the value that transformers gives
@@ -11,74 +21,9 @@ BAND = 9  # keys each query of Longformer and LED sees: a window of 8
 BLOCK = 4  # tokens in a block of LongT5: a radius of 3
 
 
-def _resnet() -> Any:
-    from transformers import ResNetConfig
-
-    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    return ResNetConfig(**sizes, out_features=["stage4"])
-
-
-def _resnet_of_detr() -> Any:
-    from transformers import RTDetrResNetConfig
-
-    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    return RTDetrResNetConfig(**sizes, out_features=["stage2", "stage3", "stage4"])
-
-
-def _resnet_in_four() -> Any:
-    from transformers import RTDetrResNetConfig
-
-    sizes = {"embedding_size": 16, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1], "layer_type": "basic"}
-    return RTDetrResNetConfig(**sizes, out_features=["stage1", "stage2", "stage3", "stage4"])
-
-
-def _swin() -> Any:
-    from transformers import SwinConfig
-
-    sizes = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [2, 2, 2, 2], "window_size": 4}
-    return SwinConfig(**sizes, out_features=["stage1", "stage2", "stage3", "stage4"])
-
-
-def _timm_vit(**more: Any) -> Callable[[], Any]:
-    """A vision transformer of timm, of the architecture that Perception Encoder has."""
-
-    def build() -> Any:
-        from transformers import TimmWrapperConfig
-
-        sizes = {"embed_dim": 32, "depth": 2, "num_heads": 4, "img_size": [28, 28]}
-        return TimmWrapperConfig(architecture="vit_pe_core_large_patch14_336", model_args=sizes, **more)
-
-    return build
-
-
-def _timm_convolutions(kind: str, architecture: str, **more: Any) -> Callable[[], Any]:
-    """A backbone of timm that has no attention."""
-
-    def build() -> Any:
-        import transformers
-
-        return getattr(transformers, kind)(architecture=architecture, **more)
-
-    return build
-
-
-def _clip_of_width_64() -> Any:
-    from transformers import CLIPVisionConfig
-
-    sizes = {"hidden_size": 64, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return CLIPVisionConfig(**sizes, image_size=32, patch_size=8)
-
-
-def _timm_swin() -> Any:
-    from transformers import TimmBackboneConfig
-
-    sizes = {"img_size": 64, "always_partition": True}
-    return TimmBackboneConfig(backbone="swin_tiny_patch4_window7_224", features_only=True, out_indices=[1, 2, 3], **sizes)
-
-
-_WITH_RESNET: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": _resnet}
+_WITH_RESNET: dict[str, Any] = {"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "backbone_config": resnet}
 _WITH_RT_RESNET = {
-    "backbone_config": _resnet_of_detr, "encoder_in_channels": [16, 32, 32], "decoder_in_channels": [32, 32, 32], "encoder_hidden_dim": 32,
+    "backbone_config": resnet_of_detr, "encoder_in_channels": [16, 32, 32], "decoder_in_channels": [32, 32, 32], "encoder_hidden_dim": 32,
     "num_queries": 9, "num_denoising": 0,
 }  # fmt: skip
 _SERIES = {"prediction_length": 4, "context_length": 8, "lags_sequence": [1, 2, 3], "num_time_features": 2}
@@ -103,13 +48,13 @@ MODELS: dict[str, tuple[str, str]] = {
 OVERRIDES: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("detr", "conditional_detr", "dab-detr", "deformable_detr", "table-transformer"), _WITH_RESNET),
     **dict.fromkeys(("rt_detr", "rt_detr_v2", "d_fine", "deimv2"), _WITH_RT_RESNET),
-    "pp_doclayout_v3": {**_WITH_RT_RESNET, "backbone_config": _resnet_in_four, "x4_feat_dim": 16},
+    "pp_doclayout_v3": {**_WITH_RT_RESNET, "backbone_config": resnet_in_four, "x4_feat_dim": 16},
     "pp_doclayout_v4": _WITH_RT_RESNET,
     **dict.fromkeys(("autoformer", "informer", "time_series_transformer"), _SERIES),
     "autoformer": {**_SERIES, "label_length": 4, "moving_average": 3},
-    "mask2former": {"backbone_config": _swin, "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32},
-    "maskformer": {"backbone_config": _swin, "fpn_feature_size": 32, "mask_feature_size": 32},
-    "oneformer": {"backbone_config": _swin, "conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "task_seq_len": 9, "text_encoder_width": 32},
+    "mask2former": {"backbone_config": swin, "feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32},
+    "maskformer": {"backbone_config": swin, "fpn_feature_size": 32, "mask_feature_size": 32},
+    "oneformer": {"backbone_config": swin, "conv_dim": 32, "mask_dim": 32, "hidden_dim": 32, "task_seq_len": 9, "text_encoder_width": 32},
     "sam2_hiera_det_model": _HIERA,
     "sam2_vision_model": {
         "backbone_channel_list": [64, 32, 16, 8],
@@ -155,7 +100,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "deepseek_ocr2_text": {"mlp_layer_types": ["dense", "sparse"], "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16},
     "edgetam_vision_model": {
-        "backbone_config": _timm_convolutions(
+        "backbone_config": timm_convolutions(
             "TimmWrapperConfig", "repvit_m1", model_args={"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
         ),
         "backbone_channel_list": [384, 192, 96, 48],
@@ -172,11 +117,11 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     },
     "emu3.vq_config": {"base_channels": 32},
     "ernie4_5_vl_moe_text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}},
-    "fast_vlm": {"vision_config": _timm_convolutions("TimmWrapperConfig", "fastvit_t8", hidden_size=768)},
+    "fast_vlm": {"vision_config": timm_convolutions("TimmWrapperConfig", "fastvit_t8", hidden_size=768)},
     "fun_asr_nano.adaptor_config": {"intermediate_size": WIDTH // 4},
-    "gemma3n": {"vision_config": _timm_convolutions("Gemma3nVisionConfig", "mobilenetv4_conv_small", hidden_size=1280)},
+    "gemma3n": {"vision_config": timm_convolutions("Gemma3nVisionConfig", "mobilenetv4_conv_small", hidden_size=1280)},
     "gemma3n_vision": {"model_args": {"channel_multiplier": 0.125}},
-    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [], "vision_config": _clip_of_width_64},
+    "granite4_vision": {"downsample_rate": "1/2", "deepstack_layer_map": [], "vision_config": clip_of_width_64},
     "instructblipvideo": {"num_query_tokens": 4, "video_token_index": 5},
     "janus_vqgan": {"base_channels": 32, "num_embeddings": 64},
     "lw_detr_vit": {"image_size": 64, "num_windows": 4, "num_windows_side": 2, "window_block_indices": [0]},
@@ -184,9 +129,9 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "moonshine_streaming": {"num_key_value_heads": 4},
     "moonshine_streaming_encoder": {"sliding_windows": [[16, 4], [16, 0]]},
     "muse_spark_audio": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1]},
-    "omdet-turbo": {"backbone_config": _timm_swin, "image_size": 64, "num_queries": 9},
-    "pe_video_encoder": {"vision_config": _timm_vit(num_classes=1024, global_pool="map")},
-    "perception_lm": {"vision_config": _timm_vit()},
+    "omdet-turbo": {"backbone_config": timm_swin, "image_size": 64, "num_queries": 9},
+    "pe_video_encoder": {"vision_config": timm_vit(num_classes=1024, global_pool="map")},
+    "perception_lm": {"vision_config": timm_vit()},
     "pvt": {"image_size": 128},
     "qwen4_exp_text": {
         "indexer_n_heads": 4,
@@ -208,7 +153,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "sam.prompt_encoder_config": {"image_embedding_size": 4},
     "sam_hq.prompt_encoder_config": {"image_embedding_size": 4},
     "lw_detr": {"projector_scale_factors": [1.0], "num_feature_levels": 1, "projector_in_channels": [32]},
-    "tvp": {"max_img_size": 128, "visual_prompt_size": 4, "num_frames": 2, "backbone_config": _resnet},
+    "tvp": {"max_img_size": 128, "visual_prompt_size": 4, "num_frames": 2, "backbone_config": resnet},
     "dbrx": {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 40, "moe_num_experts": 4, "moe_top_k": 2},
