@@ -25,6 +25,7 @@ from attviz.hooks.scope.follow.trace import Pair, Trace, one_for_all
 
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
 Pieces = tuple[tuple[Axis, int], ...]
+Taken = frozenset[tuple[Axis, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
     one, two = follow.traces[query], follow.traces[key]
     summed = sources(one.axes[-1])
     other = crossed(one.axes[:-2], two.axes[:-2]) or one_for_all(one, two, query.ndim - 2)
-    pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, summed)
-    answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], pair, one_input)
+    pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, summed, one.learned_from)
+    answer = _compared(one.axes[-2], two.axes[-2], query.shape[-2], key.shape[-2], pair, one_input, one.taken)
     answer = _one_by_one(answer, one, two.axes[-2])
     if answer.kind != "self" or query.ndim < 3:
         return answer
@@ -104,7 +105,8 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     for rows in reversed(range(scores.ndim)):
         if rows == dim or (scores.shape[rows] == 1 and rows != one):
             continue
-        answer = _one_by_one(_compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input), trace, keys)
+        answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input, trace.taken)
+        answer = _one_by_one(answer, trace, keys)
         if answer.kind == "self":
             places = [place for place in range(scores.ndim) if place not in (rows, dim)]
             leading, sizes = tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places)
@@ -131,7 +133,7 @@ def _one_by_one(answer: Answer, query: Trace, keys: Axis) -> Answer:
     return answer
 
 
-def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | None, one_input: bool) -> Answer:
+def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | None, one_input: bool, taken: Taken) -> Answer:
     if q_len == 1 == kv_len:
         return _one_token(streams)
     if rows == keys and rows:
@@ -143,7 +145,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         same = Answer("self", "queries and keys are the same tokens", buffer=buffered, moved=_reordered(rows))
         return _of_same_texts(same, streams)
     pieces = pieces_of(keys, kv_len)
-    own = _own_piece(rows, q_len, pieces, streams)
+    own = _own_piece(rows, q_len, pieces, streams, [index for axis, index in taken if axis == keys])
     if own is not None:
         return _of_same_texts(_among_others(pieces, own), streams)
     if q_len == 1 and kv_len > 1:
@@ -151,14 +153,16 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
             return Answer("cross", "the query is learned, the keys are tokens")
         if len(pieces) == 1 and of_input(keys) and not any(symbol.kind == "buffer" for symbol in keys):
             return Answer("cross", "there is one query for all tokens (pooled, or that of one token) instead of one per token")
+        if streams is not None and of_input(keys) and not any(root[0] in streams.query for root in roots_of(keys)):  # type: ignore[index]
+            return Answer("cross", "queries and keys come from different inputs")
     if q_len > 1 and learned(rows) and of_input(keys):
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
     if of_input(rows) and kv_len > 1 and learned(keys):
         return Answer("none", "the keys are projections or features, not tokens")
     if of_input(rows) and of_input(keys) and not roots_of(rows) & roots_of(keys):
         return Answer("cross", "queries and keys come from different inputs")
-    if of_input(rows) and of_input(keys) and q_len != kv_len and any(s.kind == "by" for s in (*rows, *keys)):
-        return Answer("cross", "the keys are pooled: each stands for several tokens")
+    if of_input(rows) and of_input(keys) and q_len != kv_len and _pooled(rows, keys, q_len < kv_len, taken):
+        return Answer("cross", f"the {'queries' if q_len < kv_len else 'keys'} are pooled: each stands for several tokens")
     if (of_input(rows) and of_input(keys)) or moved(rows) or moved(keys):
         return Answer(
             "unsettled",
@@ -168,23 +172,27 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
 
 
-def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None) -> int | None:
+def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None, taken: list[int]) -> int | None:
     """Which of the concatenated pieces of the keys are the queries' own tokens."""
     if rows:
         return next((place for place in reversed(range(len(pieces))) if pieces[place] == (rows, q_len)), None)
     if q_len > 1 or streams is None or len(pieces) < 2:
         return None
-    # a single token has no axis: it is the only piece of one token, or the one that depends on what the query depends on
+    # a single token has no axis: it was taken out of the keys, or is the only piece of one token that the query can be
     single = [place for place, (_, length) in enumerate(pieces) if length == 1]
-    if len(single) == 1:
-        return single[0]
-    single = [
-        place
-        for place, (axis, length) in enumerate(pieces)
-        if length == 1 and len(axis) == 1 and axis[0].kind == "one" and isinstance(axis[0].parts[0], frozenset)
-        if streams.query and axis[0].parts[0] and kin(streams.query, axis[0].parts[0])
-    ]
+    shown = [place for place in single if sum(length for _, length in pieces[:place]) in taken]
+    single = shown or [place for place in single if _can_be(pieces[place][0], streams, alone=len(single) == 1)]
     return single[0] if len(single) == 1 else None
+
+
+def _can_be(piece: Axis, streams: Pair, *, alone: bool) -> bool:
+    """Whether a single token among the keys can be what asks: it depends on the same inputs, or was made of the same parameters."""
+    if len(piece) != 1 or piece[0].kind != "one":
+        return alone and of_input(piece)
+    of, learned_from = piece[0].parts[:2]
+    if streams.query:
+        return bool(of) and kin(streams.query, of)  # type: ignore[arg-type]
+    return bool(learned_from) and learned_from <= streams.learned_from  # type: ignore[operator]
 
 
 def _among_others(pieces: Pieces, own: int) -> Answer:
@@ -197,6 +205,16 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
     # how many tokens of another input stand behind them is another number in every call
     varies = any(not learned(piece) for piece, _ in pieces[own + 1 :])
     return Answer("self", why, after, buffer=varies, before=before)
+
+
+def _pooled(rows: Axis, keys: Axis, fewer_queries: bool, taken: Taken) -> bool:
+    """Whether each query, or each key, stands for several tokens: made by an operator, or by summing over one side of a split."""
+    if any(symbol.kind == "by" for symbol in (*rows, *keys)):
+        return True
+    few, many = (rows, keys) if fewer_queries else (keys, rows)
+    of = sources(few)
+    chosen = any(sources(axis) & of for axis, _ in taken)  # one of each group, not all of it
+    return of <= sources(many) and all(symbol.kind == "sub" for symbol in few) and not chosen
 
 
 def _reordered(axis: Axis) -> bool:

@@ -204,11 +204,13 @@ class Symbols:
         """An axis whose indices are no longer those of ``axis``, but derived from them by a named operation."""
         return () if size <= 1 else (self.make("by", size, rank_of(axis) if rank is None else rank, what, *parts, of=axis),)
 
-    def single(self, size: int, streams: frozenset[int]) -> Axis:
-        """The axis of a single token that is stacked with others: identified by what it depends on; a learned one by nothing."""
+    def single(self, size: int, streams: frozenset[int], learned_from: frozenset[int] = frozenset()) -> Axis:
+        """The axis of a single token that is stacked with others: identified by what it depends on; a learned one by its parameters."""
         if size != 1:
             return ()
-        return (self.make("one", 1, UNKNOWN if streams else CONSTANT, streams or self.fresh()),)
+        if streams:
+            return (self.make("one", 1, UNKNOWN, streams, frozenset[int]()),)
+        return (self.make("one", 1, CONSTANT, frozenset[int](), learned_from, self.fresh()),)
 
     def spread(self, size: int) -> Axis:
         """An expanded axis: every index is the same."""

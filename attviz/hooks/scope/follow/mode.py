@@ -124,6 +124,7 @@ class Follow(TorchDispatchMode):
         if not given:
             return
         streams = frozenset().union(*(trace.streams for trace in given))
+        learned_from = frozenset[int]() if streams else frozenset[int]().union(*(trace.learned_from for trace in given))
         pair, weights, exponential = None, None, any(trace.exponential for trace in given)
         taken = frozenset[tuple[Axis, int]]().union(*(trace.taken for trace in given))
         noise = name in _NOISE or (all(trace.noise for trace in given) and bool(given))
@@ -131,7 +132,7 @@ class Follow(TorchDispatchMode):
             one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
             batched = "b" in name[:1]
             other = batched and (crossed(one.axes[:1], two.axes[:1]) or one_for_all(one, two, 1))
-            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]))
+            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]), one.learned_from)
             self.products += bool(one.streams and two.streams)
             exponential = False
             if self._mixes_tokens(name, args, one, two):
@@ -157,8 +158,8 @@ class Follow(TorchDispatchMode):
         for place, (tensor, axes) in enumerate(axes_after(traces, func, args, kwargs, out)):
             if taken and name in ("stack", "cat"):
                 taken = frozenset(each for each in taken if each[0] not in axes)  # all of them stand there again
-            own = taken if single is None else taken | {(single[0], place if single[1] is None else single[1])}
-            traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise, own, buffered)
+            own = taken | single[place] if single else taken
+            traces[tensor] = Trace(axes, streams, pair, weights, exponential, noise, own, buffered, learned_from)
         if name in ("copy", "index_put", "index_copy"):
             write(traces, name, args, out)
 

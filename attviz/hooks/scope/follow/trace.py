@@ -46,6 +46,7 @@ class Pair(NamedTuple):
         crossed: Whether they belong to different texts of the batch.
         buffered: Whether one of them is in a buffer.
         summed: Sources of the axis that was summed over; other axes from the same sources are heads.
+        learned_from: The parameters from which a query is made that depends on no input.
     """
 
     query: frozenset[int]
@@ -53,6 +54,7 @@ class Pair(NamedTuple):
     crossed: bool = False
     buffered: bool = False
     summed: frozenset[Symbol] = frozenset()
+    learned_from: frozenset[int] = frozenset()
 
 
 class Trace(NamedTuple):
@@ -67,6 +69,7 @@ class Trace(NamedTuple):
         noise: Whether it was drawn at random (dropout).
         taken: Which index of which axis of an input it comes from, if single ones were taken.
         buffered: Whether it is a view of a buffer into which parts were written, possibly other parts in the next call.
+        learned_from: The parameters, by number, from which it is made, if it depends on no input.
     """
 
     axes: Axes
@@ -77,6 +80,7 @@ class Trace(NamedTuple):
     noise: bool = False
     taken: frozenset[tuple[Axis, int]] = frozenset()
     buffered: bool = False
+    learned_from: frozenset[int] = frozenset()
 
 
 def one_for_all(one: Trace, two: Trace, leading: int) -> bool:
@@ -113,7 +117,7 @@ class Traces:
             number = self.symbols.fresh()
             make = self.symbols.make
             axes = tuple(() if size == 1 else (make("const", size, CONSTANT, number, index),) for index, size in enumerate(tensor.shape))
-            found = Trace(axes)
+            found = Trace(axes, learned_from=frozenset([number]))
             self[tensor] = found
         return found
 

@@ -112,8 +112,10 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         rank = FEATURE if of_heads else CONSTANT
         result[dim] = (traces.symbols.make("stack" if of_heads else "copies", len(pieces), rank, traces.symbols.fresh()), *first[0])
     else:
-        streams = [traces[tensor].streams for tensor in tensors]
-        pieces = [(axis or traces.symbols.single(size, which), size) for (axis, size), which in zip(pieces, streams, strict=True)]
+        found = [traces[tensor] for tensor in tensors]
+        streams = [trace.streams for trace in found]
+        single = traces.symbols.single
+        pieces = [(axis or single(size, of.streams, of.learned_from), size) for (axis, size), of in zip(pieces, found, strict=True)]
         # a single token and a cache: what names the keys, not their mask
         result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if any(streams) else CONSTANT)
     return tuple(result)
@@ -127,18 +129,29 @@ def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     return tuple(result)
 
 
-def taken_from(traces: Traces, name: str, args: Any, kwargs: Any, out: Any) -> tuple[Axis, int | None] | None:
-    """The axis of an input from which single indices are taken, and which one (None: each in turn)."""
-    if name not in ("select", "unbind", "slice"):
-        return None
-    axes = traces[args[0]].axes
-    dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % max(len(axes), 1)
+_SPLITTING = ("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk")
+
+
+def taken_from(traces: Traces, name: str, args: Any, kwargs: Any, out: Any) -> list[frozenset[tuple[Axis, int]]]:
+    """For each result, the axis of an input and the single index taken from it, if one was."""
+    if name not in ("select", "unbind", "slice", *_SPLITTING):
+        return []
+    axes, splitting = traces[args[0]].axes, name in _SPLITTING
+    dim = (args[2 if splitting else 1] if len(args) > 1 + splitting else kwargs.get("dim", 0)) % max(len(axes), 1)
     if not axes or args[0].shape[dim] == 1 or not of_input(axes[dim]):
-        return None
-    if name == "slice":
-        start, size = (args[2] if len(args) > 2 and args[2] is not None else 0), args[0].shape[dim]
-        return (axes[dim], start + size if start < 0 else start) if out.shape[dim] == 1 else None
-    return axes[dim], args[2] % args[0].shape[dim] if name == "select" else None
+        return []
+    size = args[0].shape[dim]
+    if name == "unbind":
+        return [frozenset([(axes[dim], index)]) for index in range(size)]
+    if name == "select":
+        return [frozenset([(axes[dim], args[2] % size)])]
+    pieces, start = (out, 0) if splitting else ([out], args[2] if len(args) > 2 and args[2] is not None else 0)
+    start = max(start + size, 0) if start < 0 else start
+    found = []
+    for piece in pieces:
+        found.append(frozenset([(axes[dim], start)] if piece.shape[dim] == 1 else []))
+        start += piece.shape[dim]
+    return found
 
 
 def put_back(traces: Traces, tensors: Sequence[Tensor]) -> Axis | None:
@@ -217,7 +230,7 @@ VIEWS: dict[str, Rule] = {
     "select": _selected,
     "unbind": _unbound,
     "slice": _sliced,
-    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk", "unsafe_chunk"), _split),
+    **dict.fromkeys(_SPLITTING, _split),
     **dict.fromkeys(("cat", "_cat"), _concatenated),
     "stack": _stacked,
     **dict.fromkeys(("repeat", "tile"), _repeated),
