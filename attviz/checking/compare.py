@@ -131,7 +131,7 @@ def _compared(record: DiagonalRecord, seen: Seen, finding: Finding | None, masks
     if finding is None or finding.verdict in ("once", "mixed", "untouched", "keys", "rows"):
         return _by_sizes(record, seen, finding)
     if finding.verdict in ("apart", "shared"):
-        keys = "no key, and another input changes keys" if finding.verdict == "apart" else "a key that others change too"
+        keys = "no key, and another input changes keys" if finding.verdict == "apart" else "a key, and others change one of them too"
         what = f"a disturbed token changes its row and {keys}: what asks is not what answers, so there is no own key to record"
         return _row(record, "differs", _NOTHING, what, seen)
     reading = _reading(finding, record.diagonal)
@@ -148,6 +148,8 @@ def _compared(record: DiagonalRecord, seen: Seen, finding: Finding | None, masks
 
 def _disturbed(finding: Finding) -> str:
     text, token = finding.tokens[0]
+    if finding.left_over:
+        return f"one token of text {text} asks, and every other token moves the key at its own place: the key that is left is its own"
     return f"token {token} of text {text}, disturbed, changes its row and its key only"
 
 

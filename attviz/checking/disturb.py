@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attviz.checking.pattern import Arrangement, Pattern, Verdict, arrangement_of, pattern_of, shared_keys
-from attviz.checking.untouched import fresh, same_random_numbers, tensors_in, untouched
+from attviz.checking.inputs import Group, groups_of
+from attviz.checking.pattern import Arrangement, Pattern, Verdict, arrangement_of, only_query, pattern_of, shared_keys, shared_rows
+from attviz.checking.untouched import fresh, same_random_numbers, untouched
 from attviz.checking.watch import Seen, watching
 
 _RANK: tuple[Verdict, ...] = ("self", "shared", "apart", "once", "mixed", "rows", "keys", "untouched")
@@ -30,6 +31,7 @@ class Finding:
         verdict: As in :class:`attviz.checking.pattern.Pattern`.
         arrangement: For ``self``: where text, head, query and own key are.
         tokens: For ``self``: (text, query) of the tokens that were disturbed.
+        left_over: For ``self``: there is one query, and its own key is the only one that no other token changes.
     """
 
     seen: Seen
@@ -37,6 +39,7 @@ class Finding:
     verdict: Verdict
     arrangement: Arrangement | None = None
     tokens: tuple[tuple[int, int], ...] = ()
+    left_over: bool = False
 
 
 def findings_of(model: nn.Module, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Finding]:
@@ -53,34 +56,67 @@ def findings_of(model: nn.Module, name: str, module: nn.Module, args: tuple[Any,
 
     before = run()
     found = [Finding(seen, name, "untouched") for seen in before]
-    for group in _groups((args, kwargs)):
-        afters: list[list[Seen]] = []
-        for tried, places in enumerate(_places(group[0])):
-            trials = [run(_disturbed(group, place)) for place in places]
-            if any([seen.shape for seen in trial] != [seen.shape for seen in before] for trial in trials):
-                continue  # what runs depends on the values
-            afters += trials
-            judged = [_unless_projected(finding, group[0]) for finding in _judged(name, before, afters)]
-            found = [_better(old, new) for old, new in zip(found, judged, strict=True)]
-            if all(finding.verdict == "self" for finding in found):
-                return found
-            clear = ("mixed",) if tried < _ENOUGH else ("mixed", "rows", "keys")
-            if all(finding.verdict in ("self", "shared", *clear) for finding in found):
-                break
+    for group in groups_of((args, kwargs)):
+        best = [Finding(seen, name, "untouched") for seen in before]
+        for pairs in _layouts(group.tensor):
+            shown = _tried(name, before, run, group, pairs)
+            best = [min(old, new, key=_rank) if _open(old, new) else old for old, new in zip(best, shown, strict=True)]
+            if all(finding.verdict == "self" for finding in best):
+                return best
+        found = [_better(old, new) for old, new in zip(found, best, strict=True)]
+        if all(finding.verdict == "self" for finding in found):
+            return found
     return found
 
 
-def _judged(name: str, before: list[Seen], afters: list[list[Seen]]) -> list[Finding]:
-    return [_finding(name, seen, [after[index] for after in afters]) for index, seen in enumerate(before)]
+def _open(old: Finding, new: Finding) -> bool:
+    """Whether another reading of an input's axes may replace what the first showed: not by less than self-attention or pooling."""
+    return old.verdict in ("untouched", "mixed") or new.verdict in ("self", "shared")
 
 
-def _finding(name: str, seen: Seen, afters: list[Seen]) -> Finding:
+def _tried(
+    name: str, before: list[Seen], run: Callable[[dict[int, Any]], list[Seen]], group: Group, pairs: Iterable[list[Index]]
+) -> list[Finding]:
+    """What tokens of one input show, disturbed pair by pair until it is clear."""
+    found = [Finding(seen, name, "untouched") for seen in before]
+    places: list[Index] = []
+    afters: list[list[Seen]] = []
+    to_the_end = False
+    for tried, pair in enumerate(pairs):
+        trials = [run(group.replaced(_moved(group.tensor.detach(), place))) for place in pair]
+        if any([seen.shape for seen in trial] != [seen.shape for seen in before] for trial in trials):
+            continue  # what runs depends on the values
+        afters += trials
+        places += pair
+        numbers = [_number(group.tensor, place) for place in places]
+        judged = [_finding(name, seen, [after[index] for after in afters], numbers) for index, seen in enumerate(before)]
+        judged = [_unless_projected(finding, group.tensor) for finding in judged]
+        found = [new if _provisional(old) else _better(old, new) for old, new in zip(found, judged, strict=True)]
+        to_the_end = to_the_end or any(_provisional(finding) for finding in found)
+        if to_the_end:
+            continue
+        clear = ("self", "shared", "mixed") if tried < _ENOUGH else ("self", "shared", "mixed", "rows", "keys")
+        if all(finding.verdict in clear for finding in found):
+            break
+    return found
+
+
+def _provisional(finding: Finding) -> bool:
+    """Whether there are more keys than queries, so that tokens further apart may turn out to share a query."""
+    return finding.verdict == "self" and not finding.left_over and finding.seen.shape[-1] > finding.seen.shape[-2]
+
+
+def _finding(name: str, seen: Seen, afters: list[Seen], numbers: list[int]) -> Finding:
     worst: Verdict = "untouched"
     for look in _LOOKS:
         patterns = [_pattern(seen, after, look) for after in afters]
         own = [pattern for pattern in patterns if pattern.verdict == "self"]
         verdicts = {pattern.verdict for pattern in patterns}
-        if "mixed" not in verdicts and seen.shape[-1] < seen.shape[-2] and shared_keys(own):
+        if (asks := only_query(seen.shape, patterns, numbers)) is not None and (one := arrangement_of(seen.shape, [asks])) is not None:
+            return Finding(seen, name, "self", one, (one.marked(seen.shape, asks.rows),), left_over=True)
+        if "mixed" not in verdicts and (
+            (seen.shape[-1] < seen.shape[-2] and shared_keys(own)) or (seen.shape[-1] > seen.shape[-2] and shared_rows(own))
+        ):
             return Finding(seen, name, "shared")
         arrangement = arrangement_of(seen.shape, own) if own and "mixed" not in verdicts else None
         if arrangement is not None and len({pattern.rows for pattern in own}) > 1:  # one alone may be a coincidence
@@ -106,50 +142,39 @@ def _unless_projected(finding: Finding, given: Tensor) -> Finding:
 def _better(old: Finding, new: Finding) -> Finding:
     if {old.verdict, new.verdict} == {"rows", "keys"}:
         return replace(old, verdict="apart")
-    return min(old, new, key=lambda finding: _RANK.index(finding.verdict))
+    return min(old, new, key=_rank)
 
 
-def _groups(given: Any) -> Iterator[list[Tensor]]:
-    """Inputs that can carry tokens, each with those of equal value: ``attention(x, x, x)`` uses the same tokens as queries and keys."""
-    groups: list[list[Tensor]] = []
-    for tensor in tensors_in(given):
-        if not tensor.is_floating_point() or tensor.ndim < 2 or not tensor.numel() or _is_mask(tensor):
-            continue
-        same = next((group for group in groups if group[0] is tensor or _equal(group[0], tensor)), None)
-        if same is None:
-            groups.append([tensor])
-        else:
-            same.append(tensor)
-    yield from groups
+def _rank(finding: Finding) -> int:
+    return _RANK.index(finding.verdict)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    if one.is_nested or other.is_nested:
-        return False
-    return one.shape == other.shape and one.dtype == other.dtype and bool(torch.equal(one, other))
-
-
-def _is_mask(tensor: Tensor) -> bool:
-    """Whether it holds nothing but zero and one large negative number."""
-    if tensor.is_nested:
-        return False
-    low = tensor.min()
-    return bool(((tensor == 0) | (tensor == low)).all()) and float(low) <= 0.0
-
-
-def _places(tensor: Tensor) -> Iterator[list[Index]]:
+def _layouts(tensor: Tensor) -> Iterator[Iterable[list[Index]]]:
     """Pairs of neighbouring tokens: in the middle first, then further out, in case packed images or windows separate the middle.
 
-    Channels are first assumed to be the last axis, then the second, as in images and sounds.
+    Channels are first assumed to be the last axis, then the second, as in images and sounds. The two are judged apart: where channels are
+    last, what the second takes for a token is many tokens.
     """
     if tensor.is_nested:
-        yield [(0, len(tensor[0]) // 2 - step) for step in (0, 1)]
+        yield [[(0, len(tensor[0]) // 2 - step) for step in (0, 1)]]
         return
-    for eighth in (4, 1, 6, 2, 7):
-        yield [_pair(tensor.shape[:-1], eighth, step) for step in (0, 1)]
+    yield ([_pair(tensor.shape[:-1], eighth, step) for step in (0, 1)] for eighth in (4, 1, 0, 6, 2, 7))
     if tensor.ndim >= 3:
-        first, *rest = (tensor.shape[0], *tensor.shape[2:])
-        yield [(_pair((first,), 4, step)[0], slice(None), *_pair(tuple(rest), 4, step)) for step in (0, 1)]
+        rest = tuple(tensor.shape[2:])
+        yield (
+            [(_pair(tensor.shape[:1], eighth, step)[0], slice(None), *_pair(rest, eighth, step)) for step in (0, 1)]
+            for eighth in ((4,) if tensor.ndim == 3 else (4, 1, 6))
+        )
+
+
+def _number(tensor: Tensor, place: Index) -> int:
+    """Which token of its text stands at ``place``, in row-major order."""
+    if tensor.is_nested:
+        return int(place[-1])  # type: ignore[arg-type]
+    number = 0
+    for size, index in list(zip(tensor.shape, place, strict=False))[1:]:
+        number = number if isinstance(index, slice) else number * size + index
+    return number
 
 
 def _pair(sizes: tuple[int, ...], eighth: int, step: int) -> Index:
@@ -157,12 +182,8 @@ def _pair(sizes: tuple[int, ...], eighth: int, step: int) -> Index:
     return tuple(max(size * eighth // 8 + (size > 8) - step, 0) for size in sizes)
 
 
-def _disturbed(group: list[Tensor], place: Index) -> dict[int, Any]:
-    """Copies of the inputs of a group with one token moved by as much as tokens differ."""
-    return {id(tensor): _moved(group[0].detach(), place) for tensor in group}
-
-
 def _moved(original: Tensor, place: Index) -> Tensor:
+    """A copy with one token moved by as much as tokens differ."""
     if original.is_nested:
         text, *rest = place
         texts = list(original.unbind())

@@ -28,12 +28,12 @@ class Pattern:
     """How one disturbed token shows in the scores.
 
     Attributes:
-        verdict: ``self``: a row and its key; ``shared``: a row and a key that it shares with other tokens (pooled keys); ``rows``: rows
+        verdict: ``self``: a row and its key; ``shared``: a row and a key, one of which it shares with other tokens (pooled); ``rows``: rows
             only; ``keys``: keys only; ``mixed``: more than one token can explain. For several tokens and inputs: ``once``: of several
             tokens, one only is ``self``; ``apart``: one input changes rows only, another keys only.
         rows: Of ``self`` and ``rows``: the cells whose row changed as a whole, one for each head, in order.
         row_axis: Of ``self``: the axis that numbers queries.
-        own: Of ``self``: the own key of the row, one for each of ``rows``.
+        own: Of ``self``: the own key of the row, one for each of ``rows``; of ``keys``: the key that changed, where it is one.
         shift: Of ``self``: 0 where keys are numbered for all rows alike, 1 where each row counts from itself (bands).
     """
 
@@ -73,7 +73,10 @@ def pattern_of(before: Tensor, after: Tensor, visible: Tensor, *, share: float =
     whole = (touched >= 2) & (touched >= _WHOLE * seen)
     partly = (touched >= 1) & ~whole & (seen >= 2)
     if not bool(whole.any()):
-        return Pattern("keys") if bool(partly.any()) else Pattern("untouched")
+        if not bool(partly.any()):
+            return Pattern("untouched")
+        keys = {cell[-1] for cell in (changed & partly[..., None]).nonzero().tolist()}
+        return Pattern("keys", own=tuple(keys) if len(keys) == 1 else ())
     rows = tuple(tuple(cell) for cell in whole.nonzero().tolist())
     if not bool(partly.any()):
         return Pattern("mixed" if bool((whole | (seen < 2)).all()) and before.shape[-2] > 1 and whole.sum() > 1 else "rows", rows)
@@ -169,6 +172,34 @@ def shared_keys(patterns: list[Pattern]) -> bool:
     """Whether different tokens answer with the same key: keys were pooled over several of them."""
     rows = {(pattern.rows, pattern.own) for pattern in patterns if not pattern.shift}
     return len({own for _, own in rows}) < len(rows)
+
+
+def shared_rows(patterns: list[Pattern]) -> bool:
+    """Whether different tokens ask in the same row: queries were pooled over several of them."""
+    found = {(row, key) for pattern in patterns if not pattern.shift for row, key in zip(pattern.rows, pattern.own, strict=True)}
+    return len({row for row, _ in found}) < len(found)
+
+
+def only_query(shape: tuple[int, ...], patterns: list[Pattern], numbers: list[int]) -> Pattern | None:
+    """The pattern of self-attention of a single query: one token asks, every other answers with the key at its own place.
+
+    Such a query has no neighbours in whose rows its own key would show: it is the key that is left over.
+
+    Args:
+        shape: Of the scores.
+        patterns: Of tokens of one input.
+        numbers: Which token each of them is.
+    """
+    asking = {number: pattern for pattern, number in zip(patterns, numbers, strict=True) if pattern.verdict == "rows"}
+    answering = {(number, pattern.own) for pattern, number in zip(patterns, numbers, strict=True) if pattern.verdict == "keys"}
+    shifts = {own[0] - number if own else None for number, own in answering}
+    if shape[-2] != 1 or len(asking) != 1 or len(answering) < 3 or len(shifts) != 1 or None in shifts:
+        return None
+    ((number, pattern),) = asking.items()
+    own = number + shifts.pop()  # type: ignore[operator]
+    if not 0 <= own < shape[-1] or any(keys == (own,) for _, keys in answering):
+        return None
+    return Pattern("self", pattern.rows, len(shape) - 2, (own,) * len(pattern.rows))
 
 
 def arrangement_of(shape: tuple[int, ...], patterns: list[Pattern]) -> Arrangement | None:
