@@ -72,6 +72,8 @@ def _partner(record: DiagonalRecord, seen: list[Seen], findings: dict[int, Findi
     """The attention that a record belongs to: from the first remaining call of its layer, the one that fits; the nearest of several."""
     free = [index for index, attention in enumerate(seen) if index not in used and _runs_in(record.layer, attention)]
     if record.layer is not None and free:
+        inside = [index for index in free if seen[index].call_of(record.layer) is not None]
+        free = inside or free  # a softmax of a module around it counts only where none ran in it
         first = seen[free[0]].call_of(record.layer)
         free = [index for index in free if seen[index].call_of(record.layer) == first]
 

@@ -132,3 +132,30 @@ def test_pooled_queries_are_verified_to_have_no_own_key(stride):
     check = attviz.check(nn.Sequential(PooledQueries(stride)), torch.randn(BATCH, 32, WIDTH))
     assert check.ok, check
     assert check.layers[0].shape is None
+
+
+class WithPosteriors(nn.Module):
+    """As speech models feed the posteriors of a middle layer back: a softmax over a vocabulary, between two attentions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out, self.back = Attention(), Attention(), nn.Linear(WIDTH, 99), nn.Linear(99, WIDTH)
+
+    def forward(self, x):
+        x = x + self.first(x, x)
+        x = x + self.back(self.out(x).softmax(-1))
+        return x + self.second(x, x)
+
+
+def test_a_softmax_of_the_model_around_is_no_partner_of_a_layers_record():
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = WithPosteriors()
+
+        def forward(self, x):
+            return self.encoder(x)
+
+    check = attviz.check(Whole(), torch.randn(BATCH, 9, WIDTH))
+    assert check.ok, check
+    assert [row.layer for row in check.layers] == ["encoder.first", "encoder.second"]
