@@ -29,6 +29,7 @@ from benchmarks.kernels.compile import TARGETS, compile_launch
 from benchmarks.kernels.kernel_rows import Shape
 from benchmarks.kernels.timing import time_calls
 
+LENGTH = 4096
 Blocks = dict[str, int]
 
 
@@ -47,16 +48,16 @@ def call(kernel: str, head_dim: int, dtype: torch.dtype) -> Callable[[], torch.T
     """A Llama-like layer through the public function."""
     from attviz.kernels import diagonal_from_logsumexp, diagonal_from_qk, mass_from_logsumexp, received_from_logsumexp
 
-    query, key = Shape("tune", 1, 32, 8, 4096, head_dim, dtype, True).make()
-    logsumexp = torch.full((1, 32, 4096), 9.0, device="cuda")
+    query, key = Shape("tune", 1, 32, 8, LENGTH, head_dim, dtype, True).make()
+    logsumexp = torch.full(query.shape[:3], 9.0, device=query.device)
     if kernel == "logsumexp":
         return lambda: diagonal_from_logsumexp(query, key, logsumexp)
     if kernel == "received":
         return lambda: received_from_logsumexp(query, key, logsumexp, is_causal=True)
     if kernel == "mass":
-        features = torch.rand(4096, 16, device="cuda")
+        features = torch.rand(LENGTH, 16, device=query.device)
         return lambda: mass_from_logsumexp(query, key, logsumexp, features, is_causal=True)
-    bias = torch.zeros(1, 1, 4096, 4096, device="cuda", dtype=dtype) if kernel == "qk_bias" else None
+    bias = torch.zeros(1, 1, LENGTH, LENGTH, device=query.device, dtype=dtype) if kernel == "qk_bias" else None
     return lambda: diagonal_from_qk(query, key, is_causal=True, bias=bias)
 
 

@@ -1,12 +1,14 @@
 """The table of the kernels on paper: numbers that can be reckoned by hand."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
 from benchmarks.kernels import roofline
 from benchmarks.kernels.compile import Report
 from benchmarks.kernels.devices import DEVICES
+from benchmarks.kernels.timing import Timing
 
 H100 = DEVICES[0]
 LLAMA = roofline.LAYERS[0]
@@ -49,3 +51,13 @@ def test_one_line_comes_from_the_compiled_kernel(tmp_path, monkeypatch):
     assert all(line["machine"] for line in lines)
     assert {line["measured_us"] for line in lines} == {""}  # no GPU here, and no number is made up
     assert "## H100 SXM" in (tmp_path / "docs" / "roofline.md").read_text()
+
+
+def test_on_a_device_the_last_column_is_what_it_took(monkeypatch):
+    """Walked through without one: the same launch on tensors without storage, by a clock that stands still."""
+    (kernel, *_) = roofline.kernels(roofline.LAYERS[2])
+    asked = []
+    walked = replace(kernel, launch=lambda device: asked.append(device) or kernel.launch("meta"))
+    monkeypatch.setattr(roofline, "time_calls", lambda runs: Timing(0.25, 0.2, 0.3) if callable(runs[0]) else None)
+    assert roofline.row(H100, roofline.LAYERS[2], walked, on_device=True)["measured_us"] == 250.0
+    assert asked == ["meta", "cuda"]

@@ -72,6 +72,39 @@ def test_candidates_that_spill_or_do_not_compile_are_left_out():
         assert worth_a_try(pool, "sm_70", "logsumexp", torch.float32, 256, [wide]) == [wide]  # not among the compiled ones: try all
 
 
+@pytest.mark.parametrize("kernel", ["logsumexp", "qk", "qk_bias", "received", "mass"])
+def test_the_measuring_is_walked_through_without_a_gpu(kernel, monkeypatch):
+    from benchmarks.kernels import rehearsal, timing, tune
+
+    monkeypatch.setattr(tune, "LENGTH", 32)
+    monkeypatch.setattr(timing, "gpu", rehearsal.Device())
+    monkeypatch.setattr(timing, "PATIENCE", 0.0)
+    tried = list(tune.candidates(kernel))[:2]
+    assert tune.best(kernel, 16, torch.float32, tried) == (tried[0], 1.0)
+
+
+def test_what_was_measured_is_written_row_by_row(monkeypatch, tmp_path):
+    from attviz.kernels.triton import launch
+    from benchmarks.kernels import tune
+
+    table = tmp_path / "tuning.json"
+    table.write_text(launch.TABLE.read_text())
+    monkeypatch.setattr(launch, "TABLE", table)
+    monkeypatch.setattr(launch, "architecture", lambda device: "sm_70")  # none of those that are compiled first
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(tune, "best", lambda kernel, head_dim, dtype, tried: None if kernel == "mass" else (tried[0], 1.0))
+    before = json.loads(table.read_text())
+    assert tune.main(["--dry-run"]) == 0
+    assert json.loads(table.read_text()) == before
+    assert tune.main([]) == 0
+    written = json.loads(table.read_text())
+    assert written["measured"] == ["sm_70"]
+    assert written["kernels"]["qk"]["sm_70/half/64"] == next(tune.candidates("qk"))
+    assert not any(row.startswith("sm_70") for row in written["kernels"]["mass"])
+    assert {name: row for name, row in written["kernels"]["qk"].items() if "sm_70" not in name} == before["kernels"]["qk"]
+
+
 def test_without_a_gpu_the_script_says_so_and_writes_nothing(capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
