@@ -39,8 +39,8 @@ for _ in range(300):
     optimizer.zero_grad()
 
 # %%
-# The mean over heads of the last layer, averaged over the held-out images of a digit, drawn over their mean image. All
-# pictures share one scale; the uniform level is 1/17 = 0.06 (16 patches and [CLS]).
+# The mean over heads of the last layer, averaged over the held-out images of a digit, drawn over their mean image in dark
+# ink. All pictures share one scale; the uniform level is 1/17 = 0.06 (16 patches and [CLS]).
 
 with torch.no_grad(), attviz.capture(model, layers=-1) as cap:
     model(pixel_values=images[:256])
@@ -51,7 +51,8 @@ figure, axes = plt.subplots(1, len(shown), figsize=(11, 2.7), layout="constraine
 for ax, (digit, values) in zip(axes, shown.items(), strict=True):
     picture = images[:256][labels[:256] == digit].mean(dim=(0, 1)).numpy()
     label = "attention to own position" if ax is axes[-1] else ""
-    attviz.plots.image_map(values, grid=(4, 4), image=picture, alpha=0.55, label=label, vmin=0, vmax=top, ax=ax)
+    ink = 1 - picture / picture.max()
+    attviz.plots.image_map(values, grid=(4, 4), image=ink, alpha=0.6, cmap="YlOrRd", label=label, vmin=0, vmax=top, ax=ax)
     ax.set(title=f"digit {digit}", xlabel="", ylabel="", xticks=[], yticks=[])
     if ax is not axes[-1]:
         figure.axes[-1].remove()  # one colour bar is enough: all pictures share its scale

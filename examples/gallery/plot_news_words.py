@@ -30,5 +30,5 @@ attviz.plots.token_bars(analysis, k=25, ax=ax)
 plt.show()
 
 # %%
-# What it shows: content words come first, with small means and large maxima: most heads keep little of their attention on
+# What it shows: mostly content words lead, with small means and large maxima: most heads keep little of their attention on
 # the word itself, a few nearly all of it.
