@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from attviz.documents import model_name
 from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
 from attviz.hooks.scope.tokens import TokenSource, takes_ids
 from attviz.hooks.session.asked import asked_readings, stacked_reading
@@ -166,6 +167,11 @@ class Capture(Tables):
         """
         self._observer.close_implicit()
         return stacked_reading(self._recorder, name, cross, self._session.why_empty)
+
+    @property
+    def model_name(self) -> str:
+        """Hub id or folder of the model, else the name of its class."""
+        return model_name(self._model)
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -39,7 +39,7 @@ def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None
     """
     if isinstance(source, Captured):
         texts = source.documents
-        return Analysis(tuple(source.layers), list(captured_documents(texts, who, tokens, tokenizer)))
+        return Analysis(tuple(source.layers), list(captured_documents(texts, who, tokens, tokenizer)), model_name=source.model_name)
     if isinstance(source, CapturedDocument):
         return Analysis(_counted(source.diagonal.shape[0]), list(captured_documents((source,), who, tokens, tokenizer)))
     if tokens is not None or tokenizer is not None:
@@ -53,6 +53,16 @@ def as_analysis(source: Any, who: str, *, tokens: Sequence[Sequence[str]] | None
         return Analysis(_counted(source[0].diagonal.shape[0]), source)
     what = "an empty sequence" if isinstance(source, Sequence) and not len(source) else type(source).__name__
     raise ArgumentError(f"{who}: needs an Analysis, a Capture, or Documents, got {what}.")
+
+
+def model_name(model: object) -> str:
+    """Hub id or folder of a model, else the name of its class.
+
+    Example:
+        >>> model_name(dict())
+        'dict'
+    """
+    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)
 
 
 def captured_documents(

@@ -101,6 +101,11 @@ class Captured(ABC):
         """Attention modules in order of execution."""
 
     @property
+    def model_name(self) -> str:
+        """Hub id or folder of the model, else the name of its class; empty where it is not known."""
+        return ""
+
+    @property
     @abstractmethod
     def documents(self) -> tuple[CapturedDocument, ...]:
         """The texts of the last forward, one by one and without padding."""

@@ -64,7 +64,7 @@ def captured_pairs(
         layers = [layer for tower in towers for record in tower.records for layer in _self_layer(record, tower, place, tower is first)]
         layers += [layer for record in capture.cross_records for layer in _cross_layer(record, towers, place)]
         pairs.append(layers)
-    return Analysis(names, list(first.documents)), pairs
+    return Analysis(names, list(first.documents), model_name=capture.model_name), pairs
 
 
 def _towers(capture: Captured, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None) -> Iterator[_Tower]:
