@@ -76,8 +76,8 @@ def test_special_tokens_are_left_out_of_everything_but_their_own_sentence():
     one, other = by_name(insights(make(loud))), by_name(insights(make(quiet)))
     assert one["special"].value == pytest.approx(0.9)
     assert other["special"].value == pytest.approx(0.01)
-    assert "give themselves 90 %, more than the other tokens in" in one["special"].text
-    assert "give themselves 1 %, less than the other tokens in" in other["special"].text
+    assert "give themselves 90%, more than the other tokens in" in one["special"].text
+    assert "give themselves 1%, less than the other tokens in" in other["special"].text
     assert {name: found.text for name, found in one.items() if name != "special"} == {
         name: found.text for name, found in other.items() if name != "special"
     }
@@ -132,7 +132,7 @@ def test_a_document_that_is_unlike_the_others_is_told_so():
     diagonals[7][0, 2] = 0.8
     told = text_sentences(read_corpus(make(diagonals).documents))
     head = next(one for one in told[7] if one.name == "head")
-    assert head.text.startswith("L0·H2 is where this text differs most: 80 %")
+    assert head.text.startswith("L0·H2 is where this text differs most: 80%")
     assert head.value > head.expected
     assert head.document == 7
 

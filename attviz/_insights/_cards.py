@@ -73,7 +73,7 @@ def _roles(corpus: Corpus) -> list[list[str]]:
 
 def _role(lift: float, most: float, middle: float, spread: float) -> list[str]:
     if np.isnan(lift):
-        return ["unknown", "it has no value"]
+        return ["unknown", "it has no values"]
     if most < 1:
         return ["never itself", f"below even attention on every token (at most {most:.2g} of it)"]
     if lift > max(1.0, middle + 3 * spread):

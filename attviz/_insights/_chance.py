@@ -42,8 +42,8 @@ def kinds(corpus: Corpus) -> Iterator[Insight]:
     more = "more" if inside > outside else "less"
     yield Insight(
         "kind",
-        f"{_NAMES[kind]} {verb} {what} {more} than the rest: {share(inside)} against {share(outside)}.",
-        f"As many tokens at random: {share(low)} to {share(high)} (95 %).",
+        f"{_NAMES[kind]} {verb} {what} {more} than the rest do: {share(inside)} compared with {share(outside)}.",
+        f"As many random tokens: {share(low)} to {share(high)} (95% interval).",
         inside,
         outside,
         {"topScope": "all", "topBy": "value"},
@@ -76,9 +76,9 @@ def words(corpus: Corpus) -> Iterator[Insight]:
     verdict = "" if mean > reach else ", no more than chance"
     yield Insight(
         "word",
-        f"{quoted(labels[best])} leads the words that occur {_LEAST_OCCURRENCES} times or more: {share(mean)} "
+        f"{quoted(labels[best])} leads the words that occur at least {_LEAST_OCCURRENCES} times: {share(mean)} "
         f"over {count[best]} places{verdict}.",
-        f"The best of as many groups at random: {share(reach)} (95 %).",
+        f"The best of as many random groups stays below {share(reach)} (95%).",
         mean,
         reach,
         {"d": document, "t": place},
@@ -128,8 +128,8 @@ def right_and_wrong(corpus: Corpus, outcomes: Sequence[bool | None]) -> Iterator
     yield Insight(
         "wrong",
         f"{start}: {share(wrong)} on wrong, {share(good)} on right.",
-        f"{points(abs(float(found[best])))} points apart; with outcomes shuffled the largest of {len(corpus.names)} gaps "
-        f"reaches {points(reach)} (95 %).",
+        f"{points(abs(float(found[best])))} points apart; with shuffled outcomes, the largest of {len(corpus.names)} gaps "
+        f"stays below {points(reach)} (95%).",
         float(found[best]),
         reach,
         {"pin": [name], "outcome": "wrong"},

@@ -160,8 +160,8 @@ class Corpus:
         return list(known), np.array(ids, dtype=np.int64), np.array(values), np.array(places, dtype=np.int64).reshape(-1, 2)
 
 
-def read_corpus(documents: Iterable[Document]) -> Corpus:
-    """Read every document of an analysis, all layers and heads."""
+def read_corpus(documents: Iterable[Document], *, own: bool = True) -> Corpus:
+    """Read every document of an analysis, all layers and heads; ``own`` is False where they hold another reading than the diagonal."""
     corpus: Corpus | None = None
     for document in documents:
         diagonal = np.asarray(document.diagonal)
@@ -169,7 +169,7 @@ def read_corpus(documents: Iterable[Document]) -> Corpus:
         if corpus is None:
             corpus = Corpus(tuple(f"L{layer}·H{head}" for layer in range(num_layers) for head in range(num_heads)))
         values = diagonal.reshape(num_layers * num_heads, num_tokens)
-        corpus.add(document.tokens, document.special, values, first_is_one(values))
+        corpus.add(document.tokens, document.special, values, own and first_is_one(values))
     return corpus or Corpus(())
 
 

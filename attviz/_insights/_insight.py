@@ -40,9 +40,9 @@ def share(value: float) -> str:
 
     Example:
         >>> share(0.0734), share(0.5), share(0.00042), share(0)
-        ('7.3 %', '50 %', '0.042 %', '0 %')
+        ('7.3%', '50%', '0.042%', '0%')
     """
-    return f"{float(f'{100 * value:.2g}'):.12g} %"
+    return f"{float(f'{100 * value:.2g}'):.12g}%"
 
 
 def points(value: float) -> str:
@@ -52,7 +52,7 @@ def points(value: float) -> str:
         >>> points(0.054)
         '5.4'
     """
-    return share(value).removesuffix(" %")
+    return share(value).removesuffix("%")
 
 
 def quoted(label: str) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 from attviz._insights._chance import kinds, right_and_wrong, words
 from attviz._insights._corpus import Corpus, read_corpus
 from attviz._insights._insight import Insight, share
+from attviz._insights._measure import measure_of
+from attviz._insights._readings import reading_sentences
 from attviz.spelling import shorten
 
 MOST_PINS = 6
@@ -23,16 +25,19 @@ def insights(analysis: Any) -> tuple[Insight, ...]:
 
     Returns:
         Four to seven sentences about the whole, special tokens left out. Chance levels come from a fixed seed: the same analysis gives the
-        same sentences. Where labels and predictions are known, one compares right with wrong documents.
+        same sentences. Where labels and predictions are known, one compares right with wrong documents. An analysis of another reading
+        (``attviz.analyze(reading=...)``) gives its level and the heads at both ends.
 
     Example:
         >>> from attviz.records import Analysis, Document
         >>> diagonal = np.full((1, 2, 4), 0.5, np.float32)
         >>> told = insights(Analysis(("layer",), [Document("a b c d", ("a", "b", "c", "d"), diagonal)]))
         >>> told[0].text
-        'On average a token gives 50 % of its attention to itself.'
+        'On average, a token gives itself 50% of its attention.'
     """
     documents = analysis.documents
+    if (measure := measure_of(analysis)) is not None:
+        return reading_sentences(read_corpus(documents, own=False), measure)
     outcomes = [None if one.label is None or one.prediction is None else one.label == one.prediction for one in documents]
     return sentences(read_corpus(documents), outcomes)
 
@@ -62,8 +67,8 @@ def _own(corpus: Corpus) -> Iterator[Insight]:
     mean, even = float(corpus.sum.sum() / corpus.count.sum()), float(corpus.even_sum.sum() / corpus.count.sum())
     yield Insight(
         "own",
-        f"On average a token gives {share(mean)} of its attention to itself.",
-        f"Spread evenly over what it sees, it would give itself {share(even)}.",
+        f"On average, a token gives itself {share(mean)} of its attention.",
+        f"Even attention over all it sees would give {share(even)}.",
         mean,
         even,
         {"statistic": "mean", **_scope(corpus)},
@@ -94,7 +99,7 @@ def _never(corpus: Corpus) -> Iterator[Insight]:
         least = int(np.argmin(np.where(corpus.count > 0, corpus.max, np.inf)))
         yield Insight(
             "never",
-            f"Every head looks at its own position somewhere; {corpus.names[least]} least: at most {share(corpus.max[least])}.",
+            f"Every head looks at its own position somewhere; {corpus.names[least]} does so least, at most {share(corpus.max[least])}.",
             f"Even attention gives {share(_even(corpus))}.",
             0.0,
             _even(corpus),
@@ -106,8 +111,8 @@ def _never(corpus: Corpus) -> Iterator[Insight]:
     verb = "never looks at its own position" if never.size == 1 else "never look at their own position"
     yield Insight(
         "never",
-        f"{who} {verb}: below even attention on every token"
-        + ("." if never.size == 1 else f", {corpus.names[order[0]]} at most {share(corpus.max[order[0]])}."),
+        f"{who} {verb}: every token gets less than even attention"
+        + ("." if never.size == 1 else f", at most {share(corpus.max[order[0]])} in {corpus.names[order[0]]}."),
         f"Even attention gives {share(_even(corpus))}.",
         float(never.size),
         _even(corpus),
@@ -134,7 +139,7 @@ def _special(corpus: Corpus) -> Iterator[Insight]:
     gives = "gives itself" if len(names) == 1 else "give themselves"
     yield Insight(
         "special",
-        f"{spelled} {gives} {share(value)}, {more} than the other tokens in {heads} of {total} heads; left out here.",
+        f"{spelled} {gives} {share(value)}, {more} than the other tokens in {heads} of {total} heads. They are left out here.",
         f"The other tokens give themselves {share(expected)}.",
         value,
         expected,

@@ -48,7 +48,7 @@ def _ranks(corpus: Corpus) -> list[Insight]:
         result.append(
             Insight(
                 "text",
-                f"Here a token gives itself {share(level[index])}, {place} in {number} of {len(others)} other documents.",
+                f"Here a token gives itself {share(level[index])}: {place} in {number} of the {len(others)} other documents.",
                 f"Nine in ten lie between {share(low)} and {share(high)}.",
                 float(level[index]),
                 float(np.median(others)),
@@ -74,8 +74,9 @@ def _heads(corpus: Corpus) -> list[Insight]:
         result.append(
             Insight(
                 "head",
-                f"{corpus.names[row]} is where this text differs most: {share(means[index, row])}, elsewhere {share(np.nanmean(others))}.",
-                f"{size:.1f} standard deviations; a typical document's largest is {reach:.1f}.",
+                f"{corpus.names[row]} is where this text differs most: {share(means[index, row])} here, "
+                f"{share(np.nanmean(others))} elsewhere.",
+                f"{size:.1f} standard deviations; the largest of a typical document is {reach:.1f}.",
                 size,
                 float(reach),
                 {"pin": [corpus.names[row]], "scope": "difference"},
@@ -120,8 +121,9 @@ def _tokens(corpus: Corpus) -> list[Insight]:
         result.append(
             Insight(
                 "token",
-                f"{name} (token {places[best, 1]}) gives itself {share(values[best])}, in {others} other places {share(elsewhere[best])}.",
-                f"{score[best]:.1f} standard deviations of a word about its mean.",
+                f"{name} (token {places[best, 1]}) gives itself {share(values[best])} here, "
+                f"{share(elsewhere[best])} in {others} other places.",
+                f"{score[best]:.1f} times the usual spread of a word around its mean.",
                 float(values[best]),
                 float(elsewhere[best]),
                 {"t": int(places[best, 1])},

@@ -152,7 +152,7 @@ class Comparison:
             documents: Which texts; None shows the twenty whose diagonals changed most.
 
         Raises:
-            ArgumentError: If a document does not exist, or a reading was compared: the page shows diagonals.
+            ArgumentError: If a document does not exist.
         """
         from attviz.viewer import view
 
@@ -161,7 +161,8 @@ class Comparison:
         analyses = tuple(
             Analysis(one.layers, [one.documents[place] for place in chosen], one.label_names, one.model_name) for one in self.analyses
         )
-        return view(replace(self, analyses=analyses), title=" -> ".join(self.names))
+        what = "" if self.reading is None else f"{self.reading.name}: "
+        return view(replace(self, analyses=analyses), title=what + " -> ".join(self.names))
 
     def _most_changed(self, count: int) -> list[int]:
         changes = [np.append(np.abs(self.token_difference(place)), 0.0) for place in range(len(self.analyses[0].documents))]

@@ -23,6 +23,7 @@ from attviz.analysis.signals import is_processor
 from attviz.analysis.sources import sources_of
 from attviz.analysis.temporary import TemporaryFolder
 from attviz.analysis.text_counts import TextCounts
+from attviz.documents import model_name
 from attviz.errors import ArgumentError
 from attviz.files import check_output
 from attviz.hooks.session.recorder import as_metrics
@@ -184,10 +185,10 @@ def settings_of(
     """What the run was asked for, as text."""
     if reading is not None and reading.unit != "probability" and precision in ("u8", "u16"):
         raise ArgumentError(f"precision={precision!r} holds probabilities, but {reading.name!r} is in {reading.unit}. Use 'float32'.")
-    named = {} if reading is None else {"reading": reading.name}
+    named = {} if reading is None else {"reading": reading.name, "unit": reading.unit}
     return {
         **named,
-        "model": _model_name(model),
+        "model": model_name(model),
         "precision": precision,
         "batch_size": str(batch_size),
         "layers": repr(None if layers is None else list(layers)),
@@ -265,7 +266,3 @@ def _identity(metric: Any) -> str:
     """Class of a metric, with the options that change its numbers if it reports them."""
     tell_identity = getattr(metric, "_identity", None)
     return str(tell_identity()) if callable(tell_identity) else type(metric).__name__
-
-
-def _model_name(model: nn.Module) -> str:
-    return str(getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__)

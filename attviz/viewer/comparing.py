@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attviz._insights import Insight, change_sentences
+from attviz._insights import Insight, Measure, change_sentences
 from attviz.errors import ArgumentError, ShapeError
 from attviz.viewer.codec import Precision, encode
 from attviz.viewer.findings import Findings, row_names
@@ -78,7 +78,7 @@ def check_sides(sides: Mapping[Any, Any]) -> None:
 class Others:
     """The sides after the first: their grids, what was found in them, and their part of each document."""
 
-    def __init__(self, sides: Sequence[Side], layers: Layers, heads: Heads) -> None:
+    def __init__(self, sides: Sequence[Side], layers: Layers, heads: Heads, measure: Measure | None = None) -> None:
         first, sides = sides[0], sides[1:]
         count = len(first.documents)
         for side in sides:
@@ -89,7 +89,8 @@ class Others:
                 )
         self.first, self.sides = first.name, sides
         self.grids: list[Grid] = [choose_grid(side.layers, side.documents[0].diagonal.shape[1], layers, heads) for side in sides]
-        self.findings = [Findings(row_names(grid.as_json())) for grid in self.grids]
+        self.measure = measure
+        self.findings = [Findings(row_names(grid.as_json()), measure) for grid in self.grids]
 
     def add(
         self, entry: Entry, values: Float[np.ndarray, "num_rows num_tokens"], place: int, precision: Precision, causal: bool | None
@@ -98,7 +99,8 @@ class Others:
         parts = [values.reshape(-1)]
         for number, (side, grid, findings) in enumerate(zip(self.sides, self.grids, self.findings, strict=True), start=1):
             document = side.documents[place]
-            own = grid_values(document, f"{side.name}: documents[{place}]", grid)
+            bounded = self.measure is None or self.measure.bounded
+            own = grid_values(document, f"{side.name}: documents[{place}]", grid, bounded=bounded)
             one = grid_entry(document, place, own, precision, causal)
             findings.add(document, own, one.chunk["sets"][0]["causal"])
             made = one.chunk["sets"][0] | {"grid": number, "name": side.name}
@@ -123,4 +125,4 @@ class Others:
         """Sentences about what changed from the first side to the second."""
         if not self.sides:
             return []
-        return change_sentences(findings.corpus, self.findings[0].corpus, (self.first, self.sides[0].name))
+        return change_sentences(findings.corpus, self.findings[0].corpus, (self.first, self.sides[0].name), self.measure)

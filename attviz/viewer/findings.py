@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attviz._insights import Corpus, Insight, sentences, text_sentences
+from attviz._insights import Corpus, Insight, Measure, reading_sentences, sentences, text_sentences
 from attviz._insights import head_cards as cards_of
 from attviz.clustering import cluster
 from attviz.errors import ShapeError
 from attviz.spelling import special_tokens
-from attviz.viewer.codec import encode
+from attviz.viewer.codec import Precision, encode
+from attviz.viewer.measure import precision_for
 from attviz.viewer.payload import HeadMoments, finite_list
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _quantiles(histogram: np.ndarray, zeros: int) -> list[float]:
 class Findings:
     """Collects findings over the documents of one model, special tokens apart, and writes them into the head of the page."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], measure: Measure | None = None) -> None:
+        self.measure = measure
         self.corpus = Corpus(tuple(names))
         self.moments = {"out": HeadMoments(len(names)), "in": HeadMoments(len(names))}
         self.ranges = {"out": Ranges(), "in": Ranges()}
@@ -98,21 +100,30 @@ class Findings:
                 f"got {list(np.shape(similarity))}."
             )
         tree = cluster(self.corpus.correlation() if similarity is None else np.asarray(similarity, dtype=np.float64))
-        told = [*extra, *sentences(self.corpus, self.outcomes)]
+        about_all = sentences(self.corpus, self.outcomes) if self.measure is None else reading_sentences(self.corpus, self.measure)
+        told = [*extra, *about_all]
         return {
             "overall": self.moments["out"].as_json(),
             "overallIn": self.moments["in"].as_json(),
-            "ranges": {name: ranges.as_json() for name, ranges in self.ranges.items()},
+            "ranges": {name: self._ends(ranges) for name, ranges in self.ranges.items()},
             "cluster": {"order": tree.order.tolist(), "merges": [[int(a), int(b), finite_list([d])[0]] for a, b, d, _ in tree.merges]},
             "insights": [insight_json(one) for one in told],
         }
+
+    def _ends(self, ranges: Ranges) -> dict[str, list[float | None]]:
+        if self.measure is None or self.measure.bounded:
+            return ranges.as_json()
+        return {"raw": finite_list(ranges.ends)} if np.isfinite(ranges.ends).all() else {}
 
     def keep_parts(self, payload: Payload, *, several: bool) -> None:
         """Keep what is read on demand: sentences about each document and, with several, the table of tokens and the head cards."""
         if several:
             payload.need("corpus")
-            payload.keep("corpus", 0, corpus_json(self.corpus))
-            payload.keep("heads", 0, cards_of(self.corpus))
+            payload.keep("corpus", 0, corpus_json(self.corpus, precision_for(self.measure, "u16")))
+            cards = cards_of(self.corpus)
+            payload.keep("heads", 0, cards if self.measure is None else cards | {"role": []})
+        if self.measure is not None:
+            return  # what is told of one text is told of the diagonal
         for index, told in enumerate(text_sentences(self.corpus)):
             if told:
                 payload.keep("insights", index, [insight_json(one) for one in told])
@@ -123,7 +134,7 @@ def insight_json(insight: Insight) -> dict[str, Any]:
     return {"name": insight.name, "text": insight.text, "null": insight.null, "state": dict(insight.state)}
 
 
-def corpus_json(corpus: Corpus) -> dict[str, Any]:
+def corpus_json(corpus: Corpus, precision: Precision = "u16") -> dict[str, Any]:
     """Every token of every document with its mean over the vectors: what the page searches for a token in context."""
     known: dict[str, int] = {}
     ids = [known.setdefault(token, len(known)) for tokens in corpus.tokens for token in tokens]
@@ -137,7 +148,8 @@ def corpus_json(corpus: Corpus) -> dict[str, Any]:
         "causal": [index for index, causal in enumerate(corpus.causal) if causal],
         "sizes": [len(tokens) for tokens in corpus.tokens],
         "ids": base64.b64encode(zlib.compress(np.array(ids, "<u4").tobytes(), 6)).decode("ascii"),
-        "means": encode(means, "u16"),
+        "precision": precision,
+        "means": encode(means, precision),
     }
 
 

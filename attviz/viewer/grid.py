@@ -50,8 +50,14 @@ def choose_grid(layer_names: Sequence[str], num_heads: int, layers: Layers, head
     return grid
 
 
-def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray, "num_rows num_tokens"]:
+def grid_values(document: Document, where: str, grid: Grid, *, bounded: bool = True) -> Float[np.ndarray, "num_rows num_tokens"]:
     """The chosen vectors of a document, one per row, checked.
+
+    Args:
+        document: One text.
+        where: What messages call it.
+        grid: The chosen layers and heads.
+        bounded: Whether values must lie in [0, 1]. Where they need not, an infinite one counts as missing.
 
     Raises:
         ShapeError: If the diagonal is not [num_layers, num_heads, num_tokens] of this document.
@@ -66,6 +72,8 @@ def grid_values(document: Document, where: str, grid: Grid) -> Float[np.ndarray,
     if max(grid.heads) >= diagonal.shape[1]:
         raise ShapeError(f"view: {where}: head {max(grid.heads)} was requested, but the diagonal has {diagonal.shape[1]} heads.")
     values = diagonal[np.ix_(grid.layers, grid.heads)].reshape(len(grid.layers) * len(grid.heads), diagonal.shape[2])
+    if not bounded:
+        return np.where(np.isinf(values), np.nan, values)
     if bool(((values < 0) | (values > 1)).any()):
         low, high = float(np.nanmin(values)), float(np.nanmax(values))
         raise FormatError(f"view: {where}: attention weights lie in [0, 1], found {low:.4g} to {high:.4g}. Was this a logit?")

@@ -22,18 +22,6 @@ MAX_BYTES = 64 * 2**20
 MOST_CLASSES = 10_000
 
 
-ABOUT = {
-    "heat": "One cell per head: the statistic of what its tokens give themselves. Bright: the head looks at each token's own position. "
-    "Dark: it looks elsewhere, which may be anywhere.",
-    "text": "Each token is tinted by what it gives itself, on average over the heads or in the head chosen: the stronger, the more. The "
-    "strokes below it are the pinned heads, one colour each.",
-    "series": "Above: the chosen aggregate over all heads, token by token, between the smallest and the largest head. Below: every head as "
-    "a row. High: the token keeps its attention to itself. Low: it reads from other tokens.",
-    "top": "The tokens that give themselves most. Lift multiplies by the number of tokens seen: 1 is what even attention gives.",
-    "token": "The token under the pointer, or the one you clicked: its aggregates over all heads. Lift above 1: more than even attention.",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One document, ready to be written: its line in the list, and its chunk.
@@ -145,9 +133,7 @@ class Payload:
 
     def head(self) -> str:
         """JSON of the head."""
-        return script_json(
-            {"format": 1, "title": self.title, "about": ABOUT, **self.fields, "extensions": self.extensions, "documents": self.rows}
-        )
+        return script_json({"format": 1, "title": self.title, **self.fields, "extensions": self.extensions, "documents": self.rows})
 
     def warn_if_large(self) -> None:
         """Warn once if browsers will be slow to open the page."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from attviz._insights import Measure, measure_of
 from attviz.documents import as_analysis
 from attviz.errors import ArgumentError
 from attviz.records import AttvizDocument, Captured
 from attviz.selecting import Documents, Heads, Layers, choose_documents, listed
+from attviz.spelling import shorten, special_tokens
 from attviz.viewer.attviz_json import attviz_entry, class_names
 from attviz.viewer.codec import Precision, check_precision
 from attviz.viewer.comparing import Changes, Others, Side, check_sides
 from attviz.viewer.findings import Findings, row_names
 from attviz.viewer.grid import choose_grid, grid_entry, grid_values
 from attviz.viewer.images import image_uri
+from attviz.viewer.measure import about, common_measure, measure_json, precision_for
 from attviz.viewer.page import Page
 from attviz.viewer.pairs import PairLayer
 from attviz.viewer.pairs_capture import captured_pairs, has_pairs
@@ -26,6 +29,8 @@ from attviz.viewer.payload import MAX_BYTES, MOST_CLASSES, Payload, finite
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
+
+    from attviz.records import Document
 
 
 def view(
@@ -113,23 +118,31 @@ def _payload(
     if isinstance(source, Sequence) and len(source) and all(isinstance(one, AttvizDocument) for one in source):
         pairs_of(source[0], True if pairs else None, len(source))
         return _attviz_payload(source, options)
-    changes = None
+    changes, measure = None, measure_of(source)
     if hasattr(source, "analyses") and hasattr(source, "names"):  # a Comparison
-        if getattr(source, "reading", None) is not None:
-            raise ArgumentError(
-                f"view: the page shows attention to a token's own position, but this comparison is of {source.reading.name!r}. "
-                "Use .figure or .table."
-            )
         changes, source = Changes(source.low, source.high, source.level), dict(zip(source.names, source.analyses, strict=True))
     if isinstance(source, Mapping):
         check_sides(source)
         sides = [_side(one, tokens, tokenizer, str(name)) for name, one in source.items()]
-        return _grid_payload(sides, options, pairs_of(next(iter(source.values())), pairs, len(sides[0].documents)), changes)
+        found_pairs = pairs_of(next(iter(source.values())), pairs, len(sides[0].documents))
+        return _grid_payload(sides, options, found_pairs, changes, measure or common_measure(source))
     if isinstance(source, Captured) and pairs in (None, True) and has_pairs(source):
         found, pairs = captured_pairs(source, tokens, tokenizer)
+        options = replace(options, title=options.title or _capture_title(source, found.documents))
         return _grid_payload([_side(found, None, None, "")], options, pairs_of(source, pairs, len(found.documents)))
     side = _side(source, tokens, tokenizer, "")
-    return _grid_payload([side], options, pairs_of(source, pairs, len(side.documents)))
+    if isinstance(source, Captured):
+        options = replace(options, title=options.title or _capture_title(source, side.documents))
+    return _grid_payload([side], options, pairs_of(source, pairs, len(side.documents)), measure=measure)
+
+
+def _capture_title(cap: Captured, documents: Sequence[Document]) -> str | None:
+    """The model, and the text where there is one: whoever has several pages open can tell them apart."""
+    text = documents[0].text if len(documents) == 1 else ""
+    if text:
+        for place in special_tokens(documents[0].tokens, documents[0].special).nonzero()[0]:
+            text = text.replace(documents[0].tokens[place], " ")
+    return ": ".join(part for part in (cap.model_name, shorten(" ".join(text.split()), 60)) if part) or None
 
 
 def _side(source: Any, tokens: Sequence[Sequence[str]] | None, tokenizer: Any | None, name: str) -> Side:
@@ -158,23 +171,32 @@ class _Options:
         return choose_documents(count, self.documents)
 
 
-def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None = None, changes: Changes | None = None) -> Payload:
+def _grid_payload(
+    sides: Sequence[Side],
+    options: _Options,
+    pairs: Pairs | None = None,
+    changes: Changes | None = None,
+    measure: Measure | None = None,
+) -> Payload:
     documents, layers, classes, model = sides[0].documents, sides[0].layers, sides[0].classes, sides[0].model
     places = options.places(len(documents))
     if options.images is not None and len(options.images) != len(documents):
         raise ArgumentError(f"view: images has {len(options.images)} entries for {len(documents)} documents; use None where there is none.")
     first = documents[places[0]]
     grid = choose_grid(layers, first.diagonal.shape[1], options.layers, options.heads)
-    others = Others(sides, options.layers, options.heads)
-    title = options.title or " | ".join(side.name for side in sides) or model or "attviz"
-    payload = Payload(title, options.max_bytes)
-    findings = Findings(row_names(grid.as_json()))
+    others = Others(sides, options.layers, options.heads, measure)
+    called = " | ".join(side.name for side in sides) or model or "attviz"
+    payload = Payload(options.title or (called if measure is None else f"{measure.name}: {called}"), options.max_bytes)
+    findings = Findings(row_names(grid.as_json()), measure)
+    bounded = measure is None or measure.bounded
+    precision = precision_for(measure, options.precision)
+    causal = options.causal if measure is None else False  # lift is of the diagonal
     labels = -1
     for place, document in chain([(places[0], first)], ((i, documents[i]) for i in places[1:])):
-        values = grid_values(document, f"documents[{place}]", grid)
-        entry = grid_entry(document, place, values, options.precision, options.causal)
+        values = grid_values(document, f"documents[{place}]", grid, bounded=bounded)
+        entry = grid_entry(document, place, values, precision, causal)
         entry.row.update({key: finite(mean) for key, mean in findings.add(document, values, entry.chunk["sets"][0]["causal"]).items()})
-        others.add(entry, values, place, options.precision, options.causal)
+        others.add(entry, values, place, precision, causal)
         if options.images is not None and options.images[place] is not None:
             entry.chunk["image"] = image_uri(options.images[place], f"images[{place}]")
         known = [-1 if index is None else int(index) for index in (document.label, document.prediction)]
@@ -191,7 +213,9 @@ def _grid_payload(sides: Sequence[Side], options: _Options, pairs: Pairs | None 
     names = [str(name) for name in classes or ()]
     names += [f"class {i}" for i in range(len(names), labels + 1)]
     found = findings.fields(others.insights(findings), options.similarity)
-    payload.fields = {"model": model, "grid": grid.as_json(), "classes": names, **found}
+    payload.fields = {"model": model, "grid": grid.as_json(), "classes": names, "about": about(measure), **found}
+    if measure is not None:
+        payload.fields["measure"] = measure_json(measure)
     if others.sides:
         payload.fields["sides"] = others.sides_json(grid, found)
     if changes is not None:
@@ -209,7 +233,7 @@ def _attviz_payload(documents: Sequence[AttvizDocument], options: _Options) -> P
     payload = Payload(options.title or "AttViz documents", options.max_bytes)
     for index, document in enumerate(kept):
         payload.add(attviz_entry(document, index, classes))
-    payload.fields = {"model": "", "classes": classes}
+    payload.fields = {"model": "", "classes": classes, "about": about(None)}
     if len(kept) > 1:
         payload.need("corpus")
     return payload

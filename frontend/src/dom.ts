@@ -36,6 +36,9 @@ export function h<K extends keyof HTMLElementTagNameMap>(tag: K, props: Props = 
   return element;
 }
 
+/** A muted remark. */
+export const note = (...children: Child[]): HTMLElement => h("span", { class: "note" }, children);
+
 /** Listens; shorter than the method, and typed by the name of the event. */
 export function on<K extends keyof HTMLElementEventMap>(target: EventTarget, type: K | keyof WindowEventMap, run: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions | boolean): void {
   target.addEventListener(type, run as EventListener, options);

@@ -68,7 +68,7 @@ def test_heads_whose_change_may_be_chance_are_grey(show, analysis, tuned):
 
 def test_two_documents_with_other_words(show, page):
     sheet = show(page, address="tab=compare&against=2.0")
-    assert "other tokens" in sheet.locator(".card-pick").inner_text()
+    assert "different tokens" in sheet.locator(".card-pick").inner_text()
     canvas = sheet.locator(".figure.compare canvas").first
     assert canvas.evaluate("c => c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v > 0)")
 
@@ -135,6 +135,30 @@ def test_top_tokens_of_all_documents_by_keyboard(show, page, analysis):
     sheet.keyboard.press("Enter")
     sheet.until("document.querySelector('dialog h2') !== null")
     assert sheet.locator("dialog h2").inner_text() == f"“{best}” in all documents"
+
+
+def test_top_tokens_by_lift_and_with_punctuation(show):
+    """Lift is the value times the keys seen, so a longer text ranks higher; punctuation is out until it is asked for."""
+    short = Document("alpha , beta", ("alpha", ",", "beta"), np.array([[[0.5, 0.9, 0.4]]], np.float32))
+    words = ("gamma", "delta", *[f"w{i}" for i in range(8)])
+    long = Document(" ".join(words), words, np.full((1, 1, 10), 0.3, np.float32))
+    sheet = show(view([short, long], precision="f32"))
+    names = lambda: [text.split()[0] for text in sheet.locator(".top li").all_inner_texts()]  # noqa: E731
+    assert names() == ["alpha", "beta"]
+    sheet.locator(".card-top .chip").click()
+    assert names() == [",", "alpha", "beta"]
+    sheet.locator(".card-top .chip").click()
+    ranked = sheet.get_by_role("group", name="Ranked by")
+    ranked.get_by_role("button", name="lift").click()
+    sheet.settle()
+    assert [float(text) for text in sheet.locator(".top .value").all_inner_texts()] == pytest.approx([1.5, 1.2], rel=6e-3)
+    sheet.get_by_role("group", name="Tokens of").get_by_role("button", name="all").click()
+    sheet.select_option("[aria-label='Fewest places']", "1")
+    sheet.until("document.querySelectorAll('.top li').length === 12")
+    assert float(sheet.locator(".top .value").first.inner_text()) == pytest.approx(3, rel=6e-3)
+    assert names()[-2:] == ["alpha", "beta"]
+    ranked.get_by_role("button", name="value").click()
+    sheet.until("document.querySelector('.top li').textContent.startsWith('alpha')")
 
 
 def test_the_card_of_a_head(show, page, analysis):

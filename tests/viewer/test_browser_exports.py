@@ -100,6 +100,33 @@ def test_names_from_layers_and_heads_make_a_grid_again(show, page):
     assert sheet.locator(".card-heat h2").inner_text() == "Layers × heads"
 
 
+@pytest.mark.parametrize("special", ["out", "in"])
+def test_copy_as_python_draws_what_the_page_shows(show, page, analysis, special):
+    """The code is run as it stands; the line it draws is the aggregate of the page."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    import attviz
+
+    sheet = show(page, address=f"d=2&aggregate=max&axis=linear&special={special}", permissions=["clipboard-read"])
+    sheet.locator(".page-header button", has_text="Export").click()
+    sheet.get_by_role("button", name="Copy as Python").click()
+    sheet.until("document.querySelector('dialog pre, .notice') !== null")
+    shown = sheet.locator("dialog pre")
+    code = shown.inner_text() if shown.count() else sheet.evaluate("navigator.clipboard.readText()")
+    plt.close("all")
+    exec(compile(code, "copied", "exec"), {"analysis": analysis, "attviz": attviz})
+    lines = [line.get_ydata() for number in plt.get_fignums() for axis in plt.figure(number).axes for line in axis.lines]
+    expected = analysis.documents[2].diagonal.max((0, 1)).astype(np.float64)
+    if special == "out":
+        expected[[0, -1]] = np.nan
+    assert any(len(line) == len(expected) and np.allclose(line, expected, rtol=1e-5, equal_nan=True) for line in lines)
+    assert plt.figure(plt.get_fignums()[0]).axes[0].get_yscale() == "linear"
+    plt.close("all")
+
+
 def test_python_reads_the_json_of_the_page_and_the_page_reads_that_of_python(show, page, analysis, tmp_path):
     from attviz import io
 

@@ -23,7 +23,7 @@ def test_a_file_of_the_original_form_opens(show, page, attviz_json):
     sheet.titled("mine.json · 3 vectors · 2 documents")
     assert sheet.locator(".token").all_inner_texts() == ["w", "mc", "profits", "up"]
     assert sheet.locator("[aria-label='Tint the text by']").input_value() == "s0:1"
-    assert sheet.locator(".card-class .classes").inner_text().split("\n")[:2] == ["business", "70 %"]
+    assert sheet.locator(".card-class .classes").inner_text().split("\n")[:2] == ["business", "70%"]
     sheet.locator(".card-rows").get_by_role("button", name="all", exact=True).click()
     sheet.settle()
     assert sheet.row_names() == ["0", "1", "2"]

@@ -58,10 +58,10 @@ def test_each_document_has_its_own_sentences(show):
     documents[5] = replace(documents[5], diagonal=loud)
     sheet = show(view(documents, precision="f32"), address="d=5")
     own = [text for text in sentences(sheet) if text.startswith("this text")]
-    assert any("L2·H1 is where this text differs most: 90 %" in text for text in own)
+    assert any("L2·H1 is where this text differs most: 90%" in text for text in own)
     sheet.keyboard.press("ArrowUp")
     sheet.settle()
-    assert "L2·H1 is where this text differs most: 90 %" not in " ".join(sentences(sheet))
+    assert "L2·H1 is where this text differs most: 90%" not in " ".join(sentences(sheet))
 
 
 def test_hostile_names_in_sentences_stay_text(show):

@@ -80,6 +80,49 @@ def test_the_matrix_gets_two_pixels_a_row_in_every_window(show, corpus):
         assert len(rows) == 144, f"{width} x {height}: {len(rows)} of 144 rows can be pointed at"
 
 
+def test_cards_fold_and_the_text_can_be_dragged(show, corpus):
+    sheet = show(view(corpus, precision="u8"), address="d=1")
+    before = sheet.locator(".figure.series").bounding_box()["y"]
+    sheet.get_by_role("button", name="Fold Text").click()
+    sheet.settle()
+    sheet.settle()
+    assert not sheet.locator(".strip").is_visible()
+    assert sheet.locator(".figure.series").bounding_box()["y"] < before - 60
+    assert sheet.hash()["folded"] == ["text"]
+    sheet.get_by_role("button", name="Fold Text").click()
+    sheet.settle()
+    box = sheet.locator(".strip-scroll").bounding_box()
+    corner = (box["x"] + box["width"] - 4, box["y"] + box["height"] - 4)
+    sheet.mouse.move(*corner)
+    sheet.mouse.down()
+    sheet.mouse.move(corner[0], corner[1] + 90, steps=4)
+    sheet.mouse.up()
+    sheet.settle()
+    sheet.settle()
+    assert sheet.locator(".strip-scroll").bounding_box()["height"] == pytest.approx(box["height"] + 90, abs=6)
+
+
+def test_an_image_leaves_the_matrix_its_rows_in_every_window(show):
+    values = np.random.default_rng(0).beta(0.5, 8, (12, 12, 197)).astype(np.float32)
+    special = np.arange(197) == 0
+    document = Document("a picture", ("[CLS]", *[f"p{i}" for i in range(196)]), values, grid=(14, 14), special=special)
+    sheet = show(view(document, images=[np.full((224, 224, 3), 200, np.uint8)]))
+    for width, height in WINDOWS:
+        sheet.set_viewport_size({"width": width, "height": height})
+        sheet.settle()
+        sheet.settle()
+        assert sheet.evaluate(FAULTS) == [], f"{width} x {height}"
+        # 144 rows of two pixels, the series above them, the axis below
+        assert sheet.locator(".figure.series").bounding_box()["height"] >= 288 + 84, f"{width} x {height}"
+
+
+def test_the_list_of_documents_shows_words_on_a_phone(show, corpus):
+    sheet = show(view(corpus, precision="u8"), width=390, height=844)
+    cell = sheet.locator("tr[data-document='0'] .c-text")
+    assert cell.bounding_box()["width"] > 120
+    assert cell.inner_text().startswith("internationalisation word1")
+
+
 @pytest.mark.parametrize(("num_layers", "num_heads"), [(2, 96), (96, 2), (1, 1024), (48, 25)])
 def test_no_head_of_the_map_is_cut(show, num_layers, num_heads):
     sheet = show(view(wide(num_layers, num_heads)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from PIL import Image
 
 from attviz.records import Document
 from attviz.viewer import view
@@ -277,6 +278,17 @@ def test_special_tokens_are_out_of_the_overview_until_they_are_asked_for(show, p
         pairs = " ".join(sheet.locator(".pairs-pair").all_inner_texts())
         assert ("[CLS]" in pairs or "[SEP]" in pairs) == (choice == "in")
     assert 0 < drawn["out"] < drawn["in"]
+
+
+@pytest.mark.parametrize("dim", [32, 128])
+def test_numbers_of_the_neuron_view_fit_a_phone(show, dim):
+    query, key = np.random.default_rng(0).normal(size=(2, 2, len(WORDS), dim)).astype(np.float32)
+    document = Document(" ".join(WORDS), WORDS, np.full((1, 2, len(WORDS)), 0.2, np.float32))
+    made = view([document], pairs=[[PairLayer("layer 0", query, key, scale=0.1)]])
+    sheet = show(made, address="tab=pairs&x=pairs.view=neurons", width=390, height=844)
+    picture = Image.open(io.BytesIO(sheet.locator(".figure.pairs-neurons").screenshot())).convert("RGB")
+    edge = np.asarray(picture).astype(int)[:, -4:]
+    assert np.abs(edge - edge[2, 0]).max() < 12  # no digit is cut by the edge
 
 
 def test_damaged_pairs_are_told(show, paired):

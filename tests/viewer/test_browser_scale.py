@@ -68,3 +68,42 @@ def test_dense_lines_reach_every_peak_and_ramps_are_viridis(show):
     legend = heat[height - 26, 14 : width - 14 : 2]
     expected = 255 * colormaps["viridis"](np.arange(0, width - 28, 2) / (width - 29))[:, :3]
     assert np.abs(legend - expected).max() <= 4
+
+
+def test_a_large_document_arrives_whole_though_its_work_is_cut(show):
+    """Map first, matrix a frame later; the last document asked for wins, and a switch there and back leaves every number as it was."""
+    tokens = ("[CLS]", *(f"w{i}" for i in range(1498)), "[SEP]")
+    levels = (0.1, 0.4, 0.7)
+    documents = []
+    for level in levels:
+        values = np.linspace(level, level + 0.1, 12 * 12 * 1500, dtype=np.float32).reshape(12, 12, 1500)  # from 200 000 values on it is cut
+        documents.append(Document(" ".join(tokens[1:-1]), tokens, values))
+    sheet = show(view(documents, precision="f32"), address="scale=raw")
+    legend = "document.querySelector('.card-series .legend-item:last-child').textContent"
+    top = "document.querySelector('.top li .value').textContent"
+    sheet.until(f"{legend} === '0.1 – 0.2, linear'")
+    first = sheet.evaluate(top)
+    sheet.keyboard.press("ArrowDown")
+    sheet.keyboard.press("ArrowDown")
+    sheet.until(f"{legend} === '0.7 – 0.8, linear'")
+    assert sheet.locator("tr.current").get_attribute("data-document") == "2"
+    expected = documents[2].diagonal[:, :, 1:-1].mean((0, 1), dtype=np.float64).max()
+    assert float(sheet.evaluate(top)) == pytest.approx(expected, rel=6e-3)
+    last = sheet.locator(".figure.series").screenshot()
+    sheet.keyboard.press("ArrowUp")
+    sheet.until(f"{legend} === '0.4 – 0.5, linear'")
+    sheet.keyboard.press("ArrowUp")
+    sheet.until(f"{legend} === '0.1 – 0.2, linear'")
+    assert sheet.evaluate(top) == first
+    special = sheet.get_by_role("group", name="Special tokens")
+    special.get_by_role("button", name="in", exact=True).click()
+    sheet.until("document.querySelector('.top li').textContent.startsWith('SEP')")
+    sheet.keyboard.press("ArrowDown")
+    sheet.keyboard.press("ArrowDown")
+    sheet.until(f"{legend} === '0.7 – 0.8, linear'")
+    special.get_by_role("button", name="out", exact=True).click()
+    sheet.settle()
+    sheet.settle()
+    sheet.mouse.move(5, 5)
+    sheet.settle()
+    assert sheet.locator(".figure.series").screenshot() == last

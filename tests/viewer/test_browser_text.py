@@ -29,7 +29,7 @@ def test_the_text_alone_tints_and_tells_what_a_token_gives_itself(show, analysis
     assert token.evaluate("e => e.style.backgroundColor") != ""
     sheet.locator(".token", has_text="CLS").hover()
     sheet.settle()
-    assert readout(sheet) == "A special token: left out until the switch takes it in."
+    assert readout(sheet) == "A special token, left out until you switch it in."
     sheet.get_by_role("button", name="in", exact=True).click()
     sheet.locator(".token", has_text="CLS").hover()
     sheet.settle()

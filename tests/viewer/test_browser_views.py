@@ -161,11 +161,11 @@ def test_class_card_shows_shares_and_details(show, page):
     assert sheet.locator(".card-class").inner_text().split("\n")[:2] == ["Class", "label news ✓"]
     sheet.get_by_role("button", name="details").click()
     dialog = sheet.locator("dialog")
-    assert "The class with the highest score, 80 %, is news." in dialog.inner_text()
-    assert dialog.locator("tbody tr").all_inner_texts() == ["news\t0.8\t80 %", "sport\t0.2\t20 %"]
+    assert "The class with the highest score, 80%, is news." in dialog.inner_text()
+    assert dialog.locator("tbody tr").all_inner_texts() == ["news\t0.8\t80%", "sport\t0.2\t20%"]
 
 
-@pytest.mark.parametrize(("scale", "word"), [("log", "log"), ("raw", "linear"), ("robust", "robust 99 %"), ("lift", "lift")])
+@pytest.mark.parametrize(("scale", "word"), [("log", "log"), ("raw", "linear"), ("robust", "robust 99%"), ("lift", "lift")])
 def test_every_scale_is_in_the_legends(show, page, scale, word):
     sheet = show(page)
     sheet.select_option("[aria-label='Scale of colours and strokes']", scale)

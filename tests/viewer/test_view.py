@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
+import attviz
 from attviz.errors import ArgumentError, FormatError
 from attviz.records import AttvizDocument, AttvizSet, AttvizVector, Document
 from attviz.viewer import view
+from tests.text_models import classifier, config, tokenizer  # noqa: F401  # fixtures
 
 VECTOR = AttvizVector((0.5, 0.25))
 ATTVIZ = AttvizDocument("a b", (AttvizSet(("a", "b"), (VECTOR,)),), activations=(("x", "0.25"), (None, 0.75)))
@@ -80,6 +83,19 @@ def test_attviz_documents_keep_their_scores():
 def test_bad_input_is_told(source, options, error, message):
     with pytest.raises(error, match=message):
         view(source, **options)
+
+
+def test_a_capture_names_its_model_and_its_text(classifier, tokenizer):  # noqa: F811
+    with attviz.capture(classifier) as cap, torch.no_grad():
+        classifier(**tokenizer("the old bridge", return_tensors="pt"))
+    found = head(view(cap, tokenizer=tokenizer))
+    assert (found["title"], found["model"]) == ("BertForSequenceClassification: the old bridge", "BertForSequenceClassification")
+    ids = " ".join(map(str, cap.token_ids[0].tolist()))
+    assert head(view(cap))["title"] == f"BertForSequenceClassification: {ids}"
+    assert head(view(cap, title="mine"))["title"] == "mine"
+    with attviz.capture(classifier, read=[attviz.readings.QueryKey()]) as cap, torch.no_grad():
+        classifier(**tokenizer(["the old bridge", "a film"], padding=True, return_tensors="pt"))
+    assert head(view(cap, tokenizer=tokenizer))["title"] == "BertForSequenceClassification"
 
 
 def test_page_saves_shows_and_describes_itself(page, tmp_path):

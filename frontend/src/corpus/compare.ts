@@ -65,7 +65,7 @@ export class CompareView implements View {
       { class: "compare-grid" },
       card("pick", "Compare", null, null, picks, this.#note),
       card("maps", "Maps", null, null, maps, this.#readout),
-      card("texts", "Over one axis", null, null, h("div", { class: "compare-holder" }, this.#figure.figure.element)),
+      card("texts", "Token by token", null, null, h("div", { class: "compare-holder" }, this.#figure.figure.element)),
       card("changes", "Heads by change", h("span", { class: "note" }, "B \u2212 A"), null, this.#doubt, this.#list),
     );
     this.#listen();
@@ -125,7 +125,7 @@ export class CompareView implements View {
         return;
       }
       const state = { ...store.state, document: index, set: document.sets.indexOf(set) };
-      this.#other = new Scene(document, set, collection.rows[index]?.text ?? "", state, this.#other, collection.sides[document.sets.indexOf(set)] ?? null);
+      this.#other = new Scene(document, set, collection.rows[index]?.text ?? "", state, collection.sides[document.sets.indexOf(set)] ?? null);
       this.#choices(scene.document, document, index, state.set);
       this.#draw();
     }, (error: unknown) => tell(this.#note, String(error)));
@@ -155,7 +155,7 @@ export class CompareView implements View {
     this.#drawMaps(a, b);
     this.#drawList();
     this.#figure.draw([a, b], [this.#nameOf(a), this.#nameOf(b)], this.#context.palette);
-    const words = this.#figure.axis ? "the same tokens: the change is B \u2212 A, token by token" : "other tokens: the series stand one below the other";
+    const words = this.#figure.axis ? "same tokens, so the change is B \u2212 A token by token" : "different tokens, so the series are drawn one below the other";
     tell(this.#note, `${statistic} of each head, scale ${a.scale}, special tokens ${a.state.special}; ${words}.`);
     this.#mark();
   }
@@ -202,7 +202,7 @@ export class CompareView implements View {
     const found = collection.part("changes", 0) as { low: (number | null)[]; high: (number | null)[] } | null;
     const [index, set] = this.#against();
     const told = found && index === store.state.document && store.state.set === 0 && set === (scene?.document.sets.length ?? 0) - 1;
-    tell(this.#doubt, told ? "grey: the change over all texts may be none" : "");
+    tell(this.#doubt, told ? "grey: may be chance over all texts" : "");
     return (key) => {
       const place = scene?.find(key)?.place ?? -1;
       return told ? [found.low[place] ?? NaN, found.high[place] ?? NaN] : [NaN, NaN];
@@ -236,7 +236,7 @@ export class CompareView implements View {
     const token = activeToken(store.state);
     const value = (one: Scene | null): string => (one && token !== null && token < one.tokens ? number(one.aggregate(store.state.aggregate)[token]) : "\u2013");
     const told = this.#figure.axis && token !== null ? `${scene?.pieces[token]?.text ?? ""} #${token}: A ${value(scene)}, B ${value(this.#other)}` : "";
-    tell(this.#readout, found ? `${found.name}: A ${number(found.a)}, B ${number(found.b)}, change ${number(found.b - found.a)}` : told || "point at a head or a token");
+    tell(this.#readout, found ? `${found.name}: A ${number(found.a)}, B ${number(found.b)}, change ${number(found.b - found.a)}` : told || "Point at a head or a token.");
     this.#figure.mark(token);
   }
 }

@@ -61,14 +61,17 @@ export class CompareFigure {
   #series(surface: Surface, scenes: Two<Scene>, width: number, palette: Palette): void {
     const { aggregate } = scenes[0].state;
     const lines = scenes.map((scene) => scene.aggregate(aggregate)) as [Float32Array, Float32Array];
-    const high = lines.reduce((most, line) => line.reduce((best, value) => (value > best ? value : best), most), 1e-30);
+    const extreme = (better: (value: number, best: number) => boolean, start: number): number => lines.reduce((most, line) => line.reduce((best, value) => (better(value, best) ? value : best), most), start);
+    const high = extreme((value, best) => value > best, 1e-30);
+    const low = extreme((value, best) => value < best, 0); // a logit may be negative
+    const title = scenes[0].side?.measure?.axis;
     const top = this.#stripBottom + 14;
     scenes.forEach((scene, i) => {
       const base = this.axis ? top : top + i * (SERIES + 16);
       const axis = tokenAxis(0, scene.tokens, LEFT, width - LEFT - 8);
-      if (!this.axis || i === 0) drawFrame(surface, axis, base, SERIES, [0, high / 2, high], AGGREGATE_NAMES[aggregate], palette);
+      if (!this.axis || i === 0) drawFrame(surface, axis, base, SERIES, [low, (low + high) / 2, high], `${AGGREGATE_NAMES[aggregate]}${title ? ` of ${title}` : ""}`, palette);
       const part = decimate(lines[i] as Float32Array, axis);
-      surface.line(part.xs, part.values.map((value) => base + SERIES * (1 - value / high)), i ? palette.accent : palette.ink, 2, i ? [6, 3] : []);
+      surface.line(part.xs, part.values.map((value) => base + SERIES * (1 - (value - low) / (high - low))), i ? palette.accent : palette.ink, 2, i ? [6, 3] : []);
     });
     if (!this.axis) return;
     const below = top + SERIES + 26;

@@ -34,11 +34,11 @@ export async function openHeadCard(context: Context, key: string): Promise<void>
   if (!scene || !row) return;
   const place = scene.set.rows.findIndex((one) => one.key === key);
   const cards = scene.side && scene.side === collection.sides[0] ? (collection.part("heads", 0) as CardsJson | null) : null;
-  const note = h("textarea", { rows: 3, maxlength: 2000, "aria-label": "Note", placeholder: "Your note; it stays in the address, in the JSON and in a saved page." });
+  const note = h("textarea", { rows: 3, maxlength: 2000, "aria-label": "Note", placeholder: "Your note. The address, the JSON and a saved page keep it." });
   note.value = store.state.edits[key]?.note ?? "";
   on(note, "change", () => store.set(editRow(store.state, key, { note: note.value })));
   const corpus = cards ? await corpusOf(collection) : null;
-  const stats = h("p", {}, `Here: mean ${number(scene.statistic("mean", row, true))}, largest ${number(scene.statistic("max", row, true))}, smallest ${number(scene.statistic("min", row, true))}.`);
+  const stats = h("p", {}, `In this document: mean ${number(scene.statistic("mean", row, true))}, largest ${number(scene.statistic("max", row, true))}, smallest ${number(scene.statistic("min", row, true))}.`);
   openDialog(context.host, `${visible(row.name)}${scene.side ? ` \u00b7 ${visible(scene.side.layers[row.base.gridRow]?.name ?? "")}` : ""}`, [stats, cards && corpus ? parts(context, cards, corpus, place) : null, h("label", {}, h("h3", {}, "Note"), note)], true);
 }
 
@@ -52,15 +52,15 @@ function parts(context: Context, cards: CardsJson, corpus: Corpus, place: number
   });
   const top = cards.top[place] ?? [];
   const most = Math.max(1e-30, ...top.map((one) => one[2]));
-  const percent = (bin: number): string => `${Math.round((100 * bin) / bins.length)}\u2013${Math.round((100 * (bin + 1)) / bins.length)} %`;
+  const percent = (bin: number): string => `${Math.round((100 * bin) / bins.length)}\u2013${Math.round((100 * (bin + 1)) / bins.length)}%`;
   return [
-    h("p", {}, h("b", {}, `Role, by the diagonal alone: ${role}. `), h("span", { class: "note" }, why)),
+    ...(role ? [h("p", {}, h("b", {}, `Role, judged by the diagonal alone: ${role}. `), h("span", { class: "note" }, why))] : []),
     h(
       "div",
       { class: "head-card" },
       h("section", {}, h("h3", {}, "By place in the text"), bars(bins.map((_, bin) => percent(bin)), bins)),
-      h("section", {}, h("h3", {}, "By kind of token"), bars(cards.classes, cards.kinds[place] ?? []), h("h3", {}, "Heads most like it (correlation; press to pin)"), h("p", { class: "inline wrap" }, near)),
+      h("section", {}, h("h3", {}, "By kind of token"), bars(cards.classes, cards.kinds[place] ?? []), h("h3", {}, "Most similar heads (correlation; click to pin)"), h("p", { class: "inline wrap" }, near)),
     ),
-    h("section", {}, h("h3", {}, "Where it is strongest, in all documents"), h("div", { class: "context-lines" }, top.map(([document, token, value]) => contextLine(context, corpus, { document, token, value }, most)))),
+    h("section", {}, h("h3", {}, "Where it is strongest in all documents"), h("div", { class: "context-lines" }, top.map(([document, token, value]) => contextLine(context, corpus, { document, token, value }, most)))),
   ];
 }

@@ -48,7 +48,7 @@ export async function openOccurrences(context: Context, word: string): Promise<v
     place: (a, b) => a.document - b.document || a.token - b.token,
   };
   const most = Math.max(1e-30, ...found.map((one) => one.value));
-  const sort = new Segments("Order", [["high", "highest first"], ["low", "lowest first"], ["place", "as they stand"]], (value) => draw(value));
+  const sort = new Segments("Order", [["high", "highest first"], ["low", "lowest first"], ["place", "in order"]], (value) => draw(value));
   const draw = (order: string): void => {
     sort.set(order);
     fill(list, [...found].sort(orders[order]).slice(0, SHOWN).map((one) => contextLine(context, corpus, one, most)));

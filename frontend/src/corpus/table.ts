@@ -30,6 +30,7 @@ interface CorpusJson {
   sizes: number[];
   ids: string;
   means: string;
+  precision?: string;
 }
 
 const known = new WeakMap<Collection, Promise<Corpus>>();
@@ -47,7 +48,7 @@ async function read(collection: Collection): Promise<Corpus> {
   const starts = [0];
   for (const size of json.sizes) starts.push((starts[starts.length - 1] as number) + size);
   const total = starts[starts.length - 1] as number;
-  return { words: json.words, special: new Set(json.special), causal: new Set(json.causal), starts, ids: await wholes(json.ids), means: await decode(json.means, "u16", total) };
+  return { words: json.words, special: new Set(json.special), causal: new Set(json.causal), starts, ids: await wholes(json.ids), means: await decode(json.means, json.precision ?? "u16", total) };
 }
 
 async function gather(collection: Collection): Promise<Corpus> {

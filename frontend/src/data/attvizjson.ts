@@ -73,6 +73,7 @@ export function parseAttvizJson(source: string, name: string): Collection {
     heads: [],
     classes,
     sides: [],
+    measure: null,
     insights: [],
     about: {},
     rows: read.map((one) => one.row),

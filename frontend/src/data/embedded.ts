@@ -3,7 +3,7 @@
 import { looksSpecial } from "../model/tokens";
 import { decode } from "./codec";
 import { gridRows, namedRows, type RowPlan } from "./rows";
-import { type Collection, DataFault, type DocumentRow, type Insight, type PageDocument, type Side, type TokenSet } from "./types";
+import { type Collection, DataFault, type DocumentRow, type Insight, type Measure, type PageDocument, type Side, type TokenSet } from "./types";
 
 interface GridJson {
   layers: { index: number; name: string }[];
@@ -20,6 +20,7 @@ interface HeadJson extends SideJson {
   model: string;
   grid?: GridJson;
   sides?: SideJson[];
+  measure?: Measure;
   insights?: Insight[];
   about?: Record<string, string>;
   classes: string[];
@@ -62,7 +63,8 @@ function parse<T>(text: string, what: string): T {
 export function readEmbedded(headText: string, chunk: (index: number) => string, part: (name: string) => string | null = () => null): Collection {
   const head = parse<HeadJson>(headText, "The head");
   if (head.format !== 1) throw new DataFault(`This page holds format ${String(head.format)}; its script reads format 1.`);
-  const sides = head.grid ? (head.sides ?? [head]).map(readSide) : [];
+  const measure = head.measure ?? null;
+  const sides = head.grid ? (head.sides ?? [head]).map((side) => readSide(side, measure)) : [];
   const cache = new Map<number, Promise<PageDocument>>();
   const load = (index: number): Promise<PageDocument> => {
     const known = cache.get(index);
@@ -80,6 +82,7 @@ export function readEmbedded(headText: string, chunk: (index: number) => string,
     heads: head.grid?.heads ?? [],
     classes: head.classes,
     sides,
+    measure,
     insights: head.insights ?? [],
     about: head.about ?? {},
     rows: head.documents.map(fullRow),
@@ -105,24 +108,33 @@ function fullRow(row: Partial<DocumentRow>): DocumentRow {
   };
 }
 
-function readSide(side: SideJson): Side {
+function readSide(side: SideJson, measure: Measure | null): Side {
   const ranges = side.ranges ?? { out: {}, in: {} };
-  return { name: side.name ?? "", layers: side.grid?.layers ?? [], heads: side.grid?.heads ?? [], overall: side.overall ?? {}, overallIn: side.overallIn ?? {}, ranges, cluster: side.cluster ?? null };
+  return { name: side.name ?? "", layers: side.grid?.layers ?? [], heads: side.grid?.heads ?? [], overall: side.overall ?? {}, overallIn: side.overallIn ?? {}, measure, ranges, cluster: side.cluster ?? null };
+}
+
+const plans = new WeakMap<Side, RowPlan>();
+
+/** The same rows serve every document of a side: there may be thousands. */
+function planOf(side: Side): RowPlan {
+  let plan = plans.get(side);
+  if (!plan) plans.set(side, (plan = gridRows(side.layers, side.heads)));
+  return plan;
 }
 
 async function readDocument(chunk: ChunkJson, index: number, sides: readonly Side[]): Promise<PageDocument> {
-  const plans = chunk.sets.map((set, place): RowPlan => {
+  const made = chunk.sets.map((set, place): RowPlan => {
     const side = sides[Number(set.grid) - Number(set.grid === true)];
-    if (set.grid && side) return gridRows(side.layers, side.heads);
+    if (set.grid && side) return planOf(side);
     const vectors = (set.rows ?? []).map((row) => ({ name: row.name ?? null, color: row.color ?? null, visible: row.visible !== false }));
     return namedRows(vectors, place);
   });
-  const sizes = chunk.sets.map((set, place) => (plans[place] as RowPlan).rows.length * set.tokens.length);
+  const sizes = chunk.sets.map((set, place) => (made[place] as RowPlan).rows.length * set.tokens.length);
   const values = await decode(chunk.data, chunk.precision, sizes.reduce((sum, size) => sum + size, 0));
   let start = 0;
   const sets = chunk.sets.map((set, place) => {
     const part = values.subarray(start, (start += sizes[place] as number));
-    return readSet(set, plans[place] as RowPlan, part, place);
+    return readSet(set, made[place] as RowPlan, part, place);
   });
   const image = chunk.image?.startsWith("data:image/") ? chunk.image : null;
   return { index, sets, patches: chunk.patches ?? null, image, highlight: chunk.highlight ?? null };

@@ -1,5 +1,7 @@
 /** What the page shows, whichever file it came from. */
 
+import type { ScaleName } from "../model/scale";
+
 export interface BaseRow {
   /** The same vector in every document has the same key: the reader's edits belong to it. */
   readonly key: string;
@@ -48,6 +50,15 @@ export interface DocumentRow {
   readonly probabilities: readonly (number | null)[] | null;
 }
 
+/** What the values are, where they are another reading than the attention to the own position. */
+export interface Measure {
+  readonly name: string;
+  /** Title of an axis: name and unit. */
+  readonly axis: string;
+  /** Scales that make sense for it. */
+  readonly scales: readonly ScaleName[];
+}
+
 export interface Layer {
   readonly index: number;
   readonly name: string;
@@ -64,6 +75,7 @@ export interface Side {
   readonly overall: Moments;
   readonly overallIn: Moments;
   /** Lowest and highest value of each scale over all documents. */
+  readonly measure: Measure | null;
   readonly ranges: Readonly<Record<"out" | "in", Readonly<Record<string, readonly [number, number]>>>>;
   readonly cluster: { readonly order: readonly number[]; readonly merges: readonly (readonly [number, number, number])[] } | null;
 }
@@ -84,6 +96,7 @@ export interface Collection {
   readonly classes: readonly string[];
   /** One a model, in the order of the token sets; empty where the page has no layers x heads. */
   readonly sides: readonly Side[];
+  readonly measure: Measure | null;
   readonly insights: readonly Insight[];
   /** What high and low mean on each card, by its name. */
   readonly about: Readonly<Record<string, string>>;

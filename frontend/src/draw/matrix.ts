@@ -74,6 +74,9 @@ export function matrixData(scene: Scene, layout: MatrixLayout, axis: TokenAxis):
   return { across, lines, fit: scene.matrixFit() };
 }
 
+/** Colours by those bits; kept, as making it anew costs more than filling it. */
+let colors: Uint32Array | null = null;
+
 const painted = new WeakMap<MatrixData, { readonly palette: Palette; readonly canvas: HTMLCanvasElement }>();
 
 /** Colours of the matrix as an image, kept as long as its data: a pin or another aggregate leaves them alone. */
@@ -101,7 +104,7 @@ function paintPixels(data: MatrixData, height: number, palette: Palette): HTMLCa
   const [r, g, b] = channels(palette.card);
   const clear = ((1 << 24) | (b << 16) | (g << 8) | r) >>> 0; // all but transparent: what lies below shows that it is missing
   // One logarithm for each colour that occurs, not for each pixel.
-  const known = new Uint32Array(2 ** (32 - SHIFT));
+  const known = (colors ??= new Uint32Array(2 ** (32 - SHIFT))).fill(0);
   for (const line of data.lines) {
     const bits = new Uint32Array(line.values.buffer, line.values.byteOffset, data.across);
     const start = line.top * data.across;
@@ -131,6 +134,7 @@ const found = new WeakMap<Float32Array, Peaks>();
 function peaks(scene: Scene, plain: Float32Array, axis: TokenAxis, first: Int32Array): Float32Array {
   const values = scene.lifted(plain);
   const across = first.length - 1;
+  if (values.length === across) return values;
   if (axis.to - axis.from === across) return values.subarray(axis.from, axis.to);
   const place = `${axis.from} ${axis.to} ${across}`;
   const known = found.get(values);

@@ -74,7 +74,7 @@ export function foreign(scene: Scene, key: string): boolean {
 export function axisTitle(scene: Scene): string {
   const { aggregate } = scene.state;
   if (isEntropy(aggregate)) return aggregate === "shannon" ? "entropy (nats)" : "entropy";
-  return scene.scale === "lift" ? "attention, lift" : "attention to itself";
+  return scene.side?.measure?.axis ?? (scene.scale === "lift" ? "attention, lift" : "attention to itself");
 }
 
 /** Log: floor at the decade under the 2 % quantile. Linear: from 0 (or below, where there are such values) to the largest. */
@@ -85,7 +85,7 @@ export function valueAxis(scene: Scene, pins: readonly Pin[], top: number, heigh
   const title = axisTitle(scene);
   const low = Math.min(...all.map((one) => one.low));
   const high = Math.max(...all.map((one) => one.high)) || 1;
-  if (scene.state.axis === "linear") {
+  if (scene.state.axis === "linear" || scene.side?.measure?.scales[0] === "raw") {
     const steps = Math.max(1, Math.min(5, Math.floor(height / TICK)));
     const step = stepOf((high - low) / steps);
     const [from, to] = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];

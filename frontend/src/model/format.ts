@@ -34,7 +34,7 @@ export function tick(value: number): string {
 
 export function percent(value: number | null | undefined): string {
   if (value === null || value === undefined || Number.isNaN(value)) return "\u2013";
-  return `${value < 0.001 && value > 0 ? "<0.1" : value < 0.1 ? (value * 100).toFixed(1) : (value * 100).toFixed(0)} %`;
+  return `${value < 0.001 && value > 0 ? "<0.1" : value < 0.1 ? (value * 100).toFixed(1) : (value * 100).toFixed(0)}%`;
 }
 
 export function count(amount: number, thing: string): string {

@@ -7,10 +7,10 @@ export const SCALES = ["log", "raw", "robust", "lift"] as const;
 export type ScaleName = (typeof SCALES)[number];
 
 export const SCALE_NOTES: Readonly<Record<ScaleName, string>> = {
-  log: "logarithmic, 1 % to 99 % of the values",
-  raw: "linear, smallest to largest value",
-  robust: "linear, 1 % to 99 % of the values",
-  lift: "value times visible keys, so that 1 is uniform attention; logarithmic, 1 % to 99 %",
+  log: "logarithmic, 1st to 99th percentile",
+  raw: "linear, from smallest to largest",
+  robust: "linear, 1st to 99th percentile",
+  lift: "value times visible keys (1 is uniform attention), logarithmic, 1st to 99th percentile",
 };
 
 export interface Fit {
@@ -96,7 +96,7 @@ function linearFit(low: number, high: number, scale: ScaleName): Fit {
     high,
     logarithmic: false,
     unit: (value) => (value !== value ? NaN : Math.min(1, Math.max(0, (value - low) / span))),
-    legend: `${short(low)} \u2013 ${short(high)}${scale === "robust" ? ", robust 99 %" : ", linear"}`,
+    legend: `${short(low)} \u2013 ${short(high)}${scale === "robust" ? ", robust 99%" : ", linear"}`,
   };
 }
 

@@ -3,6 +3,7 @@
 import type { BaseRow, PageDocument, Side, TokenSet } from "../data/types";
 import { type Aggregate, aggregate, AGGREGATE_NAMES, AGGREGATES, isEntropy, type Statistic, statistic } from "./aggregate";
 import { DASHES, type Palette } from "./color";
+import { byKey, incomplete, memories, type Memory } from "./memory";
 import { ordered, sameRows, sameSet } from "./order";
 import { type Fit, fit, fitBetween, SAMPLE, type ScaleName } from "./scale";
 import { aggregateOf, type State } from "./state";
@@ -35,16 +36,7 @@ export interface Tint {
   readonly fit: Fit;
 }
 
-interface Memory {
-  readonly vectors: readonly Float32Array[];
-  readonly lifts: WeakMap<Float32Array, Float32Array>;
-  /** Statistics of the vectors by name, each a value a place. */
-  readonly known: Map<string, (number | undefined)[]>;
-}
-
 const MANY_ROWS = 1200;
-const memories = new WeakMap<TokenSet, Map<boolean, Memory>>();
-const holes = new WeakMap<TokenSet, boolean>();
 
 export class Scene {
   readonly tokens: number;
@@ -64,7 +56,7 @@ export class Scene {
   readonly scale: ScaleName;
   /** The same object as long as series, dots and names stay as they are. */
   readonly drawn: object = {};
-  readonly #byKey: ReadonlyMap<string, Row>;
+  readonly #kept: readonly Row[];
   readonly #aggregates: Map<Aggregate, Float32Array> = new Map();
   readonly #lifts: WeakMap<Float32Array, Float32Array>;
   /** Values of each vector: the same arrays from scene to scene, as what is known of them hangs on them. */
@@ -75,30 +67,33 @@ export class Scene {
     readonly set: TokenSet,
     readonly text: string,
     private current: State,
-    before: Scene | null = null,
     readonly side: Side | null = null,
   ) {
     this.tokens = set.tokens.length;
     const marks = set.special.filter(Boolean).length;
     this.without = current.special === "out" && marks > 0 && marks < this.tokens;
-    const same = before?.set === set && before.without === this.without ? before : null;
-    this.pieces = before?.set === set ? before.pieces : pieces(set, text);
-    this.rtl = before?.set === set ? before.rtl : rightToLeft(this.pieces.find((piece) => !piece.special && /\p{L}/u.test(piece.text))?.text ?? "");
     const memory = this.#remembered();
+    const same = memory.last;
+    const spelled = same ?? memories.get(set)?.get(!this.without)?.last;
+    this.pieces = spelled?.pieces ?? pieces(set, text);
+    this.rtl = spelled?.rtl ?? rightToLeft(this.pieces.find((piece) => !piece.special && /\p{L}/u.test(piece.text))?.text ?? "");
+    memory.last = this;
     this.#vectors = memory.vectors;
     [this.#lifts, this.#known] = [memory.lifts, memory.known];
     const state = current;
-    this.scale = state.scale;
+    const scales = side?.measure?.scales;
+    this.scale = scales && !scales.includes(state.scale) ? (scales[0] as ScaleName) : state.scale;
     const whole = state.sets[document.sets.indexOf(set)];
     this.setHidden = whole?.hidden ?? !set.visible;
-    const all = whole?.removed ? [] : set.rows.map((base, place) => this.#row(base, place));
-    this.removed = set.rows.filter((base) => state.edits[base.key]?.removed);
-    const kept = all.filter((row) => !state.edits[row.key]?.removed);
+    const { edits, sets } = state;
+    this.removed = set.rows.filter((base) => edits[base.key]?.removed);
+    // The same rows as before where nobody edited them: there may be thousands.
+    const kept = same?.state.edits === edits && same.state.sets === sets ? same.#kept : whole?.removed ? [] : set.rows.flatMap((base, place) => (edits[base.key]?.removed ? [] : this.#row(base, place)));
     // Ranked by what the map shows: this text, or all of them.
     const overall = state.scope === "all" ? (this.without ? side?.overall : side?.overallIn)?.["mean"] : undefined;
     const columns = side?.heads.length ?? 1;
     this.rows = ordered(kept, state, (row) => (overall?.[row.base.gridRow * columns + row.base.gridColumn] ?? this.statistic("mean", row, true)) || 0, side);
-    this.#byKey = new Map(kept.map((row) => [row.key, row]));
+    this.#kept = kept;
     const focus = state.focus ? new Set(state.focus) : null;
     const inFocus = focus ? this.rows.filter((row) => focus.has(row.key)) : this.rows;
     this.counted = inFocus.length ? inFocus : this.rows;
@@ -121,18 +116,15 @@ export class Scene {
 
   /** Vectors of the set with and without special tokens, and what is known of them: kept, as the reader may switch back. */
   #remembered(): Memory {
-    let both = memories.get(this.set);
-    if (!both) memories.set(this.set, (both = new Map()));
-    let memory = both.get(this.without);
-    if (!memory) both.set(this.without, (memory = { vectors: this.#split(), lifts: new WeakMap(), known: new Map() }));
+    const both = memories.get(this.set) ?? new Map<boolean, Memory>();
+    const memory = both.get(this.without) ?? { vectors: this.#split(), lifts: new WeakMap(), known: new Map(), last: null };
+    memories.set(this.set, both.set(this.without, memory));
     return memory;
   }
 
   /** Whether the file itself lacks values. */
   get incomplete(): boolean {
-    let found = holes.get(this.set);
-    if (found === undefined) holes.set(this.set, (found = this.set.values.some((value) => value !== value)));
-    return found;
+    return incomplete(this.set);
   }
 
   /** The values of each vector, special tokens missing where they are left out. */
@@ -158,7 +150,7 @@ export class Scene {
   }
 
   find(key: string): Row | undefined {
-    return this.#byKey.get(key);
+    return byKey(this.#kept).get(key);
   }
 
   /** Keys the token saw: what lift multiplies by. */
@@ -197,14 +189,14 @@ export class Scene {
   valuesOf(key: string): Float32Array | null {
     const name = aggregateOf(key);
     if (name) return this.aggregate(name);
-    const row = this.#byKey.get(key);
+    const row = this.find(key);
     return row ? this.lifted(row.values) : null;
   }
 
   nameOf(key: string): string {
     const name = aggregateOf(key);
     if (name) return this.state.edits[key]?.name ?? `${AGGREGATE_NAMES[name]} of ${this.counted.length}`;
-    return this.#byKey.get(key)?.name ?? key;
+    return this.find(key)?.name ?? key;
   }
 
   pins(palette: Palette): Pin[] {
@@ -213,7 +205,7 @@ export class Scene {
       const values = this.valuesOf(key);
       if (!values) return;
       const edit = this.state.edits[key];
-      const row = this.#byKey.get(key);
+      const row = this.find(key);
       result.push({
         key,
         name: this.nameOf(key),

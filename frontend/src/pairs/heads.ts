@@ -164,7 +164,7 @@ export class HeadsView implements Part {
         layer.rows(head, some, buffer);
         some.forEach((query, i) => this.rows.set(head * layer.qLen + query, buffer.slice(i * layer.kvLen, (i + 1) * layer.kvLen)));
         if (slice.spent) {
-          this.draw();
+          if (slice.due) this.draw(); // drawing takes as long as a slice
           if (!(await slice.rest(() => job === this.job))) return;
         }
       }

@@ -8,7 +8,7 @@ import { type Labels, labelsOf } from "./labels";
 import type { Layer } from "./layer";
 import type { Panel } from "./panel";
 import { PatchView } from "./patches";
-import { Slice } from "./slices";
+import { Slice, turn } from "./slices";
 
 /** More queries or groups of keys are not drawn: they would be less than a pixel each. */
 const MOST = 640;
@@ -105,6 +105,8 @@ export class MatrixView {
     const matrix = empty(layer);
     this.matrix = matrix;
     fill(this.list);
+    await turn(); // the lines beside it come first
+    if (job !== this.job) return;
     const slice = new Slice();
     const buffer = new Float32Array(4 * layer.kvLen);
     const mean = new Float32Array(4 * layer.kvLen);

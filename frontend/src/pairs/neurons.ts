@@ -122,15 +122,16 @@ export class NeuronsView implements Part {
   private layout(): Columns {
     const { width } = this.tall.figure;
     const narrow = width < 480;
-    const wide = (labels: Labels): number => Math.min(narrow ? 76 : 130, Math.max(50, ...labels.texts.slice(0, 600).map((text) => widthOf(text, 12) + 16)));
+    const wide = (labels: Labels): number => Math.min(narrow ? 60 : 130, Math.max(50, ...labels.texts.slice(0, 600).map((text) => widthOf(text, 12) + 16)));
     const [queries, labels] = [0, wide(this.queries)];
     const dim = this.layer?.dim ?? 1;
     const key = labels + GAP + wide(this.keys);
-    const room = width - key - 3 * GAP - SCORE - (narrow ? 64 : WEIGHT);
-    const cell = Math.max(1, Math.min(13, Math.floor((2 * room) / (2 * dim)) / 2));
+    const sum = narrow ? -GAP : SCORE; // a phone has no room for the score; the line below tells it
+    const room = width - key - 3 * GAP - sum - (narrow ? 70 : WEIGHT);
+    const cell = Math.max(0.5, Math.min(13, Math.floor((2 * room) / (2 * dim)) / 2));
     const product = key + dim * cell + GAP;
     const score = product + dim * cell + GAP;
-    const weight = score + SCORE + GAP;
+    const weight = score + sum + GAP;
     return { queries, labels, key, product, score, weight, bar: Math.max(8, Math.min(360, width - weight - 56)), cell };
   }
 
@@ -224,7 +225,7 @@ export class NeuronsView implements Part {
     if (!shown) return;
     const score = this.product(layer, shown.head, shown.query, key) * layer.scale + layer.bias(shown.head, shown.query, key);
     const weight = shown.weights[key] as number;
-    surface.text(columns.score + SCORE - 6, tall.y(key) + 4, number(score), { fill: palette.ink2, size: 11, anchor: "end" });
+    if (columns.weight > columns.score) surface.text(columns.weight - GAP - 6, tall.y(key) + 4, number(score), { fill: palette.ink2, size: 11, anchor: "end" });
     const length = (columns.bar * weight) / (shown.most || 1);
     surface.rect(columns.weight, tall.y(key) - 4, length, 8, headColor(shown.head, palette));
     surface.text(columns.weight + length + 6, tall.y(key) + 4, number(weight), { fill: palette.ink, size: 11 });
@@ -252,7 +253,7 @@ export class NeuronsView implements Part {
     note(columns.key, 13, `query of ${name}, elements 0 to ${layer.dim - 1}`);
     note(columns.key, 53, `key, element by element, \u00b1${number(this.limits[0])}`, `key, \u00b1${number(this.limits[0])}`, "key");
     note(columns.product, 53, `query \u00d7 key, \u00b1${number(this.limits[1])}`, `q \u00d7 k, \u00b1${number(this.limits[1])}`, "q \u00d7 k");
-    surface.text(columns.score + SCORE - 6, 53, layer.biased ? "+ bias" : "score", { fill: palette.ink3, size: 11, anchor: "end" });
+    if (columns.weight > columns.score) surface.text(columns.weight - GAP - 6, 53, layer.biased ? "+ bias" : "score", { fill: palette.ink3, size: 11, anchor: "end" });
     note(columns.weight, 53, "weight");
   }
 }

@@ -29,7 +29,7 @@ export class Slice {
   async rest(wanted: () => boolean): Promise<boolean> {
     const now = performance.now();
     if (now >= this.end) {
-      if (now - this.frameAt > FRAME_MS) {
+      if (this.due) {
         await frame();
         this.frameAt = performance.now();
       } else {
@@ -42,5 +42,10 @@ export class Slice {
 
   get spent(): boolean {
     return performance.now() >= this.end;
+  }
+
+  /** The next rest waits for a frame: what is done so far can be drawn for it. */
+  get due(): boolean {
+    return performance.now() - this.frameAt > FRAME_MS;
   }
 }

@@ -123,7 +123,7 @@ export class PairsView implements View {
     const { choice } = this;
     if (!choice) return "";
     if (choice.view === "model") return "each picture is one head: rows are queries, columns keys; click opens it";
-    return choice.view === "heads" ? "point at a token to see where it looks; click pins it" : "blue is negative, red positive, the deeper the larger; click a query on the left";
+    return choice.view === "heads" ? "point at a token to see where it looks; click pins it" : "blue is negative, red positive; the deeper the colour, the larger the value; click a query on the left";
   }
 
   private choose(change: Partial<Choice>): void {
@@ -179,7 +179,7 @@ export class PairsView implements View {
     }
     this.element.classList.toggle("pairs-none", this.data === null);
     if (!this.data) {
-      fill(this.body, h("p", { class: "empty" }, `Document ${store.state.document} has no query and key in this page. Others may: choose one with the arrow keys up and down.`));
+      fill(this.body, h("p", { class: "empty" }, `Document ${store.state.document} has no query and key in this page. Others may: choose one with the up and down arrow keys.`));
       fill(this.heads);
       tell(this.readout, "");
     } else fill(this.body);
@@ -193,17 +193,17 @@ export class PairsView implements View {
       this.opened = choice.layer;
       this.layer = layer;
       this.parts[choice.view].open(layer);
-      this.show();
+      this.show(true);
     } catch (error) {
       if (ask === this.asked) this.context.notice(error instanceof Error ? error.message : String(error), "error");
     }
   }
   private layer: Layer | null = null;
 
-  private show(): void {
+  private show(fresh = false): void {
     const { choice, data, layer } = this;
     if (!choice || !data || !layer) return;
-    this.parts[choice.view].update();
+    if (!fresh) this.parts[choice.view].update(); // else it has just drawn itself
     this.previewed = "";
     if (choice.view === "heads") this.showMatrix();
     if (choice.view !== "heads" || (this.hover.query ?? choice.query) === null) tell(this.readout, this.hint());

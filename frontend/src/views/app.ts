@@ -19,13 +19,15 @@ import { listenToKeys } from "./keyboard";
 import { RowsView } from "./rows";
 import { SeriesView } from "./series";
 import { openTables } from "./tables";
-import { download, nameCut, strongest } from "./start";
+import { download, nameCut, prepared, strongest } from "./start";
 import { TextView } from "./text";
 import { applyPalette, wantsDark, watchTheme } from "./theme";
 import { TopView } from "./top";
 
 /** Height of a window in which the list of documents begins folded. */
 const LOW = 820;
+/** Values of a document that take longer than a frame to read and draw: its work is cut into parts. */
+const MANY = 200_000;
 const LIGHT_KEYS: ReadonlySet<Key> = new Set(["tab", "extra", "folded", "topScope", "topBy", "against", "hoverToken", "hoverRow", "token", "filters", "sort", "rowList", "tint", "strokes", "statistic", "aggregate", "axis", "window", "pins", "theme"]);
 
 export interface Options {
@@ -82,7 +84,7 @@ export class App {
       exports: () => exporter.open(),
       tables: () => openTables(this.#context),
       theme: () => this.#nextTheme(),
-      help: () => openHelp(host),
+      help: () => openHelp(host, this.#context.collection.about["lead"]),
     };
     const heat = new HeatView(this.#context);
     const text = new TextView(this.#context);
@@ -188,7 +190,8 @@ export class App {
     }
     if (index !== this.store.state.document) this.store.set({ document: index });
     collection.load(index).then(
-      (document) => {
+      async (document) => {
+        if (document.sets.some((set) => set.values.length > MANY)) await prepared(this.#makeScene(document));
         if (ask === this.#asked) this.#opened(document);
       },
       (error: unknown) => {
@@ -231,7 +234,10 @@ export class App {
     else this.#context.scene?.follow(this.store.state);
     const change = new Change(changed, rebuild, this.#dataIsNew);
     if (change.measure) this.#fold();
-    for (const view of this.#views) view.update(change);
+    // The matrix of thousands of heads is drawn in a frame of its own, after everything else.
+    const late = rebuild && (this.#context.scene?.set.values.length ?? 0) > MANY ? this.#views.at(-1) : null;
+    for (const view of this.#views) if (view !== late) view.update(change);
+    if (late) requestAnimationFrame(() => late.update(new Change(new Set(), true, false)));
     this.#updateTab(change);
   }
 
@@ -250,11 +256,12 @@ export class App {
     view?.update(known && shown ? change : new Change(new Set(), true, true));
   }
 
-  #makeScene(): Scene | null {
+  #makeScene(document = this.#document): Scene | null {
     const { state } = this.store;
-    const set = this.#document?.sets[state.set] ?? this.#document?.sets[0];
-    if (!this.#document || !set || !set.tokens.length || !set.rows.length) return null;
-    return new Scene(this.#document, set, this.#context.collection.rows[this.#document.index]?.text ?? "", state, this.#context.scene, this.#context.collection.sides[this.#document.sets.indexOf(set)] ?? null);
+    const { rows, sides } = this.#context.collection;
+    const set = document?.sets[state.set] ?? document?.sets[0];
+    if (!document || !set?.tokens.length || !set.rows.length) return null;
+    return new Scene(document, set, rows[document.index]?.text ?? "", state, sides[document.sets.indexOf(set)] ?? null);
   }
 
   #notice(text: string, kind: "error" | "info"): void {

@@ -40,18 +40,19 @@ export class Exporter {
     const line = (picture: Picture): HTMLElement =>
       h("li", {}, h("span", { class: "export-name" }, picture.title), button("PNG", () => this.#png(picture)), button("SVG", () => this.#svg(picture)), button("PDF", () => this.#pdf(picture)));
     const several = collection.rows.length > 1;
+    const unbounded = collection.measure?.scales[0] === "raw"; // the JSON holds values from 0 to 1
     const width = select("Width of pictures", WIDTHS, this.#width, (value) => (this.#width = value));
     openDialog(host, "Export", [
       h("p", {}, h("label", { class: "inline" }, "width ", width)),
       h("ul", { class: "exports" }, this.#pictures().map(line)),
       h("ul", { class: "exports" }, [
         h("li", {}, h("span", { class: "export-name" }, "Values of this document"), button("CSV", () => this.#csv())),
-        h("li", {}, h("span", { class: "export-name" }, "This document, as AttViz JSON"), button("JSON", () => void this.#json([store.state.document]))),
-        several && h("li", {}, h("span", { class: "export-name" }, `All ${collection.rows.length} documents, as AttViz JSON`), button("JSON of all", () => void this.#json(collection.rows.map((_, i) => i)))),
+        unbounded ? null : h("li", {}, h("span", { class: "export-name" }, "This document, as AttViz JSON"), button("JSON", () => void this.#json([store.state.document]))),
+        several && !unbounded && h("li", {}, h("span", { class: "export-name" }, `All ${collection.rows.length} documents, as AttViz JSON`), button("JSON of all", () => void this.#json(collection.rows.map((_, i) => i)))),
         this.#context.file && h("li", {}, h("span", { class: "export-name" }, "This page as it is now, notes included"), button("HTML", () => this.#page())),
         h("li", {}, h("span", { class: "export-name" }, "The same picture from Python"), button("Copy as Python", () => void this.#python())),
       ]),
-      h("p", { class: "note" }, "Pictures carry title, names, key and scale, have 384 dots an inch and follow the theme. PDF opens the print dialog. Opened again, the JSON shows what you see; it holds values from 0 to 1, an entropy above 1 is left out."),
+      h("p", { class: "note" }, "Pictures carry a title, names, a key and the scale, at 384 dots per inch in the current theme. PDF opens the print dialog. The JSON opens here again as you left it; it leaves out entropies above 1."),
     ]);
   }
 
@@ -161,7 +162,7 @@ export class Exporter {
     const { scene, store, palette } = this.#context;
     if (!scene) return;
     // Every token as it is: the last column says which are special.
-    const whole = new Scene(scene.document, scene.set, scene.text, { ...store.state, special: "in" }, null, scene.side);
+    const whole = new Scene(scene.document, scene.set, scene.text, { ...store.state, special: "in" }, scene.side);
     const rows = whole.rows;
     const pinned = new Set(scene.pins(palette).map((pin) => pin.key));
     const head = ["token_index", "token", ...AGGREGATES.map((name) => AGGREGATE_NAMES[name]), ...rows.map((row) => row.name + (pinned.has(row.key) ? " (pinned)" : "")), "special"];
@@ -203,7 +204,7 @@ export class Exporter {
       "diagonal = document.diagonal.astype(np.float64)",
       ...(special === "out" ? ["diagonal[..., special_tokens(document.tokens, document.special)] = np.nan"] : []),
       `attviz.plots.series(diagonal, tokens=document.tokens, aggregate=${JSON.stringify(PLOT_NAMES[aggregate] ?? aggregate)}, log=${axis === "log" ? "True" : "False"})`,
-      `attviz.plots.sequence(diagonal, tokens=document.tokens, tint=np.nanmean(diagonal, axis=(0, 1)))`,
+      `attviz.plots.sequence(diagonal, tokens=document.tokens, tint=diagonal.mean((0, 1)))`,
     ].join("\n");
     try {
       await navigator.clipboard.writeText(code);

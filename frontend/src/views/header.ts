@@ -1,6 +1,6 @@
 /** The bar at the top: what is open, the scale of the colours, and the commands. */
 
-import { fill, h, Segments, select, tell } from "../dom";
+import { fill, h, Segments, select, setOptions, tell } from "../dom";
 import { count } from "../model/format";
 import { SCALE_NOTES, SCALES, type ScaleName } from "../model/scale";
 import type { Range, Special } from "../model/state";
@@ -26,7 +26,7 @@ export class HeaderView implements View {
   readonly #note = h("span", { class: "note title-note" });
   readonly #scaleBox: HTMLSelectElement;
   readonly #special: Segments;
-  readonly #specialLabel = h("span", { class: "inline", title: "Whether [CLS], [SEP], padding and their like count, in every number of the page" }, "special ");
+  readonly #specialLabel = h("span", { class: "inline", title: "Whether special tokens, such as [CLS], [SEP] and padding, count in the numbers of this page" }, "special ");
   readonly #rangeBox: HTMLSelectElement;
   readonly #rangeLabel: HTMLElement;
   readonly #tabs = h("span", { class: "tabs", hidden: true });
@@ -38,11 +38,11 @@ export class HeaderView implements View {
   ) {
     this.#context = context;
     const { store } = context;
-    this.#scaleBox = select("Scale of colours and strokes", SCALES.map((name) => [name, name] as const), "log", (value) => store.set({ scale: value as ScaleName }));
+    this.#scaleBox = select("Scale of colours and strokes", [], "log", (value) => store.set({ scale: value as ScaleName }));
     this.#special = new Segments("Special tokens", [["out", "out"], ["in", "in"]], (value) => store.set({ special: value as Special }));
     this.#specialLabel.append(this.#special.element);
     this.#rangeBox = select("Range of colours", [["document", "this text"], ["corpus", "all texts"]], "document", (value) => store.set({ range: value as Range }));
-    this.#rangeLabel = h("label", { class: "inline", title: "Colours from the values of this text, or the same for all texts" }, "colours ", this.#rangeBox);
+    this.#rangeLabel = h("label", { class: "inline", title: "Fit the colours to this text, or use one range for all texts" }, "colours ", this.#rangeBox);
     const command = (label: string, key: string, run: () => void): HTMLElement => h("button", { onclick: run }, label, " ", h("kbd", {}, key));
     this.element = h(
       "header",
@@ -71,7 +71,7 @@ export class HeaderView implements View {
     const { collection, store } = this.#context;
     const found = extensionsOf(collection);
     this.#tabs.hidden = !found.length;
-    this.#tabBox = found.length ? new Segments("View", [["", "Own position"], ...found.map((one) => [tabOf(one), one.title ?? ""] as const)], (tab) => store.set({ tab })) : null;
+    this.#tabBox = found.length ? new Segments("View", [["", collection.measure?.name ?? "Own position"], ...found.map((one) => [tabOf(one), one.title ?? ""] as const)], (tab) => store.set({ tab })) : null;
     fill(this.#tabs, this.#tabBox?.element);
   }
 
@@ -80,13 +80,14 @@ export class HeaderView implements View {
     if (change.data) this.#makeTabs();
     this.#tabBox?.set(store.state.tab);
     if (!change.full && !change.data) return;
-    this.#scaleBox.value = store.state.scale;
+    const scale = scene?.scale ?? store.state.scale;
+    setOptions(this.#scaleBox, (collection.measure?.scales ?? SCALES).map((name) => [name, name] as const), scale);
     this.#special.set(store.state.special);
     this.#specialLabel.hidden = !scene?.set.special.some(Boolean);
     this.#rangeBox.value = store.state.range;
     this.#rangeLabel.hidden = !scene?.side || collection.rows.length < 2;
     this.#note.title = visible(collection.title);
-    this.#scaleBox.title = SCALE_NOTES[store.state.scale];
+    this.#scaleBox.title = SCALE_NOTES[scale];
     const shape = collection.layers.length ? `${collection.layers.length} layers \u00d7 ${collection.heads.length} heads` : scene ? count(scene.set.rows.length, "vector") : "";
     tell(this.#note, [visible(collection.title), shape, count(collection.rows.length, "document")].filter(Boolean).join(" \u00b7 "));
   }

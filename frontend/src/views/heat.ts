@@ -157,7 +157,7 @@ export class HeatView implements View {
     const { store, collection } = this.#context;
     this.#statisticBox.value = store.state.statistic;
     this.#scopeBox.hidden = !this.#context.scene?.side || collection.rows.length < 2;
-    const orders = [["own", "by head"], ["layer", "in layer"], ["value", "ranked"], ["cluster", "clusters"]] as const;
+    const orders = [["own", "by head"], ["layer", "within layer"], ["value", "ranked"], ["cluster", "clusters"]] as const;
     setOptions(this.#arrangeBox, this.#context.scene?.side?.cluster ? orders : orders.slice(0, 3), store.state.arrange);
     this.#scopeBox.value = store.state.scope;
     const title = this.element.querySelector("h2");
@@ -240,7 +240,7 @@ export class HeatView implements View {
   }
 
   #tell(cell: Cell | null): void {
-    tell(this.#tip, this.#readout(cell) || "click pins \u00b7 drag isolates \u00b7 double-click shows one");
+    tell(this.#tip, this.#readout(cell) || "Click to pin, drag to isolate, double-click for one");
   }
 
   #drawCursor(): void {

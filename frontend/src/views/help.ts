@@ -21,20 +21,22 @@ const KEYS: readonly (readonly [string, string])[] = [
 ];
 
 const WORDS: readonly (readonly [string, string])[] = [
-  ["a value", "is the attention a token gives itself in one layer and head (a vector): the diagonal of the attention matrix. L0\u00b7H0 is the first layer's first head."],
-  ["special", "[CLS], [SEP], padding and their like: out by default, in every number; the switch is at the top."],
-  ["colours", "come from the values of this text, or of all; never from the window. Slanted lines: no value."],
-  ["heat map", "click pins, a drag or a double-click isolates: only those vectors are drawn and counted, until Escape."],
-  ["hide", "stops drawing a vector; it still counts. Remove takes it out of everything."],
-  ["aggregates", "are made of vectors, never of other aggregates. std divides by n \u2212 1. Entropy: Table 2 of the AttViz paper, the binned one of its page, or Shannon's."],
-  ["lift", "multiplies by the number of keys the token could see: 1 is uniform attention."],
-  ["wheel", "with Ctrl zooms series and matrix; a drag chooses a part."],
+  ["vector", "the values of one layer and head. L0\u00b7H0 is the first head of the first layer."],
+  ["special", "[CLS], [SEP], padding and the like: out of every number until you switch them in at the top."],
+  ["colours", "fit the values of this text, or of all texts, and never depend on the window. Hatched: no value."],
+  ["heat map", "a click pins, a drag or double-click isolates: only those vectors are drawn and counted until Escape."],
+  ["hide", "stops drawing a vector, which still counts. Remove takes it out of everything."],
+  ["aggregates", "are made of vectors, never of other aggregates. std divides by n \u2212 1. Entropy is that of Table 2 in the AttViz paper, the binned one of its page, or Shannon's."],
+  ["lift", "multiplies a value by the number of keys the token could see: 1 is uniform attention."],
+  ["wheel", "with Ctrl zooms series and matrix; drag to choose a part."],
 ];
 
-export function openHelp(host: HTMLElement): void {
+/** `lead` says what a value is. */
+export function openHelp(host: HTMLElement, lead = ""): void {
   openDialog(host, "Help", [
     h("dl", { class: "keys" }, KEYS.map(([key, text]) => [h("dt", {}, h("kbd", {}, key)), h("dd", {}, text)])),
+    h("p", {}, lead),
     h("dl", { class: "words" }, WORDS.map(([word, text]) => [h("dt", {}, word), h("dd", {}, text)])),
-    h("p", { class: "note" }, "The address keeps what you see. Nothing on this page is sent anywhere."),
+    h("p", { class: "note" }, "The address keeps your view. Nothing on this page is sent anywhere."),
   ]);
 }

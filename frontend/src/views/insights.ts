@@ -34,7 +34,7 @@ export class InsightsView implements View {
     const title = this.element.querySelector("h2");
     if (title) tell(title, `What stands out${collection.model ? ` in ${visible(collection.model.split("/").pop() ?? "").slice(0, 60)}` : ""}`);
     const heads = collection.layers.length ? " L1\u00b7H3 is head 3 of layer 1, both counted from 0." : "";
-    tell(this.#lead, `A value is how much attention a token gives itself: 0 is none, 1 is all of it.${heads} Press a sentence to see it.`);
+    fill(this.#lead, `${collection.about["lead"] ?? ""}${heads}`, h("span", {}, " Click a sentence to see it."));
     const shared = collection.insights.map((one) => this.#sentence(one));
     // What a newcomer needs first, then what is special about this text, then the rest.
     fill(this.#list, shared.slice(0, LEADING), own.map((one) => this.#sentence(one, true)), shared.slice(LEADING));

@@ -1,6 +1,6 @@
 /** The vectors as a list: pinned ones with their colours, or all of them; every row can be edited. */
 
-import { card, fill, h, Segments, select } from "../dom";
+import { card, fill, h, note, Segments, select } from "../dom";
 import { addAggregate, editRow, editSet, moveRow, placeRow, removeRow, removeSet, restoreRows, restoreSets, setFocus, togglePin } from "../model/actions";
 import { AGGREGATE_NAMES, AGGREGATES, statistic } from "../model/aggregate";
 import { cleanColor, MAX_PINS } from "../model/color";
@@ -31,7 +31,7 @@ export class RowsView implements View {
   readonly element: HTMLElement;
   readonly #segments: Segments;
   readonly #adder: HTMLSelectElement;
-  readonly #note = h("span", { class: "note" });
+  readonly #note = note();
   readonly #scroller = h("div", { class: "rows-scroll", tabindex: "0", role: "group", "aria-label": "Vectors" });
   readonly #list: VirtualBody;
   readonly #foot = h("p", { class: "readout" });
@@ -82,7 +82,7 @@ export class RowsView implements View {
   #drawFoot(pinned: number): void {
     const { store, scene } = this.#context;
     const parts: Node[] = [];
-    if (!pinned && store.state.rowList === "pinned") parts.push(document.createTextNode(`Click a cell of the heat map to pin it; up to ${MAX_PINS} rows get a colour.`));
+    if (!pinned && store.state.rowList === "pinned") parts.push(document.createTextNode(`Click a cell of the heat map to pin it, up to ${MAX_PINS} of them.`));
     const focus = scene?.state.focus;
     if (focus && scene) parts.push(h("button", { class: "chip", onclick: () => store.set({ focus: null }) }, `isolated: ${scene.counted.length} of ${scene.rows.length} \u00d7`));
     const dropped = scene?.document.sets.filter((_, place) => store.state.sets[place]?.removed).length ?? 0;
@@ -93,7 +93,7 @@ export class RowsView implements View {
     if (scene?.removed.length) parts.push(h("button", { class: "chip", onclick: () => store.set(restoreRows(store.state)) }, `${count(scene.removed.length, "removed row")}: restore`));
     if (store.state.rowList === "all") {
       const sorted = store.state.arrange === "value";
-      parts.push(h("button", { class: "chip", onclick: () => store.set({ arrange: sorted ? "own" : "value" }) }, sorted ? "in their own order" : "sort by mean"));
+      parts.push(h("button", { class: "chip", onclick: () => store.set({ arrange: sorted ? "own" : "value" }) }, sorted ? "original order" : "sort by mean"));
       if (store.state.order.length) parts.push(h("button", { class: "chip", onclick: () => store.set({ order: [] }) }, "undo moves"));
     }
     fill(this.#foot, parts);
@@ -144,7 +144,7 @@ export class RowsView implements View {
     const { store } = this.#context;
     if (this.#renaming !== item.key) {
       const tinted = store.state.tint === item.key;
-      return h("span", { class: "row-name", title: `${visible(item.name)}: double-click to rename`, ondblclick: () => this.#rename(item.key) }, visible(item.name), tinted && h("span", { class: "tint-mark", title: "tints the text" }, " \u25cf"), item.hidden && h("span", { class: "note" }, " hidden"));
+      return h("span", { class: "row-name", title: `${visible(item.name)}: double-click to rename`, ondblclick: () => this.#rename(item.key) }, visible(item.name), tinted && h("span", { class: "tint-mark", title: "tints the text" }, " \u25cf"), item.hidden && note(" hidden"));
     }
     const done = (keep: boolean): void => {
       if (this.#renaming !== item.key) return;

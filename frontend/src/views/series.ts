@@ -174,6 +174,7 @@ export class SeriesView implements View {
     const { state } = store;
     this.#aggregateBox.value = state.aggregate;
     this.#axisBox.set(state.axis);
+    this.#axisBox.element.hidden = scene?.side?.measure?.scales[0] === "raw";
     this.#resetBox.hidden = !state.window;
     tell(this.#resetBox, state.window ? `tokens ${state.window[0]}\u2013${state.window[1] - 1} \u00d7` : "");
     if (change.has("pins", "aggregate", "axis", "window", "strokes")) {

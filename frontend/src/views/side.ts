@@ -1,6 +1,6 @@
 /** The right column: class probabilities and the token. */
 
-import { card, fill, h } from "../dom";
+import { card, fill, h, note } from "../dom";
 import type { Aggregate } from "../model/aggregate";
 import { number, percent } from "../model/format";
 import { correct } from "../model/search";
@@ -26,7 +26,7 @@ export class ClassView implements View {
   readonly #context: Context;
   readonly element: HTMLElement;
   readonly #body = h("div");
-  readonly #note = h("span", { class: "note" });
+  readonly #note = note();
   readonly #details = h("button", { class: "link", onclick: () => this.#open() }, "details");
 
   constructor(context: Context) {
@@ -43,13 +43,14 @@ export class ClassView implements View {
   update(change: Change): void {
     if (!change.lists("document")) return;
     const { store, collection } = this.#context;
+    this.element.hidden = !collection.classes.length;
     const row = collection.rows[store.state.document];
     const scores = this.#scores();
     this.#details.hidden = scores.length === 0;
     const right = row ? correct(row) : null;
     this.#note.textContent = row?.label === null || row === undefined ? "" : `label ${className(this.#context, row.label)} ${right === null ? "" : right ? "\u2713" : "\u2717"}`;
     if (!scores.length) {
-      fill(this.#body, h("p", { class: "empty" }, row?.prediction !== null && row !== undefined ? `predicted ${className(this.#context, row.prediction)}` : "No class probabilities here."));
+      fill(this.#body, h("p", { class: "empty" }, row?.prediction !== null && row !== undefined ? `predicted ${className(this.#context, row.prediction)}` : "This document has no class probabilities."));
       return;
     }
     const total = scores.reduce((sum, score) => sum + Math.max(0, score.share), 0) || 1;
@@ -83,7 +84,7 @@ export class TokenView implements View {
 
   constructor(context: Context) {
     this.#context = context;
-    this.element = card("token", "Token", null, h("span", { class: "note" }, "Esc unpins"), this.#body);
+    this.element = card("token", "Token", null, note("Esc unpins"), this.#body);
   }
 
   update(change: Change): void {
@@ -91,11 +92,11 @@ export class TokenView implements View {
     const { scene, store } = this.#context;
     const token = activeToken(store.state);
     if (!scene || token === null || token >= scene.tokens) {
-      fill(this.#body, h("p", { class: "empty" }, "Point at a token anywhere; click keeps it."));
+      fill(this.#body, h("p", { class: "empty" }, "Point at a token to see its numbers; click to keep them."));
       return;
     }
     if (scene.without && scene.set.special[token]) {
-      fill(this.#body, h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), h("span", { class: "note" }, ` #${token}`)), h("p", { class: "empty" }, "A special token: it is left out of every number. The switch at the top takes it in."));
+      fill(this.#body, h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), note(` #${token}`)), h("p", { class: "empty" }, "A special token, left out of every number. The switch at the top includes it."));
       return;
     }
     const value = (name: Aggregate): string => number(scene.aggregate(name)[token]);
@@ -111,8 +112,8 @@ export class TokenView implements View {
     const tools = toolsOf(this.#context.collection);
     fill(
       this.#body,
-      h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), h("span", { class: "note" }, ` #${token}${raw !== scene.pieces[token]?.text ? ` \u00b7 ${visible(raw)}` : ""}`)),
-      h("dl", { class: "stats" }, pair("mean", value("mean")), pair("std", value("std")), pair("min", value("min")), pair("max", value("max")), pair("range", value("range")), pair("lift", number((scene.plain("mean")[token] as number) * scene.visibleKeys(token)))),
+      h("p", { class: "token-name" }, h("strong", {}, scene.pieces[token]?.text), note(` #${token}${raw !== scene.pieces[token]?.text ? ` \u00b7 ${visible(raw)}` : ""}`)),
+      h("dl", { class: "stats" }, pair("mean", value("mean")), pair("std", value("std")), pair("min", value("min")), pair("max", value("max")), pair("range", value("range")), scene.side?.measure ? null : pair("lift", number((scene.plain("mean")[token] as number) * scene.visibleKeys(token)))),
       h("dl", { class: "stats single" }, pair("highest", best ? visible(best.name) : "\u2013", true), pair(hovered ? visible(scene.nameOf(hovered)) : "this vector", own ? number(own[token]) : "\u2013", true)),
       tools && h("button", { class: "link", onclick: () => void tools.openOccurrences(this.#context, raw) }, "this token in all documents"),
     );

@@ -87,7 +87,7 @@ export class Slim {
       return;
     }
     const side = collection.sides[document.sets.indexOf(set)] ?? null;
-    if (full) this.#context.scene = new Scene(document, set, collection.rows[document.index]?.text ?? "", state, this.#context.scene, side);
+    if (full) this.#context.scene = new Scene(document, set, collection.rows[document.index]?.text ?? "", state, side);
     else this.#context.scene?.follow(state);
     this.#special.set(state.special);
     (this.#special.element.parentElement as HTMLElement).hidden = !set.special.some(Boolean);
@@ -100,7 +100,8 @@ export class Slim {
     const token = activeToken(store.state);
     const tint = scene?.tint();
     const lift = scene && token !== null ? (scene.plain("mean")[token] as number) * scene.visibleKeys(token) : NaN;
-    const what = tint && token !== null ? `\u201c${scene?.pieces[token]?.text ?? ""}\u201d gives itself ${number(tint.values[token])} of its attention (${scene?.nameOf(tint.key) ?? ""}); on average ${number(lift)} times as much as even attention would` : "The stronger the tint, the more of its attention a token gives itself. Point at one.";
-    tell(this.#readout, scene?.without && token !== null && scene.set.special[token] ? "A special token: left out until the switch takes it in." : what);
+    const measure = scene?.side?.measure;
+    const what = tint && token !== null && measure ? `\u201c${scene.pieces[token]?.text ?? ""}\u201d: ${measure.axis} ${number(tint.values[token])} (${scene.nameOf(tint.key)})` : tint && token !== null ? `\u201c${scene?.pieces[token]?.text ?? ""}\u201d gives itself ${number(tint.values[token])} of its attention (${scene?.nameOf(tint.key) ?? ""}); on average ${number(lift)} times as much as even attention would` : "The stronger the tint, the more of its attention a token gives itself. Point at one.";
+    tell(this.#readout, scene?.without && token !== null && scene.set.special[token] ? "A special token, left out until you switch it in." : what);
   }
 }

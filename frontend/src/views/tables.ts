@@ -1,6 +1,6 @@
 /** The numbers behind the figures as real tables: for screen readers, and for whoever wants to read off a value. */
 
-import { fill, h } from "../dom";
+import { fill, h, note } from "../dom";
 import { AGGREGATE_NAMES, AGGREGATES, STATISTICS } from "../model/aggregate";
 import { number } from "../model/format";
 import { visible } from "../model/tokens";
@@ -38,7 +38,7 @@ export function openTables(context: Context): void {
       h("button", { onclick: () => ((vectors = !vectors), (start = 0), draw()) }, vectors ? "show tokens" : "show vectors"),
       h("button", { disabled: start === 0, onclick: turn(-PAGE) }, "previous"),
       h("button", { disabled: end >= count, onclick: turn(PAGE) }, "next"),
-      h("span", { class: "note" }, `${start} to ${end - 1} of ${count}`),
+      note(`${start} to ${end - 1} of ${count}`),
     );
     fill(holder, pager, vectors ? vectorTable() : tokenTable(end));
   };

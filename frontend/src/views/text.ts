@@ -1,6 +1,6 @@
 /** The text: tokens tinted by a vector, strokes of several vectors under them. Only the lines in sight are elements. */
 
-import { card, fill, h, on, Segments, select, setOptions, tell } from "../dom";
+import { card, fill, h, note, on, Segments, select, setOptions, tell } from "../dom";
 import { drawStrip, lineOf, type Stroke, stripLayout, type StripLayout, TEXT_HEIGHT, tintColor } from "../draw/strip";
 import { paintStrokes, strokeAt } from "../draw/strokes";
 import type { Surface } from "../draw/surface";
@@ -23,7 +23,7 @@ const SCROLLBAR = 12;
 export class TextView implements View {
   readonly #context: Context;
   readonly element: HTMLElement;
-  readonly #note = h("span", { class: "note" });
+  readonly #note = note();
   readonly #legend = h("span", { class: "note legend-tint" });
   readonly #setBox: HTMLSelectElement;
   readonly #tintBox: HTMLSelectElement;

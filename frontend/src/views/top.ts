@@ -1,6 +1,6 @@
 /** The top tokens, of this text or of all documents, by value or by lift. */
 
-import { card, fill, h, on, Segments, select, tell } from "../dom";
+import { card, fill, h, note, on, Segments, select, tell } from "../dom";
 import { AGGREGATE_NAMES, isEntropy } from "../model/aggregate";
 import { number } from "../model/format";
 import { spelledAlone as spelled } from "../model/tokens";
@@ -20,11 +20,11 @@ function wordy(text: string): boolean {
 export class TopView implements View {
   readonly #context: Context;
   readonly element: HTMLElement;
-  readonly #note = h("span", { class: "note" });
+  readonly #note = note();
   readonly #scope: Segments;
   readonly #by: Segments;
   readonly #least: HTMLSelectElement;
-  readonly #marks = h("button", { class: "chip", "aria-pressed": "false", title: "Rank punctuation too", onclick: () => this.#togglePunctuation() }, ". , !");
+  readonly #marks = h("button", { class: "chip", "aria-pressed": "false", title: "Include punctuation", onclick: () => this.#togglePunctuation() }, ". , !");
   readonly #body = h("ol", { class: "top", tabindex: "0", role: "listbox", "aria-label": "Top tokens. Up and down arrows move, Enter pins or opens." });
   readonly #empty = h("p", { class: "empty" }, "No tokens to rank.");
   readonly #items: TopItem[] = [];
@@ -38,7 +38,7 @@ export class TopView implements View {
     const { store } = context;
     this.#scope = new Segments("Tokens of", [["document", "this text"], ["all", "all"]], (value) => store.set({ topScope: value as TopScope }));
     this.#by = new Segments("Ranked by", [["value", "value"], ["lift", "lift"]], (value) => store.set({ topBy: value as TopBy }));
-    this.#least = select("Fewest places", LEAST.map((many) => [String(many), many === 1 ? "all" : `${many}+ places`] as const), "3", () => this.#build(true));
+    this.#least = select("Fewest places", LEAST.map((many) => [String(many), `${many}+ place${many > 1 ? "s" : ""}`] as const), "3", () => this.#build(true));
     this.element = card("top", "Top tokens", null, [this.#scope.element], h("p", { class: "inline wrap" }, this.#by.element, this.#least, this.#marks, this.#note), this.#empty, this.#body);
     this.#listen();
   }
@@ -93,6 +93,7 @@ export class TopView implements View {
     this.#scope.element.hidden = !shared;
     this.#scope.set(state.topScope);
     this.#by.set(state.topBy);
+    this.#by.element.hidden = this.#context.collection.measure !== null;
     this.#least.hidden = state.topScope !== "all";
     if (change.has("aggregate", "topScope", "topBy")) this.#build();
     if (change.has("hoverToken", "token", "aggregate", "topScope")) this.#mark();
@@ -101,7 +102,7 @@ export class TopView implements View {
   #build(fresh = false): void {
     const { scene, store, collection } = this.#context;
     const { aggregate, topBy, topScope } = store.state;
-    const values = scene ? (topBy === "lift" && !isEntropy(aggregate) ? lifted(scene, scene.plain(aggregate)) : scene.aggregate(aggregate)) : null;
+    const values = scene ? (topBy === "lift" && !collection.measure && !isEntropy(aggregate) ? lifted(scene, scene.plain(aggregate)) : scene.aggregate(aggregate)) : null;
     const now = [scene?.pieces, scene?.aggregate(aggregate), aggregate, topBy, topScope, store.state.special, collection];
     if (!fresh && now.every((part, i) => part === this.#shownFor[i])) return;
     this.#shownFor = now;
@@ -110,7 +111,7 @@ export class TopView implements View {
       return;
     }
     this.#ranked = null;
-    tell(this.#note, `${AGGREGATE_NAMES[aggregate]}${topBy === "lift" ? " \u00d7 keys it sees" : ""}, bar to max`);
+    tell(this.#note, `${AGGREGATE_NAMES[aggregate]}${topBy === "lift" ? " \u00d7 visible keys" : ""}`);
     const keep = (token: number): boolean => this.#punctuation || wordy(scene?.pieces[token]?.text ?? "");
     const order = values ? largest(values, keep, SHOWN) : [];
     this.#fillWith(order.map((token) => ({ token, name: scene?.pieces[token]?.text ?? "", note: ` ${token}`, value: values?.[token] as number })));
@@ -119,7 +120,7 @@ export class TopView implements View {
   async #buildAll(now: readonly unknown[]): Promise<void> {
     const { store, collection } = this.#context;
     const { topBy, special } = store.state;
-    tell(this.#note, `mean over all places and vectors${topBy === "lift" ? " \u00d7 keys it sees" : ""}`);
+    tell(this.#note, `mean over all places and heads${topBy === "lift" ? " \u00d7 visible keys" : ""}`);
     const all = (await toolsOf(collection)?.ranking(collection, topBy, Number(this.#least.value), special === "in")) ?? [];
     if (now !== this.#shownFor) return;
     this.#ranked = all.filter((one) => this.#punctuation || wordy(spelled(one.word))).slice(0, SHOWN);
@@ -156,7 +157,7 @@ function lifted(scene: Scene, values: Float32Array): Float32Array {
 class TopItem {
   token = -1;
   readonly #name = document.createTextNode("");
-  readonly #place = h("span", { class: "note" });
+  readonly #place = note();
   readonly #bar = h("span", { class: "bar" });
   readonly #value = h("span", { class: "value" });
   readonly element: HTMLElement;
