@@ -67,7 +67,7 @@ def _json(path: Path) -> None:
     io.write_attviz_json(io.attviz_documents(analysis()), path)
 
 
-class _Analyze:
+class Analyze:
     """``attviz.analyze`` into an archive, with a metric whose statistics must be those of an undisturbed run."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class _Analyze:
         (path.parent / "statistics").write_bytes(np.asarray(result.mean).tobytes() + np.asarray(result.std).tobytes())
 
 
-class _Shard(_Analyze):
+class _Shard(Analyze):
     """The same as a process among several, then merged; the windows hold one batch, so that there are several."""
 
     def __call__(self, path: Path) -> None:
@@ -121,7 +121,7 @@ def _tokenizer() -> object:
 
 SCENARIOS: dict[str, tuple[str, Callable[[], Work]]] = {
     "save": ("run.attviz", lambda: _save),
-    "analyze": ("run.attviz", _Analyze),
+    "analyze": ("run.attviz", Analyze),
     "shard": ("run.attviz", _Shard),
     "page": ("page.html", lambda: _page),
     "csv": ("table.csv", lambda: _csv),
