@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -108,13 +109,27 @@ def page_parts(
     yield "".join(f"<style>{style}</style>\n" for style in styles)
     yield "</head>\n<body>\n"
     yield f'<div id="attviz-root"><p class="boot">{_BOOT}</p></div>\n'
-    yield f'<script type="application/json" id="attviz-head">{head}</script>\n'
+    yield _block("head", head)
     for index, document in enumerate(documents):
-        yield f'<script type="application/json" id="attviz-doc-{index}">{document}</script>\n'
+        yield _block(f"doc-{index}", document)
     for name, part in (parts or {}).items():
-        yield f'<script type="application/json" id="attviz-{name}">{part}</script>\n'
+        yield _block(name, part)
     yield "".join(f"<script>{script}</script>\n" for script in scripts)
     yield "</body>\n</html>\n"
+
+
+def _block(name: str, content: str) -> str:
+    return f'<script type="application/json" data-sum="{checksum(content)}" id="attviz-{name}">{content}</script>\n'
+
+
+def checksum(text: str) -> str:
+    """Adler-32 of the UTF-16 code units, which the page computes again before it believes a block (frontend/src/file.ts).
+
+    Example:
+        >>> checksum("")
+        '00000001'
+    """
+    return f"{zlib.adler32(text.encode('utf-16-le')):08x}"
 
 
 # The frame may not look at the notebook around it, so the notebook's style tells it the theme by its height (frontend/src/views/theme.ts).

@@ -32,8 +32,16 @@ def test_mutated_files_end_in_our_error_or_read_right():
     command = [sys.executable, "-m", "benchmarks.attacks.mutants", "--budget", "600", "--seed", "1"]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     assert shown.returncode == 0, shown.stdout + shown.stderr
-    for kind in ("archive", "json", "state", "table", "resume"):
+    for kind in ("archive", "json", "state", "table", "resume", "shards", "statistics"):
         assert f"{kind}: refused" in shown.stdout
+
+
+@pytest.mark.browser
+def test_pages_with_mutated_data_open_or_say_what_is_damaged():
+    command = [sys.executable, "-m", "benchmarks.attacks.pages", "--budget", "15", "--seed", "2"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "told" in shown.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks")

@@ -1,16 +1,24 @@
 """Files dropped on the page: the original tool's open, broken ones are told with the path of the fault."""
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from attviz.records import Document
 from attviz.viewer import view
 
 pytestmark = pytest.mark.browser
 
 ORIGINAL = Path(__file__).parents[3] / "shared" / "data" / "bbc" / "example_bbc_explanations.json"
 VECTOR = {"name": "v", "vectors": [0.1, 0.2]}
+
+
+def without_sums(html):
+    """A page of an attviz that wrote no checksums."""
+    return re.sub(r' data-sum="[0-9a-f]{8}"', "", html)
 
 
 def document(**more):
@@ -96,8 +104,17 @@ def test_a_damaged_page_says_so(show, page):
     cut = page.html.replace('id="attviz-doc-0"', 'id="other"')
     sheet = show(cut)
     assert "attviz-doc-0 is missing" in sheet.locator(".notice.error").inner_text()
-    sheet = show(page.html.replace('{"format":1', '{"format":9'))
+    sheet = show(without_sums(page.html).replace('{"format":1', '{"format":9'))
     assert sheet.locator(".boot").inner_text() == "This page holds format 9; its script reads format 1."
+
+
+@pytest.mark.parametrize(("name", "place"), [("head", ".boot"), ("doc-0", ".notice.error"), ("insights-0", ".boot")])
+def test_a_changed_byte_of_the_data_is_told(show, name, place):
+    values = np.random.default_rng(0).random((4, 2, 3, 6))
+    html = view([Document(f"text {n}", tuple("abcdef"), one) for n, one in enumerate(values)]).html
+    start = html.index(f'id="attviz-{name}">') + len(f'id="attviz-{name}">') + 9
+    sheet = show(html[:start] + ("x" if html[start] != "x" else "y") + html[start + 1 :])
+    assert f"attviz-{name} is not as it was written. Make the page again." in sheet.locator(place).first.inner_text()
 
 
 if ORIGINAL.exists():  # a file of its users, beside the project and never part of it
