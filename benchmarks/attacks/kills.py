@@ -176,7 +176,7 @@ def _whole_run(work: Work, folder: Path, file: str) -> dict[str, bytes]:
 
 
 def _one_kill(work: Work, folder: Path, file: str, expected: dict[str, bytes], at: int, old: bool) -> tuple[bool, str]:
-    path, before = folder / file, b"an old file with our mark: \"attviz" if old else None
+    path, before = folder / file, b'an old file with our mark: "attviz' if old else None
     if before is not None:
         path.write_bytes(before)
         path.chmod(0o640)
