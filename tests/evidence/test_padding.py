@@ -204,3 +204,80 @@ def test_a_token_hidden_from_itself_that_others_see_is_no_padding(fused, top):
         wanted = torch.where(unseen, torch.nan, expected)
         torch.testing.assert_close(cap.diagonal[0].double(), wanted, rtol=0, atol=1e-5, equal_nan=True)
     assert (cap.diagonal == 0).any()
+
+
+class Opened(nn.Module):
+    """Each padded token is left its own key to look at, so that no row is empty; in some models its row is left all real keys, too."""
+
+    def __init__(self, fused: bool, causal: bool, alone: bool) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(E, E), nn.Linear(E, E), nn.Linear(E, E)
+        self.fused, self.causal, self.alone = fused, causal, alone
+
+    def sees(self, real):
+        sees = real[:, None, None].expand(-1, 1, real.shape[1], -1)
+        sees = sees & real[:, None, :, None] if self.alone else sees
+        sees = sees & torch.ones(real.shape[1], real.shape[1]).tril().bool() if self.causal else sees
+        return sees | torch.eye(real.shape[1]).bool()
+
+    def forward(self, x, attention_mask):
+        q, k, v, sees = heads(self.q(x)), heads(self.k(x)), heads(self.v(x)), self.sees(attention_mask.bool())
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v, sees).transpose(1, 2).flatten(2)
+        return ((q @ k.mT / math.sqrt(D)).masked_fill(~sees, -1e9).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class Unnamed(Opened):
+    def forward(self, x, lengths):
+        return super().forward(x, torch.arange(x.shape[1])[None] < lengths[:, None])
+
+
+class UnnamedLeft(Opened):
+    def forward(self, x, lengths):
+        return super().forward(x, torch.arange(x.shape[1]).flip(0)[None] < lengths[:, None])
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("kind", [Opened, Unnamed, UnnamedLeft])
+def test_padding_that_sees_itself(kind, fused, causal, alone):
+    """Its weight on itself is no attention of a token, whether or not the model was told of the mask by name."""
+    model, x = kind(fused, causal, alone).eval(), torch.randn(B, T, E)
+    for lengths in (LENGTHS, torch.tensor([T, 6, 2]), torch.tensor([T, T, T])):
+        real = torch.arange(T)[None] < lengths[:, None]
+        real = real.flip(1) if kind is UnnamedLeft else real
+        mask = torch.zeros(B, 1, T, T, dtype=torch.float64).masked_fill(~model.sees(real), -torch.inf)
+        wanted = torch.where(real[:, None], diagonal(weights(heads(model.q(x)), heads(model.k(x)), mask)), torch.nan)
+        for given in ("mask as numbers", "mask as bool") if kind is Opened else ("lengths",):
+            cap = seen(model, x, {"mask as numbers": real.long(), "mask as bool": real, "lengths": lengths}[given])
+            torch.testing.assert_close(cap.diagonal[0].double(), wanted, rtol=0, atol=1e-5, equal_nan=True)
+            assert torch.equal(cap.query_mask, real)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "unseen",
+    [
+        pytest.param(lambda: torch.ones(T, T).tril().bool(), id="the last token of a causal text"),
+        pytest.param(lambda: torch.ones(T, T).tril().bool() & (torch.arange(T) != T - 3) | torch.eye(T).bool(), id="one that only reads"),
+        pytest.param(lambda: (torch.arange(T) < T - 2) | torch.eye(T).bool(), id="probes at the end that nobody sees"),
+        pytest.param(lambda: torch.eye(T).bool(), id="every token alone"),
+        pytest.param(
+            lambda: torch.block_diag(torch.ones(3, 3), torch.ones(1, 1), torch.ones(4, 4)).bool(), id="a text of one token between others"
+        ),
+    ],
+)
+def test_tokens_that_nobody_sees_are_no_padding_where_the_structure_hides_them(unseen, fused):
+    class Structured(Opened):
+        def sees(self, real):
+            return unseen().expand(B, 1, T, T).clone()
+
+        def forward(self, x):
+            return super().forward(x, torch.ones(B, T))
+
+    model, x = Structured(fused, False, False).eval(), torch.randn(B, T, E)
+    mask = torch.zeros(B, 1, T, T, dtype=torch.float64).masked_fill(~unseen(), -torch.inf)
+    cap = seen(model, x)
+    torch.testing.assert_close(cap.diagonal[0].double(), diagonal(weights(heads(model.q(x)), heads(model.k(x)), mask)), rtol=0, atol=1e-5)
+    assert cap.query_mask.all()

@@ -11,6 +11,7 @@ from attviz.calls import AttentionCall
 from attviz.calls.banded import DiagonalCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
+from attviz.hooks.session.opened import may_be_opened, opened_padding
 from attviz.kernels import diagonal_of_bias
 
 _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or less; a bias that means something is far above
@@ -24,12 +25,14 @@ class Hidden(NamedTuple):
         last: The same keys, as seen by the last query.
         weights: Whether these are weights, where 0 means hidden.
         best: The most visible entry of each query's own key over all queries; None if not requested, or if nothing is hidden.
+        opened: Padding that is left its own key to look at, ``[batch, q_len]``; None if not requested, or if it cannot be.
     """
 
     own: Tensor
     last: Tensor | None
     weights: bool = False
     best: Tensor | None = None
+    opened: Tensor | None = None
 
     def read(self, which: Tensor, batch: int, q_len: int) -> Tensor:
         """True where a key is hidden in all heads, ``[batch, q_len]``."""
@@ -67,7 +70,31 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
     if with_last:
         row = scores if scores.ndim == 1 else scores[..., -1, :]
         last = (row if row.shape[-1] == 1 else row[..., offset : offset + q_len]).clone()
-    return Hidden(own, last, weights, _best(scores, own, weights, slice(offset, offset + q_len)) if sparse else None)
+    if not sparse:
+        return Hidden(own, last, weights)
+    keys = slice(offset, offset + q_len)
+    return Hidden(own, last, weights, _best(scores, own, weights, keys), _opened(scores, weights, keys, call.shape[0]))
+
+
+def _opened(scores: Tensor, weights: bool, keys: slice, batch: int) -> Tensor | None:
+    """Padding that is left its own key to look at, where the mask is one of queries by keys and not the same for all texts."""
+    if (
+        scores.ndim < 4
+        or scores.shape[0] != batch
+        or batch == 1
+        or not scores.shape[-2] == keys.stop - keys.start > 1
+        or not scores.numel()
+    ):
+        return None
+    square = scores[..., keys]
+
+    def shown(part: Tensor) -> Tensor:
+        return (part != 0 if weights else _hides(part).logical_not()).any(1)
+
+    if scores.device.type == "cpu":  # elsewhere nobody waits for the answer
+        if square.stride(-2) == 0 or not may_be_opened(shown(square.diagonal(1, -2, -1)), shown(square.diagonal(-1, -2, -1))):
+            return None
+    return opened_padding(shown(square), batch)
 
 
 def _best(scores: Tensor, own: Tensor, weights: bool, keys: slice) -> Tensor | None:
@@ -99,6 +126,8 @@ def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int
     if isinstance(hidden, bool):  # no mask: that of other tokens, where the attention is causal (True); else the model's, which it ignores
         return None if hidden or _is_causal(given) else given
     own = hidden.read(hidden.own, batch, q_len)
+    if hidden.opened is not None:
+        own = own | hidden.opened
     everywhere = own.all()  # stays on the device: readings ask while the model runs
     if hidden.best is not None:  # a token hidden from itself that another token sees is none
         own = own & hidden.read(hidden.best, batch, q_len)
@@ -107,7 +136,11 @@ def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int
     given = given.to(own.device)
     if hidden.last is None:
         return given & (own.logical_not() | everywhere)
-    seen = given | hidden.read(hidden.last, batch, q_len).logical_not()
+    shown = hidden.read(hidden.last, batch, q_len).logical_not()
+    # that the last query sees itself says nothing of its key; if it sees other padding, the mask is one of other tokens
+    contradicted = (shown & given.logical_not())[:, :-1].any()
+    shown = torch.cat([shown[:, :-1], shown[:, -1:] & contradicted], 1)
+    seen = given | shown
     return torch.where(everywhere, given, seen & own.logical_not())
 
 
