@@ -165,7 +165,7 @@ class Capture(Tables):
             CaptureError: If there is no such reading, or a layer could not provide it; the message says why.
             RaggedLayersError: If the layers differ in shape.
         """
-        self._observer.close_implicit()
+        self._observer.implicit.close()
         return stacked_reading(self._recorder, name, cross, self._session.why_empty)
 
     @property
@@ -242,7 +242,7 @@ class Capture(Tables):
         return f"{type(self._model).__name__}, {self._session.state}"
 
     def _last(self) -> tuple[DiagonalRecord, ...]:
-        self._observer.close_implicit()
+        self._observer.implicit.close()
         if not self._recorder.steps:
             raise CaptureError(self._session.why_empty())
         return self._recorder.steps[-1].records()

@@ -187,3 +187,94 @@ def test_a_token_that_sees_only_what_is_before_it_has_no_weight_on_itself(fused)
     model = Behind(fused).eval()
     for _ in range(2):  # followed, then by what was shown
         assert_right(seen(model, torch.randn(B, T, E)), torch.zeros(B, H, T, dtype=torch.float64))
+
+
+class Newest(Attention):
+    """The newest keys stand first: what is kept stands behind them."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__(fused)
+        self.kept = None
+
+    def forward(self, x):
+        q, new = heads(self.q(x)), (heads(self.k(x)), heads(self.v(x)))
+        k, v = new if self.kept is None else (torch.cat(pair, 2) for pair in zip(new, self.kept, strict=True))
+        self.kept = k, v
+        own, past = torch.ones(x.shape[1], x.shape[1]).tril().bool(), torch.ones(x.shape[1], k.shape[2] - x.shape[1]).bool()
+        return self.core(q, k, v, torch.cat([own, past], 1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(("seen_before", "first"), [(0, 4), (0, 1), (4, 1)])
+def test_a_cache_that_puts_the_newest_keys_first(seen_before, first, fused):
+    """A single token is looked at again: its keys are others than those of a text, in an order that nothing else shows."""
+    model, x = Newest(fused).eval(), torch.randn(B, T, E)
+    expected = diagonal(weights(heads(model.q(x)), heads(model.k(x)), CAUSAL))[..., seen_before:]
+    with torch.no_grad():
+        if seen_before:
+            model(x[:, :seen_before])
+        with attviz.capture(model, keep="all") as cap:
+            for start, end in [(seen_before, seen_before + first), *((place, place + 1) for place in range(seen_before + first, T))]:
+                model(x[:, start:end])
+    found = torch.cat([step[0].diagonal for step in cap.steps], -1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)
+
+
+class Slots(Attention):
+    """Keys written into slots that are known by number only: one-hot sums, pages."""
+
+    def __init__(self, fused: bool, how: str) -> None:
+        super().__init__(fused)
+        self.how, self.used = how, 0
+        self.held = [torch.zeros(B, H, 12, D) for _ in range(2)]
+        self.pages = torch.zeros(2, 3, 4, B, H, D)
+
+    def stored(self, parts, start, end):
+        if self.how == "one-hot":
+            place = F.one_hot(torch.arange(start, end), 12).float()
+            self.held = [
+                old * (1 - place.sum(0))[:, None] + torch.einsum("nt,bhnd->bhtd", place, new)
+                for old, new in zip(self.held, parts, strict=True)
+            ]
+            return self.held
+        table = torch.tensor([2, 0, 1])
+        for which, new in enumerate(parts):
+            for place in range(start, end):
+                self.pages[which, table[place // 4], place % 4] = new[:, :, place - start]
+        return [pages[table].flatten(0, 1)[:end].permute(1, 2, 0, 3) for pages in self.pages]
+
+    def forward(self, x):
+        start, self.used = self.used, self.used + x.shape[1]
+        k, v = self.stored((heads(self.k(x)), heads(self.v(x))), start, self.used)
+        return self.core(heads(self.q(x)), k, v, torch.arange(k.shape[2])[None] <= torch.arange(start, self.used)[:, None])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("how", ["one-hot", "pages"])
+def test_slots_that_tokens_were_written_into_are_no_features(how, fused):
+    """Where the own key stands could not be followed; that is said, also beside a layer that is read."""
+
+    class Beside(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.slots = Head(fused), Slots(fused, how)
+
+        def forward(self, x):
+            return self.slots(self.head(x))
+
+    for length in (4, 1):
+        with pytest.raises(attviz.errors.CaptureError, match="'slots': "), torch.no_grad(), attviz.capture(model := Beside().eval()):
+            model(torch.randn(B, length, E))
+            model(torch.randn(B, 1, E))
+
+
+def test_naming_a_module_whose_slots_could_not_be_followed_reads_the_last_visible_one():
+    """The cure that the message names."""
+    model, x = nn.Sequential(Slots(True, "pages")).eval(), torch.randn(B, T, E)
+    expected = diagonal(weights(heads(model[0].q(x)), heads(model[0].k(x)), CAUSAL))
+    with torch.no_grad(), attviz.capture(model, keep="all", layers="0") as cap:
+        model(x[:, :4])
+        for place in range(4, T):
+            model(x[:, place : place + 1])
+    found = torch.cat([step[0].diagonal for step in cap.steps], -1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-5)

@@ -207,3 +207,20 @@ def test_weights_that_are_offloaded(x):
     with torch.no_grad(), attviz.capture(model) as cap:
         model(x)
     torch.testing.assert_close(cap.diagonal.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("run", [blocks, encode])
+def test_model_that_is_run_in_a_thread_which_has_ended(run, x):
+    """Nobody announces the forward, and nobody of its thread is left to end it."""
+    model = Encoder().eval()
+
+    def work():
+        with torch.no_grad():
+            run(model, x)
+
+    with attviz.capture(model, keep="all") as cap:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert len(cap.steps) == 1
+    torch.testing.assert_close(cap.diagonal.double(), reference(model, x), rtol=0, atol=1e-6)

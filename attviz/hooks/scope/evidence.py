@@ -6,6 +6,7 @@ A name may raise an expectation; the evidence here decides. It is kept per modul
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,6 +18,7 @@ from torch.utils import _python_dispatch
 from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softmax
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
+from attviz.hooks.scope.model_map import is_of_library
 from attviz.hooks.scope.names import NO_SEQUENCE, OWN_SEQUENCE
 from attviz.hooks.scope.tokens import parameter_names
 
@@ -26,6 +28,7 @@ _Key = tuple[Situation, str, int]  # and the family of the operator, and the num
 
 _answers: WeakKeyDictionary[nn.Module, dict[_Key, Answer | None]] = WeakKeyDictionary()
 _followed: WeakKeyDictionary[nn.Module, set[Situation]] = WeakKeyDictionary()
+_unshown: WeakKeyDictionary[nn.Module, dict[Situation, WeakKeyDictionary[nn.Module, bool]]] = WeakKeyDictionary()
 _lock = threading.RLock()  # an interrupt may come while it is held
 
 
@@ -33,11 +36,16 @@ _QUERY_BY_QUERY = "it handles its queries one at a time, in one operator call ea
 
 
 def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
-    """Position and name of the parameters through which a module can be given another sequence to attend to."""
-    return tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
+    """Position and name of the parameters through which a module can be given another sequence to attend to.
+
+    For unknown code they begin with a sign for a single token: such a call has other keys than its own, in an order that has to be seen.
+    """
+    others = tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
+    return others if is_of_library(module) else ((-1, ONE_TOKEN), *others)
 
 
 FLAG = "?"
+ONE_TOKEN = "?one token"
 
 
 def of_one(situation: Situation) -> bool:
@@ -50,6 +58,10 @@ def situation_of(others: tuple[tuple[int, str], ...], args: tuple[Any, ...], kwa
     own = args[0] if args else next((kwargs[name] for name in OWN_SEQUENCE if name in kwargs), None)
     found: Situation = ()
     for place, name in others:
+        if name is ONE_TOKEN:
+            if isinstance(own, Tensor) and own.ndim > 1 and not torch._C._is_tracing() and own.shape[1] == 1:
+                found = (ONE_TOKEN,)
+            continue
         other = args[place] if place < len(args) else kwargs.get(name)
         if other is True or isinstance(other, str):
             found = (*found, f"{FLAG}{name}={other}")  # a flag may lead another way through the code
@@ -87,6 +99,11 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
     if answers is None:
         return None
     found = answers.get((situation, family(operator), ordinal))
+    if ONE_TOKEN in situation and (found is None or (found.kind == "unsettled" and not found.apart)):
+        # compiled, or out of a cache that nobody could follow: what a text showed holds for its tokens
+        text = known(module, tuple(name for name in situation if name is not ONE_TOKEN), operator, ordinal)
+        if text is not None and text.kind == "self":
+            return text
     if found is not None:
         return found
     others = [answer for (when, _, _), answer in answers.items() if when == situation and answer is not None]
@@ -111,10 +128,16 @@ def idle_before(module: nn.Module, situation: Situation) -> str | None:
     return None if answer is None else answer.why
 
 
+def unshown(module: nn.Module, situation: Situation) -> list[tuple[nn.Module, bool]]:
+    """Modules that weighed tokens without an attention operator when this one was followed, and whether by what looks like a softmax."""
+    return list(_unshown.get(module, {}).get(situation, {}).items())
+
+
 def forget() -> None:
     """Follow every model again at its next forward (for tests, and after the code of a module was replaced)."""
     _answers.clear()
     _followed.clear()
+    _unshown.clear()
 
 
 class Followed:
@@ -160,8 +183,8 @@ class Followed:
                     answer = replace(answer, layout=None)  # it is given features, and splits them into heads itself
             else:
                 answer = answer_softmax(self.follow, tensors[0], dim, of_one(situation))
-                if answer.kind == "self":
-                    seen = self.follow.softmax = SeenSoftmax()
+                shown = self.follow.softmax = SeenSoftmax()
+                seen = shown if answer.kind == "self" else None
         except Exception as fault:  # the book-keeping must not break the user's forward
             self.follow.broken = fault
             return None
@@ -183,6 +206,14 @@ class Followed:
             for _, seen in several
             if seen is not None and seen.changed is not None and id(module) in names
         ]
+
+    def unshown(self, modules: Mapping[str, nn.Module]) -> None:
+        """Write down who weighed tokens without an attention operator."""
+        found = WeakKeyDictionary[nn.Module, bool]()
+        for owners, as_softmax in ((self.follow.plain, False), (self.follow.unseen, True)):
+            found.update({modules[owner]: as_softmax for owner in owners})
+        with _lock:
+            _unshown.setdefault(self.module, {})[self.situation] = found
 
     @property
     def counts(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from attviz.calls.padded import PaddedCall, Padding
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.calls.trust import checked
-from attviz.hooks.scope.evidence import Situation
+from attviz.hooks.scope.evidence import Situation, of_one
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.names import has_sinks, is_cross_attention, is_other_softmax, names_another, predicts_ahead
@@ -23,22 +23,10 @@ from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.padding import last_visible
+from attviz.hooks.session.reasons import AHEAD, CROSS, MOVED, ONE_BY_ONE, OTHER_DIMENSION, ROWS, two_readings, unequal
 from attviz.hooks.session.settled import settle
 from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
-
-_ONE_BY_ONE = (
-    "it runs several single-head attentions over the same tokens, one after the other; they may be its heads or something else. Name it in "
-    "layers= to record each of them separately, with one head"
-)
-_ROWS = (
-    "its first forward was not followed, and batch and heads share one axis, so attviz cannot tell how to split it; capture one forward "
-    "before it is compiled"
-)
-_MOVED = "; they are in a different order than in the input, so the record has no token ids"
-_OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
-_AHEAD = "its streams that predict later tokens attend to the tokens and to themselves: no query there is a token"
-CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"
 
 
 class Verdict(NamedTuple):
@@ -109,19 +97,21 @@ class Judge:
             verdict = self._settled(call, answer, module, context, followed)
             if verdict is not None:
                 return verdict
-        if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
-            return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=_OTHER_DIMENSION)
         untold = answer is not None and not laid_out and not self.from_library(owner)
-        if untold and answer is not None and answer.apart:
+        if untold and answer is not None and answer.apart and not (isinstance(call, SoftmaxCall) and call.weights.ndim < 3):
             return Verdict(None, True, untold=answer.why)
+        if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
+            if untold and answer is not None and answer.weighing and call.weights.shape[-1] == call.weights.shape[-2]:
+                return Verdict(None, True, untold=answer.why)
+            return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=OTHER_DIMENSION)
         if not laid_out and owner not in self._vouched and self._is_cross(owner, module, situation):
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
-            return Verdict(None, True, untold=_two_readings(answer))
-        if untold and self._doubtful(call, owner, situation, context):
-            return Verdict(None, True, untold=_two_readings(answer))
+            return Verdict(None, True, untold=two_readings(answer))
+        if untold and self._doubtful(call, owner, situation, context, answer):
+            return Verdict(None, True, untold=two_readings(answer))
         if answer is None and owner not in self._named and folded(call, module, context):
-            return Verdict(None, True, untold=_ROWS)
+            return Verdict(None, True, untold=ROWS)
         verdict = self._by_shape(call, owner, module, context, answer)
         return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
 
@@ -133,18 +123,20 @@ class Judge:
         if answer.kind == "cross":
             return Verdict(None, True, f"{CROSS} ({answer.why})", _crossing(call, module, context), evidence=answer.why)
         if answer.kind == "none":
-            return Verdict(None, fused, answer.why if fused else None, aside=None if fused else answer.why, evidence=answer.why)
+            if fused or answer.weighing:
+                return Verdict(None, True, answer.why, evidence=answer.why)
+            return Verdict(None, False, aside=answer.why, evidence=answer.why)
         if answer.kind == "changed":
             return Verdict(None, True, untold=answer.why)
         if answer.several and module not in self._named_modules:
-            return Verdict(None, True, untold=_ONE_BY_ONE)
+            return Verdict(None, True, untold=ONE_BY_ONE)
         if not isinstance(call, (SoftmaxCall, FusedCall)):
             return None
         own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
         settled = settle(own, answer, context, followed)
         if isinstance(settled, str):
             return Verdict(None, True, untold=settled)
-        return Verdict(settled, True, evidence=answer.why + _MOVED * answer.moved, moved=answer.moved)
+        return Verdict(settled, True, evidence=answer.why + MOVED * answer.moved, moved=answer.moved)
 
     def from_library(self, owner: str | None) -> bool:
         """Whether a module's attention was checked class by class."""
@@ -166,15 +158,17 @@ class Judge:
             self._cross[owner] = is_cross_attention(owner, module)
         return self._cross[owner] or names_another(module, situation)
 
-    def _doubtful(self, call: AttentionCall, owner: str | None, situation: Situation, context: TokenContext | None) -> bool:
+    def _doubtful(
+        self, call: AttentionCall, owner: str | None, situation: Situation, context: TokenContext | None, answer: Answer | None
+    ) -> bool:
         """Whether an unsettled call from unknown code may be something other than its shape suggests."""
-        if owner in self._named or (context is not None and context.registered and not situation):
+        if owner in self._named or (context is not None and context.registered and of_one(situation)):
             return False
         if isinstance(call, FusedCall):
             return call.key.shape[-2] > 1
         if not isinstance(call, SoftmaxCall) or call.weights.shape[-1] == 1:
             return False
-        return owner in self._expected or call.weights.shape[-1] == call.weights.shape[-2]
+        return owner in self._expected or call.weights.shape[-1] == call.weights.shape[-2] or (answer is not None and answer.weighing)
 
     def _by_shape(
         self, call: AttentionCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
@@ -207,7 +201,7 @@ class Judge:
         if call.cu_seqlens is None and q_len != kv_len:
             offset = self._offset(q_len, kv_len, owner, context)
             if offset is None:
-                return Verdict(None, True, _unequal(q_len, kv_len), call)
+                return Verdict(None, True, unequal(q_len, kv_len), call)
             call = call.replace(kv_offset=offset) if isinstance(call, ScoredCall) else call
         if isinstance(call, PackedCall) and call.cu_seqlens is not None and context is not None:
             kept = context.padding_of(call.cu_seqlens.numel() - 1, q_len)
@@ -222,7 +216,7 @@ class Judge:
         if layout is not None and module is not None:
             return _laid_out(layout, call, module, context)
         if call.weights.ndim == 5 and predicts_ahead(module):
-            return Verdict(None, True, _AHEAD)
+            return Verdict(None, True, AHEAD)
         call = unpacked(call, module, context)
         weights = call.weights
         q_len, kv_len = weights.shape[-2], weights.shape[-1]
@@ -257,22 +251,13 @@ class Judge:
         return slot
 
 
-def _two_readings(answer: Answer | None) -> str:
-    if answer is not None and answer.apart:
-        return answer.why
-    return (
-        f"{'' if answer is None else answer.why}; it may be self-attention (then name the module in layers=), or attend to "
-        "another sequence or to features (then leave it out of layers=)"
-    )
-
-
 def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
     """Different lengths and no cache: cross-attention if it was not followed, undecided if it was followed without result."""
     if kv_len < q_len:
         return Verdict(None, kv_len > 1, f"q_len={q_len} but kv_len={kv_len}: fewer keys than queries, so not every query has a key", call)
     if answer is not None and kv_len > 1 and answer.kind == "unsettled":
-        return Verdict(None, True, untold=_unequal(q_len, kv_len))
-    return Verdict(None, kv_len > 1, _unequal(q_len, kv_len), call)
+        return Verdict(None, True, untold=unequal(q_len, kv_len))
+    return Verdict(None, kv_len > 1, unequal(q_len, kv_len), call)
 
 
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:
@@ -289,11 +274,3 @@ def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, contex
     if isinstance(found, str):
         return Verdict(None, True, found)
     return Verdict(DiagonalCall(call.operator, trimmed(found, None if context is None else context.length)), True)
-
-
-def _unequal(q_len: int, kv_len: int) -> str:
-    return (
-        f"q_len={q_len} but kv_len={kv_len} and no KV cache was recognised, so attviz cannot tell which key belongs to each query "
-        "(cross-attention?); if it is self-attention over a cache, register the cache with attviz.register_cache, or name the module in "
-        "layers="
-    )

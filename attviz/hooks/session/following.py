@@ -19,6 +19,7 @@ from attviz.hooks.scope.evidence import (
     needs_following,
     places_of_others,
     situation_of,
+    unshown,
     was_followed,
 )
 from attviz.hooks.scope.follow.answer import Answer
@@ -33,8 +34,12 @@ from attviz.hooks.tap.operators import Operator
 from attviz.hooks.tap.operators.softmax import dimension
 
 _BY_HAND = (
-    "it weighs tokens with exponentials that no attention operator showed (a softmax written by hand, log_softmax().exp()); "
-    "torch.softmax or F.scaled_dot_product_attention in its place can be read"
+    "it weighs tokens with exponentials that no attention operator showed, or with rows that sum to one (a softmax written by hand, "
+    "log_softmax().exp(), sparsemax); torch.softmax or F.scaled_dot_product_attention in its place can be read"
+)
+_PLAIN = (
+    "it weighs tokens by products of tokens without a softmax (sigmoid, linear attention), so their rows are no probabilities and there is "
+    "no diagonal"
 )
 
 
@@ -46,8 +51,8 @@ class Following:
         layers: Modules that were followed in a situation; looked up first, because every attention of every forward asks.
     """
 
-    def __init__(self, layout: Layout, locator: Locator) -> None:
-        self._layout, self._locator = layout, locator
+    def __init__(self, layout: Layout, locator: Locator, skipped: dict[str, str]) -> None:
+        self._layout, self._locator, self._skipped = layout, locator, skipped
         self.untold: dict[str, str] = {}
         # what was looked up before, for every attention of every forward asks: by the identity of modules that the layout keeps alive
         self.layers: set[tuple[str, Situation]] = set()
@@ -60,7 +65,10 @@ class Following:
         if others is None:
             others = self._others[id(module)] = places_of_others(module)
         situation = situation_of(others, args, kwargs)
-        if not needs_following(module, situation) or not self._allowed(args, kwargs):
+        if not needs_following(module, situation):
+            self._tell_unshown(module, situation)
+            return None
+        if not self._allowed(args, kwargs):
             return None
         return self._begin(module, situation, args, kwargs)
 
@@ -68,6 +76,7 @@ class Following:
         """Follow a call of an attention module, if none has been followed in this situation."""
         module = self._layout.modules[name]
         if was_followed(module, situation):
+            self._tell_unshown(module, situation)
             self.layers.add((name, situation))
             return None
         return self._begin(module, situation, args, kwargs) if self._allowed(args, kwargs) else None
@@ -80,9 +89,19 @@ class Following:
         for owner, why in followed.changed(self._layout.names):
             if layout_of(self._layout.modules[owner]) is None:  # else the user said which softmax to read
                 self.untold.setdefault(owner, why)
-        for owner in followed.follow.unseen:
-            if not self._layout.from_library(owner):
-                self.untold.setdefault(owner, _BY_HAND)
+        followed.unshown(self._layout.modules)
+        self._tell_unshown(followed.module, followed.situation)
+
+    def _tell_unshown(self, module: nn.Module, situation: Situation) -> None:
+        """Say, in every capture, where tokens are weighed without an attention operator."""
+        for owner, as_softmax in unshown(module, situation):
+            name = self._layout.names.get(id(owner))
+            if name is None or self._layout.from_library(name) or layout_of(owner) is not None:
+                continue
+            if as_softmax:
+                self.untold.setdefault(name, _BY_HAND)
+            else:
+                self._skipped.setdefault(name, _PLAIN)
 
     def answer(
         self,
@@ -95,8 +114,8 @@ class Following:
         context: TokenContext | None,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-    ) -> Answer | None:
-        """What is known about the running attention; None if it was not followed."""
+    ) -> tuple[Answer | None, bool]:
+        """What is known about the running attention, None if it was not followed; and whether this very call showed it."""
         key = (id(module), situation, operator.name, ordinal)
         before = self._answers.get(key)
         if before is None:
@@ -104,10 +123,12 @@ class Following:
             if before is not None and not before.buffer:
                 self._answers[key] = before
         if followed is None:
-            return before
+            return before, False
         found = self._asked(followed, operator, call, module, situation, ordinal, context, args, kwargs)
         unclear = found is None or found.kind == "unsettled"
-        return before if unclear and before is not None and before.kind == "self" and not before.buffer else found
+        if unclear and before is not None and before.kind == "self" and not before.buffer:
+            return before, False
+        return found, True
 
     def _asked(
         self,

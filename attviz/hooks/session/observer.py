@@ -25,6 +25,7 @@ from attviz.hooks.session import graphs
 from attviz.hooks.session.alignment import Judge, Verdict
 from attviz.hooks.session.faults import Faults
 from attviz.hooks.session.following import Following
+from attviz.hooks.session.implicit import ImplicitSteps
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.session.running import LayerScope, ThreadState, had_nothing_to_do
 from attviz.hooks.session.short import ShortWays
@@ -45,6 +46,7 @@ class Observer:
         owners: Modules that were seen to attend, in order of first execution.
         paused: Set between samples of ``every=N``.
         place: The coroutine it belongs to.
+        implicit: Its forwards that no container announced.
     """
 
     def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
@@ -61,9 +63,10 @@ class Observer:
         self.place = Place()
         self._judge = Judge(layout, selection)
         self._locator = Locator(layout)
-        self._following = Following(layout, self._locator)
+        self._following = Following(layout, self._locator, self.skipped)
         self.untold = self._following.untold
         self._ways = ShortWays(selection)
+        self.implicit = ImplicitSteps(recorder.begin, lambda step: self._end(step, completed=True))
 
     # ---- scope: called by the hooks
 
@@ -73,7 +76,7 @@ class Observer:
         """Note that a container is called; the outermost one opens a step."""
         local = self._local
         if local.depth == 0 and not self.paused and not self.place.elsewhere():
-            self.close_implicit()
+            self.implicit.close()
             local.step = self._recorder.begin()
             with self._lock:
                 self._open.append(local.step)
@@ -163,18 +166,13 @@ class Observer:
         if local.step is not None and local.step in self._open:  # an interrupt is no exception to the hooks: they did not hear of it
             self._open.remove(local.step)
         followed = [local.followed, *(scope.followed for scope in local.scopes)]
-        local.depth, local.step, local.implicit, local.followed = 0, None, None, None
+        self.implicit.forget()
+        local.depth, local.step, local.followed = 0, None, None
         local.scopes.clear()
         local.contexts.clear()
         for one in followed:
             if one is not None:
                 one.finish(False)
-
-    def close_implicit(self) -> None:
-        """End this thread's step that no container announced, if there is one."""
-        step, self._local.implicit = self._local.implicit, None
-        if step is not None:
-            self._end(step, completed=True)
 
     # ---- tap: called for each operator of the table
 
@@ -226,11 +224,11 @@ class Observer:
                 local.counts[owner, identity] = ordinal + 1
         context = local.contexts[-1] if local.contexts else None
         module = None if owner is None else self.layout.modules[owner]
-        answer = None
+        answer, shown_here = None, False
         if module is not None:
-            answer = self._following.answer(local.followed, operator, call, module, situation, ordinal, context, args, kwargs)
+            answer, shown_here = self._following.answer(local.followed, operator, call, module, situation, ordinal, context, args, kwargs)
         dim = dimension(args, kwargs) if operator.kind == "softmax" else None
-        verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, local.followed is not None)
+        verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, shown_here)
         if scope is not None:
             if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None:
                 verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
@@ -252,38 +250,27 @@ class Observer:
             self.untold.setdefault(owner, verdict.untold)
         if verdict.call is None:
             if verdict.crossing is not None and self._recorder.cross and owner in self.selection:
-                self._recorder.add_cross(local.step or self._implicit_step(local, owner), owner, verdict.crossing, context)
+                self._recorder.add_cross(local.step or self._implicit_step(owner), owner, verdict.crossing, context)
             return
         self.owners.setdefault(owner)
         if owner in self.selection:
-            step = local.step or self._implicit_step(local, owner)
+            step = local.step or self._implicit_step(owner)
             known = None if verdict.moved else context
             self._recorder.add(step, owner, verdict.call, known, verdict.evidence, sparse=not self._judge.from_library(owner))
 
     def _keep_region(self, local: ThreadState, region: str, call: AttentionCall | None, context: TokenContext | None) -> None:
-        step = local.step or self._implicit_step(local, None)
+        step = local.step or self._implicit_step(None)
         step.regions.setdefault(region, []).append(None if call is None else len(step.calls))
         if call is not None:
             self._recorder.add(step, None, call, context, "its place in compiled code, its lengths and its operator")
 
     # ---- steps
 
-    def _implicit_step(self, local: ThreadState, owner: str | None) -> Step:
-        """Step of a call outside every container: the model is not called as a whole, or was compiled inside the context.
-
-        A worker thread of a running forward belongs to that forward. Otherwise all calls of a thread form one forward until one repeats.
-        """
+    def _implicit_step(self, owner: str | None) -> Step:
+        """Step of a call outside every container; a worker thread of a running forward belongs to that forward."""
         with self._lock:
             running = self._open[0] if len(self._open) == 1 else None
-        if running is not None:
-            return running
-        site: object = owner if owner is not None else stack.call_site()
-        step = local.implicit
-        if step is None or site in step.sites:
-            self.close_implicit()
-            step = local.implicit = self._recorder.begin()
-        step.sites.add(site)
-        return step
+        return running or self.implicit.step(owner if owner is not None else stack.call_site())
 
     def _end(self, step: Step, completed: bool) -> None:
         missed: dict[str, str] = {}

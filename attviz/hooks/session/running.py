@@ -33,7 +33,6 @@ class ThreadState(threading.local):
         self.scopes: list[LayerScope] = []
         self.contexts: list[TokenContext] = []
         self.step: Step | None = None  # of the running container
-        self.implicit: Step | None = None  # of calls that no container announced
         self.foreign = 0  # attention operators that ran on this thread outside the model
         self.followed: Followed | None = None  # while a call is followed
         self.counts: dict[tuple[str, int], int] = {}  # attention calls of modules that have no hook yet, in the running forward

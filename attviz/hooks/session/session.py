@@ -69,7 +69,7 @@ class Session:
         """Remove everything; report what was missed unless the context ends by an exception."""
         try:
             try:
-                self.observer.close_implicit()
+                self.observer.implicit.close(everywhere=True)
             finally:
                 self.close()
         finally:

@@ -13,6 +13,8 @@ from attviz.hooks.scope.follow.axes import (
     crossed,
     learned,
     of_input,
+    of_parameters,
+    of_texts,
     pieces_of,
     rank_of,
     roots_of,
@@ -21,7 +23,7 @@ from attviz.hooks.scope.follow.axes import (
 )
 from attviz.hooks.scope.follow.layout import Layout, layout_of_axes, moved
 from attviz.hooks.scope.follow.mode import Follow
-from attviz.hooks.scope.follow.trace import Pair, Trace, one_for_all
+from attviz.hooks.scope.follow.trace import Pair, Trace, is_product, one_for_all
 
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
 Pieces = tuple[tuple[Axis, int], ...]
@@ -47,6 +49,7 @@ class Answer:
         several: Not the first single-head attention over the same tokens in one call of its module.
         one_token: One query and one key, which prove nothing.
         paired: Both depend on the same input.
+        weighing: Its scores are a product of two tensors that depend on inputs, or its keys come from an input's axis; so it is no router.
         moved: The queries are the tokens of an input in a different order.
     """
 
@@ -63,6 +66,7 @@ class Answer:
     several: bool = False
     one_token: bool = False
     paired: bool = False
+    weighing: bool = False
     moved: bool = False
 
 
@@ -98,6 +102,13 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
     dim %= scores.ndim
     if scores.shape[dim] == 1:
         return _one_token(trace.pair)
+    answer = _of_scores(follow, scores, dim, one_input)
+    weighing = is_product(trace.pair) or (answer.kind != "none" and bool(roots_of(trace.axes[dim])))
+    return replace(answer, weighing=weighing)
+
+
+def _of_scores(follow: Follow, scores: Tensor, dim: int, one_input: bool) -> Answer:
+    trace = follow.traces[scores]
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
@@ -107,6 +118,8 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
             continue
         answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input, trace.taken)
         answer = _one_by_one(answer, trace, keys)
+        if answer.kind == "self" and scores.ndim == 2 and of_texts(keys):
+            return Answer("none", "queries and keys are the texts of the batch, not tokens")
         if answer.kind == "self":
             places = [place for place in range(scores.ndim) if place not in (rows, dim)]
             leading, sizes = tuple(trace.axes[place] for place in places), tuple(scores.shape[place] for place in places)
@@ -114,10 +127,12 @@ def answer_softmax(follow: Follow, scores: Tensor, dim: int, one_input: bool) ->
             single = not any(head for axis in layout.axes for head, _ in axis) and scores.ndim < 4
             return replace(answer, layout=layout, single=single, tokens=follow.symbols.number(trace.axes[rows]))
         found = found or (answer if answer.kind != "none" else None)
-    if size > 1 and learned(keys):
+    if size > 1 and _no_tokens(keys, pair):
         return Answer("none", "its softmax runs over features, experts or learned slots, not over tokens")
     if found is not None:
         return found
+    if learned(keys) and is_product(pair):
+        return Answer("unsettled", "the keys are slots that tokens were written into, in a way that could not be followed")
     return Answer("none", "its softmax has no axis of queries that are the tokens it runs over")
 
 
@@ -139,7 +154,8 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
     if rows == keys and rows:
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
             return Answer("none", "queries and keys are features, not tokens")
-        if streams is not None and streams.query != streams.key and not (one_input and kin(streams.query, streams.key)):
+        went_apart = streams is not None and is_product(streams) and streams.query != streams.key
+        if streams is not None and went_apart and not (one_input and kin(streams.query, streams.key)):
             return Answer("unsettled", "queries and keys are the same tokens of one input, but took different paths through the model")
         buffered = streams is not None and streams.buffered
         same = Answer("self", "queries and keys are the same tokens", buffer=buffered, moved=_reordered(rows))
@@ -157,7 +173,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
             return Answer("cross", "queries and keys come from different inputs")
     if q_len > 1 and learned(rows) and of_input(keys):
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
-    if of_input(rows) and kv_len > 1 and learned(keys):
+    if of_input(rows) and kv_len > 1 and _no_tokens(keys, streams):
         return Answer("none", "the keys are projections or features, not tokens")
     if of_input(rows) and of_input(keys) and not roots_of(rows) & roots_of(keys):
         return Answer("cross", "queries and keys come from different inputs")
@@ -170,6 +186,11 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
             apart=True,
         )
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
+
+
+def _no_tokens(keys: Axis, pair: Pair | None) -> bool:
+    """Whether keys are features or parameters; slots that were kept or created in the forward only count if no input went into them."""
+    return learned(keys) and (of_parameters(keys) or not is_product(pair))
 
 
 def _own_piece(rows: Axis, q_len: int, pieces: Pieces, streams: Pair | None, taken: list[int]) -> int | None:
@@ -202,8 +223,8 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
         return Answer("self", "the keys are the queries' own tokens, written into a buffer", after, buffer=True, before=before)
     extra = [f"{before} before"] * bool(before) + [f"{after} behind"] * bool(after)
     why = f"the keys are the queries' own tokens and others ({', '.join(extra)} them)"
-    # how many tokens of another input stand behind them is another number in every call
-    varies = any(not learned(piece) for piece, _ in pieces[own + 1 :])
+    # how many tokens of another input, or of a cache, stand behind them is another number in every call
+    varies = any(not learned(piece) or any(symbol.kept for symbol in piece) for piece, _ in pieces[own + 1 :])
     return Answer("self", why, after, buffer=varies, before=before)
 
 

@@ -20,14 +20,15 @@ class Symbol:
     """One source of indices; two are the same only if they are the same object (see :class:`Symbols`).
 
     Attributes:
-        kind: ``"in"`` an axis of an input, ``"weight"`` an output axis of a parameter, ``"const"`` an axis of a tensor created in the
-            forward,
-            ``"spread"`` an expanded axis, ``"stack"`` stacked heads; ``"sub"``, ``"slice"``, ``"cat"``, ``"by"`` are derived from others.
+        kind: ``"in"`` an axis of an input, ``"weight"`` an output axis of a parameter, ``"learned"`` an axis of a parameter itself,
+            ``"made"`` of a tensor created in the forward, ``"kept"`` of one that was there before (a cache, a memory), ``"spread"`` an
+            expanded axis, ``"stack"`` stacked heads; ``"sub"``, ``"slice"``, ``"cat"``, ``"by"`` are derived from others.
         size: Number of indices.
         rank: Decides which of two axes names the result when they meet.
         parts: The symbols it is derived from.
         depth: Number of steps from an input.
         roots: The inputs it comes from.
+        kept: Whether it comes from something that was kept from before the forward.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Symbol:
     parts: tuple[Hashable, ...] = ()
     depth: int = 0
     roots: frozenset[object] = frozenset()
+    kept: bool = False
 
 
 Axis = tuple[Symbol, ...]
@@ -55,6 +57,11 @@ def rank_of(axis: Axis) -> float:
 def roots_of(axis: Axis) -> frozenset[object]:
     """The inputs an axis comes from."""
     return frozenset().union(*(symbol.roots for symbol in axis))
+
+
+def of_texts(axis: Axis) -> bool:
+    """Whether an axis is the batch of an input: the first of features by tokens and texts, or of token ids."""
+    return len(axis) == 1 and axis[0].kind == "in" and axis[0].parts[-2] is True
 
 
 def of_input(axis: Axis) -> bool:
@@ -79,6 +86,14 @@ def learned(axis: Axis) -> bool:
     return rank == FEATURE or rank <= CONSTANT
 
 
+def of_parameters(axis: Axis) -> bool:
+    """Whether an axis is one of features, or of a parameter, and nothing else."""
+    return all(
+        symbol.rank == FEATURE or symbol.kind == "learned" or (bool(symbol.parts[-1]) and of_parameters(symbol.parts[-1]))  # type: ignore[arg-type]
+        for symbol in axis
+    )
+
+
 class Symbols:
     """Creates symbols, each only once: the same construction returns the same object."""
 
@@ -99,7 +114,8 @@ class Symbols:
         if found is None:
             roots = roots_of(of) if root is None else frozenset([root])
             depth = 1 + max((symbol.depth for symbol in of), default=-1)
-            found = self._known[key] = Symbol(kind, size, rank, (*parts, of), depth, roots)
+            kept = kind == "kept" or any(symbol.kept for symbol in of)
+            found = self._known[key] = Symbol(kind, size, rank, (*parts, of), depth, roots, kept)
         return found
 
     def number(self, axis: Axis) -> int:
@@ -204,13 +220,14 @@ class Symbols:
         """An axis whose indices are no longer those of ``axis``, but derived from them by a named operation."""
         return () if size <= 1 else (self.make("by", size, rank_of(axis) if rank is None else rank, what, *parts, of=axis),)
 
-    def single(self, size: int, streams: frozenset[int], learned_from: frozenset[int] = frozenset()) -> Axis:
+    def single(self, size: int, streams: frozenset[int], learned_from: frozenset[int] = frozenset(), kept: bool = False) -> Axis:
         """The axis of a single token that is stacked with others: identified by what it depends on; a learned one by its parameters."""
         if size != 1:
             return ()
+        of = (self.make("kept", 1, CONSTANT, self.fresh()),) if kept else ()
         if streams:
-            return (self.make("one", 1, UNKNOWN, streams, frozenset[int]()),)
-        return (self.make("one", 1, CONSTANT, frozenset[int](), learned_from, self.fresh()),)
+            return (self.make("one", 1, UNKNOWN, streams, frozenset[int](), of=of),)
+        return (self.make("one", 1, CONSTANT, frozenset[int](), learned_from, self.fresh(), of=of),)
 
     def spread(self, size: int) -> Axis:
         """An expanded axis: every index is the same."""

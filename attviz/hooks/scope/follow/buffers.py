@@ -42,7 +42,11 @@ def write(traces: Traces, name: str, args: tuple[Any, ...], out: Any) -> None:
 
 def _wrote_view(traces: Traces, view: Tensor) -> None:
     base = view._base
-    if base is None or not traceable(base) or base.ndim != view.ndim or base.stride() != view.stride():
+    if base is None or not traceable(base):
+        return
+    known, streams = traces[base], traces[view].streams
+    if base.ndim != view.ndim or base.stride() != view.stride():
+        traces[base] = known._replace(streams=known.streams | streams, buffered=True)  # somewhere in it
         return
     rest, starts = int(view.storage_offset()) - int(base.storage_offset()), [0] * base.ndim
     for step, dim in sorted(((int(base.stride(dim)), dim) for dim in range(base.ndim)), reverse=True):

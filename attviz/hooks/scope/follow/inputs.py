@@ -24,8 +24,9 @@ def name_inputs(traces: Traces, inputs: Iterable[Any]) -> None:
             continue
         number = traces.symbols.fresh()
         rank = INPUT - 0.001 * min(len(named), 900)
+        batched = tensor.ndim > 2 or (tensor.ndim == 2 and not tensor.is_floating_point())
         axes = tuple(
-            () if size == 1 else (traces.symbols.make("in", size, rank, number, place, root=(number, place)),)
+            () if size == 1 else (traces.symbols.make("in", size, rank, number, place, place == 0 and batched, root=(number, place)),)
             for place, size in enumerate(tensor.shape)
         )
         traces[tensor] = Trace(axes, frozenset([number]))

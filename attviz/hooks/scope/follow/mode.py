@@ -10,21 +10,23 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils import _python_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.hooks.scope.follow.axes import Axis, Symbols, crossed, learned, sources
+from attviz.hooks.scope.follow.axes import Axis, Symbols, crossed, learned, roots_of, sources
 from attviz.hooks.scope.follow.buffers import write
 from attviz.hooks.scope.follow.inputs import name_inputs
 from attviz.hooks.scope.follow.rules import axes_after, base_name
-from attviz.hooks.scope.follow.trace import Pair, SeenSoftmax, Trace, Traces, Weights, flat_tensors, one_for_all, traceable
+from attviz.hooks.scope.follow.trace import Pair, SeenSoftmax, Trace, Traces, Weights, flat_tensors, is_product, one_for_all, traceable
 from attviz.hooks.scope.follow.views import MOVING, taken_from
 from attviz.hooks.scope.follow.weights import weights_after
 
 _LIMIT = 200_000  # operators; a forward that runs more is not followed to its end
 _EXPONENTIALS = frozenset("exp exp2 _softmax _safe_softmax softmax".split())
 _ATTENDING = frozenset("flex_attention _native_multi_head_attention _transformer_encoder_layer_fwd".split())
-_NOISE = frozenset("bernoulli uniform normal rand_like randn_like".split())
+_NOISE = frozenset("bernoulli uniform normal".split())
+_DRAWN = frozenset("rand randn rand_like randn_like".split())
 
 
 _COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
@@ -38,7 +40,8 @@ class Follow(TorchDispatchMode):
 
     Attributes:
         broken: What went wrong in the bookkeeping; nothing is concluded from a broken one.
-        unseen: Modules in which tokens were weighed by exponentials that no attention operator showed.
+        unseen: Modules in which tokens were weighed by exponentials, or by rows that sum to one, that no attention operator showed.
+        plain: Modules in which tokens were weighed by products of tokens without a softmax.
         softmax: Set while a softmax runs that is taken for attention.
         exponentials: Number of operators so far that could be part of a softmax, or that are not torch's own.
         products: Number of products of two tensors that both depend on the inputs.
@@ -64,6 +67,7 @@ class Follow(TorchDispatchMode):
         self.traces = Traces(self.symbols)
         self.broken: Exception | None = None
         self.unseen: list[Any] = []
+        self.plain: list[Any] = []
         self.softmax: SeenSoftmax | None = None  # set by whoever takes the running softmax for attention
         self.where: Callable[[], Any] = lambda: None
         self.exponentials = self.products = 0
@@ -118,10 +122,12 @@ class Follow(TorchDispatchMode):
 
     def _note(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         traces, name = self.traces, base_name(func)
-        if name.endswith("_like") or name.startswith("new_"):
-            return  # newly made: its axes get names when it is first used
-        given = [traces[tensor] for tensor in flat_tensors((args, kwargs)) if traceable(tensor)]
+        fresh = name.endswith("_like") or name.startswith("new_")
+        given = [] if fresh else [traces[tensor] for tensor in flat_tensors((args, kwargs)) if traceable(tensor)]
         if not given:
+            for tensor in flat_tensors(out):
+                if traceable(tensor):
+                    traces.name(tensor, "made", noise=name in _DRAWN)
             return
         streams = frozenset().union(*(trace.streams for trace in given))
         learned_from = frozenset[int]() if streams else frozenset[int]().union(*(trace.learned_from for trace in given))
@@ -167,7 +173,7 @@ class Follow(TorchDispatchMode):
         """Whether a product sums over tokens with weights that come from an exponential."""
         mixed = False
         ends = ((one, two, len(one.axes) - 1, len(one.axes) - 2), (two, one, len(two.axes) - 2, len(two.axes) - 1))
-        for trace, other, contracted, kept in ends:
+        for (trace, other, contracted, kept), tensor in zip(ends, args[-2:] if name in ("baddbmm", "addmm") else args[:2], strict=True):
             if one.weights is not None and two.weights is not None:
                 one.weights.softmax.used.append("a product of two softmaxes")
                 two.weights.softmax.used.append("a product of two softmaxes")
@@ -179,11 +185,27 @@ class Follow(TorchDispatchMode):
                 wrong = trace.weights.axis is not None and trace.weights.axis != contracted
                 trace.weights.softmax.used.append(trace.weights.changed or ("a sum over the queries" if wrong else ""))
                 mixed = True
-            elif trace.exponential and trace.axes[contracted] == trace.axes[kept] and not learned(trace.axes[kept]):
+            elif _among_tokens(trace, contracted, kept):
                 where = self.where()
-                self.unseen.extend([] if where is None else [where])
+                shown = self.unseen if trace.exponential or _is_softmax(tensor, contracted) else self.plain
+                shown.extend([] if where is None else [where])
                 mixed = True
         return mixed
+
+
+def _among_tokens(trace: Trace, contracted: int, kept: int) -> bool:
+    """Whether a factor of a product weighs tokens for each token: exponentials of whatever, or a product of tokens with tokens."""
+    one, two = trace.axes[contracted], trace.axes[kept]
+    if not one or not two or learned(two) or not (trace.exponential or is_product(trace.pair)):
+        return False
+    return one == two or (is_product(trace.pair) and bool(roots_of(one) & roots_of(two)))
+
+
+def _is_softmax(weights: Tensor, dim: int) -> bool:
+    """Whether rows are those of a softmax, however they were made: none negative, each with the sum of one, or empty."""
+    weights = weights.detach().float()
+    total = weights.sum(dim)
+    return bool((weights >= 0).all()) and bool((((total - 1.0).abs() < 1e-3) | (total == 0)).all()) and bool(total.any())
 
 
 def _is_composite(func: Any, args: tuple[Any, ...]) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, learned, rank_of, size_of
-from attviz.hooks.scope.follow.trace import Rule, Traces, flat_tensors, traceable
+from attviz.hooks.scope.follow.trace import Rule, Trace, Traces, flat_tensors, traceable
 
 _REDUCING = (
     "sum mean amax amin max min var std norm linalg_vector_norm logsumexp prod any all argmax argmin median var_mean std_mean nansum "
@@ -93,27 +93,31 @@ def _feature(traces: Traces, axis: Axis, size: int) -> Axis:
     return () if size <= 1 else (traces.symbols.make("weight", size, FEATURE, of=axis),)
 
 
-def _product(traces: Traces, left: Axis, left_axes: Axes, right: Axis, right_axes: Axes) -> tuple[Axis, Axis]:
-    if constant(right_axes):
+def _product(traces: Traces, one: Trace, two: Trace) -> tuple[Axis, Axis]:
+    left, right = one.axes[-2], two.axes[-1]
+    if _fixed(two):
         return left, _feature(traces, right, size_of(right))
-    if constant(left_axes):
+    if _fixed(one):
         return _feature(traces, left, size_of(left)), right
     return left, right
 
 
+def _fixed(trace: Trace) -> bool:
+    """Whether no input has a part in a tensor; slots that tokens were written into have axes of their own, but depend on inputs."""
+    return constant(trace.axes) and not trace.streams
+
+
 def _matrix_product(at: int) -> Rule:
     def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
-        one, two = traces[args[at]].axes, traces[args[at + 1]].axes
-        return _product(traces, one[0], one, two[1], two)
+        return _product(traces, traces[args[at]], traces[args[at + 1]])
 
     return rule
 
 
 def _batched_product(at: int) -> Rule:
     def rule(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
-        one, two = traces[args[at]].axes, traces[args[at + 1]].axes
-        left, right = _product(traces, one[1], one, two[2], two)
-        return traces.symbols.beside([one[0], two[0]]), left, right
+        one, two = traces[args[at]], traces[args[at + 1]]
+        return traces.symbols.beside([one.axes[0], two.axes[0]]), *_product(traces, one, two)
 
     return rule
 

@@ -57,6 +57,11 @@ class Pair(NamedTuple):
     learned_from: frozenset[int] = frozenset()
 
 
+def is_product(pair: Pair | None) -> bool:
+    """Whether both factors depend on inputs: else one was a parameter, and what it made are no scores of tokens by tokens."""
+    return pair is not None and bool(pair.query) and bool(pair.key)
+
+
 class Trace(NamedTuple):
     """What is known about a tensor.
 
@@ -113,13 +118,14 @@ class Traces:
 
     def __getitem__(self, tensor: Tensor) -> Trace:
         found = self.known(tensor)
-        if found is None:
-            number = self.symbols.fresh()
-            make = self.symbols.make
-            axes = tuple(() if size == 1 else (make("const", size, CONSTANT, number, index),) for index, size in enumerate(tensor.shape))
-            found = Trace(axes, learned_from=frozenset([number]))
-            self[tensor] = found
-        return found
+        return self.name(tensor, "learned" if isinstance(tensor, nn.Parameter) else "kept") if found is None else found
+
+    def name(self, tensor: Tensor, kind: str, noise: bool = False) -> Trace:
+        """Name the axes of a tensor that comes from no input."""
+        number, make = self.symbols.fresh(), self.symbols.make
+        axes = tuple(() if size == 1 else (make(kind, size, CONSTANT, number, index),) for index, size in enumerate(tensor.shape))
+        self[tensor] = Trace(axes, noise=noise, learned_from=frozenset([number]))
+        return self[tensor]
 
     def __setitem__(self, tensor: Tensor, trace: Trace) -> None:
         self._known[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), trace)

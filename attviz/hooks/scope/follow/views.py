@@ -114,11 +114,28 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     else:
         found = [traces[tensor] for tensor in tensors]
         streams = [trace.streams for trace in found]
-        single = traces.symbols.single
-        pieces = [(axis or single(size, of.streams, of.learned_from), size) for (axis, size), of in zip(pieces, found, strict=True)]
+        if differ:
+            pieces = _of_other_places(traces, pieces, axes, result, differ)
+        kept = [any(symbol.kept for axis in trace.axes for symbol in axis) for trace in found]
+        pieces = [
+            (axis or traces.symbols.single(size, of.streams, of.learned_from, old), size)
+            for (axis, size), of, old in zip(pieces, found, kept, strict=True)
+        ]
         # a single token and a cache: what names the keys, not their mask
         result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if any(streams) else CONSTANT)
     return tuple(result)
+
+
+def _of_other_places(
+    traces: Traces, pieces: list[tuple[Axis, int]], axes: list[Axes], result: list[Axis], differ: list[int]
+) -> list[tuple[Axis, int]]:
+    """Pieces of the same axis, each of other windows or texts (a window beside its neighbours): only the unmoved one keeps its name."""
+    found = []
+    for piece, own in zip(pieces, axes, strict=True):
+        moved = pieces.count(piece) > 1 and rank_of(piece[0]) > CONSTANT and any(own[index] != result[index] for index in differ)
+        places = tuple(own[index] for index in differ)
+        found.append((traces.symbols.derived("of other places", *piece, *places), piece[1]) if moved else piece)
+    return found
 
 
 def _stacked(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
