@@ -352,7 +352,7 @@ def test_weights_changed_behind_their_softmax_are_loud(model):
 
 
 def test_heads_in_a_loop_are_loud():
-    assert "one by one" in is_loud(OneByOne().eval(), torch.randn(B, T, E))
+    assert "one after the other" in is_loud(OneByOne().eval(), torch.randn(B, T, E))
 
 
 class ByHand(Qkv):

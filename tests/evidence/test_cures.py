@@ -159,4 +159,4 @@ def test_a_fresh_copy_of_a_module_that_an_attribute_sends_another_way():
     assert_right(seen(model, x), model.truth(x))
     fresh = copy.deepcopy(model)
     fresh.backwards = True
-    assert "in another order" in is_loud(fresh, x)
+    assert "in a different order" in is_loud(fresh, x)

@@ -241,5 +241,5 @@ def test_keys_in_another_order_than_the_queries_are_loud(reorder):
             return F.scaled_dot_product_attention(q, reorder(k), reorder(v)).transpose(1, 2).flatten(2)
 
     model = Reordered().eval()
-    with pytest.raises(CaptureError, match="in another order"), torch.no_grad(), attviz.capture(model):
+    with pytest.raises(CaptureError, match="in a different order"), torch.no_grad(), attviz.capture(model):
         model(torch.randn(B, T, E))

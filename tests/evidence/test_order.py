@@ -80,7 +80,7 @@ def test_keys_that_were_moved_are_loud(how, core):
 @pytest.mark.parametrize("layers", ["0", "*", 0])
 def test_naming_a_module_does_not_make_moved_keys_right(layers):
     model = nn.Sequential(type("Attention", (Keyed,), {})("fused", MOVED["index"])).eval()
-    with pytest.raises(CaptureError, match="in another order"), torch.no_grad(), attviz.capture(model, layers=layers):
+    with pytest.raises(CaptureError, match="in a different order"), torch.no_grad(), attviz.capture(model, layers=layers):
         model(torch.randn(B, T, E))
 
 
@@ -96,7 +96,7 @@ APART = {
 @pytest.mark.parametrize("how", APART)
 def test_queries_and_keys_that_were_moved_apart_are_loud(how, core):
     queries, keys = APART[how]
-    assert "in another order" in is_loud(Keyed(core, keys, queries).eval(), torch.randn(B, T, E))
+    assert "in a different order" in is_loud(Keyed(core, keys, queries).eval(), torch.randn(B, T, E))
 
 
 IN_PLACE = {
@@ -148,8 +148,8 @@ def test_a_flag_that_changes_the_order_is_followed_again():
 
     model, x = Flagged("fused", lambda k: k).eval(), torch.randn(B, T, E)
     assert_right(seen(model, x), model.truth(x))
-    assert "in another order" in is_loud(model, x, backwards=True)
-    assert "in another order" in is_loud(model, x, True)
+    assert "in a different order" in is_loud(model, x, backwards=True)
+    assert "in a different order" in is_loud(model, x, True)
     assert_right(seen(model, x), model.truth(x))
 
 
@@ -182,7 +182,7 @@ def test_queries_taken_one_by_one_are_loud(take, visible, core):
             q, k, v = self.qkv(x)
             return torch.cat([self.core(take(q, place), visible(k, place), visible(v, place)) for place in range(T)], 2)
 
-    assert "one by one" in is_loud(QueryByQuery(core, lambda k: k).eval(), torch.randn(B, T, E))
+    assert "one at a time" in is_loud(QueryByQuery(core, lambda k: k).eval(), torch.randn(B, T, E))
 
 
 def test_one_query_taken_out_of_the_tokens_is_skipped():

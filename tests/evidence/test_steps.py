@@ -195,7 +195,7 @@ def test_loop_over_the_texts_of_a_batch_is_loud():
             return torch.stack([(self.q(row) @ self.k(row).mT).softmax(-1) @ row for row in x])
 
     model = Graphs().eval()
-    with pytest.raises(CaptureError, match="one by one"), torch.no_grad(), attviz.capture(model):
+    with pytest.raises(CaptureError, match="one after the other"), torch.no_grad(), attviz.capture(model):
         model(torch.randn(3, 8, 32))
 
 
