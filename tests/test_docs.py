@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import attviz
+from attviz import errors
 from attviz.calls import layouts
+from attviz.errors import AttvizError
 from attviz.hooks.scope import caches
 from attviz.hooks.tap.operators import registry
 from benchmarks import readme
@@ -72,6 +74,12 @@ def test_the_reference_has_every_public_name():
     named = {f"attviz.{name}" for name in attviz.__all__ if not name.startswith("_")}
     packages = {"attviz.readings", "attviz.metrics", "attviz.metrics.scores", "attviz.plots", "attviz.io", "attviz.kernels"}
     assert named | packages | {"attviz.integrations", "attviz.errors", "attviz.records"} <= documented
+
+
+def test_every_error_and_warning_has_its_cause_and_cure():
+    page = (DOCS / "errors.md").read_text(encoding="utf-8")
+    raised = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, (AttvizError, Warning))}
+    assert raised - {"AttvizError"} <= set(re.findall(r"^\| `(\w+)", page, re.MULTILINE))
 
 
 def test_the_numbers_of_the_readme_are_those_of_committed_rows():
