@@ -29,8 +29,9 @@ registers, in bytes of stack (scratch on AMD), over all architectures; the scrip
 Where no tile is free of spills, or the compiler has no matrix instruction for an architecture, the table of tiles
 (`attviz/kernels/triton/tuning.json`, chosen by `python -m benchmarks.kernels.tiles`) says so, and the cell reads *torch*: there the
 implementation in torch serves. So it is for everything with matrix products on sm_75, on gfx1100 in float32 and for most heads of 128 and
-more, and for `mass_from_logsumexp` in float32 with heads of 128 on NVIDIA. The tiles of `received_from_logsumexp` and
-`mass_from_logsumexp` were chosen on sm_80, sm_89, sm_90, sm_100 and gfx942, and taken over from the nearest of these elsewhere.
+more, for `mass_from_logsumexp` in float32 with heads of 128 on NVIDIA, and for `received_from_logsumexp` in float32 with heads of 128 on
+sm_120. The tiles of these two were chosen on sm_80, sm_89, sm_90, sm_100, sm_120 (`mass` in 16 bits) and gfx942, and taken over from the
+nearest of these elsewhere.
 
 The page holds a selection. `--all` compiles every case (each dtype and size of a head with the least and the most that can be asked of a
 kernel, sizes of 1, odd strides, offsets beyond 32 bits) for every architecture; the tests compile each case for one architecture in turn,

@@ -27,6 +27,8 @@ SAMPLE += [  # these spilled once
     ("qk fp32 batch 3, heads 1 of 1, length 7, d40", "sm_80"),
     ("qk fp32 d64 causal", "sm_80"),
     ("qk fp32 d64 causal", "sm_120"),
+    ("received fp32 d64, window, softcap, alibi, bias, padding, queries", "sm_120"),
+    ("mass bf16 d128, 64 features, window, softcap, alibi, bias, padding", "sm_120"),
 ]
 
 
