@@ -35,13 +35,13 @@ imported, empty modules stand in for it.
 
 - **{right} of {all} models are right on every path**{none}.
 - The rest is said aloud, or not settled: each with the reason.
-
+{missing}
 | model | path | attentions | largest error | verdict | without an own key, or why not |
 |---|---|---|---|---|---|
 """
 _WHAT = {
-    "timm": "Vision transformers of timm, of as many kinds as ran so far. `fused` is SDPA, "
-    "`plain` the softmax that timm writes out itself.",
+    "timm": "One model or more of each file of timm that runs attention; several where a file has several kinds. `fused` is SDPA, "
+    "`plain` the softmax that timm writes out itself; a model without a choice has one row.",
     "diffusers": "Transformers, U-Nets and video models of diffusers, with the attention that diffusers gives them by default.",
 }
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     import_timm()
     models = importlib.import_module(f"benchmarks.families.{args.library}_models")
-    bad = []
+    bad = [f"{file}.py runs attention, and no model of it is listed" for file in getattr(models, "files_without_a_model", list)()]
     for name in tqdm([name for name in sorted(args.models or models.MODELS) if name > args.after], unit="model"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -86,11 +86,13 @@ def read(path: Path) -> dict[str, list[tuple[str, ...]]]:
 def page(library: str, rows: dict[str, list[tuple[str, ...]]]) -> str:
     """The whole page."""
     verdicts = [{cells[3] for cells in found} for found in rows.values()]
+    missing = sorted(set(importlib.import_module(f"benchmarks.families.{library}_models").MODELS) - set(rows))
     none = sum(found == {"none"} for found in verdicts)
     head = _HEAD.format(
         library=library, torch=torch.__version__.split("+")[0], version=importlib.import_module(library).__version__, what=_WHAT[library],
         right=sum(found == {"right"} for found in verdicts), all=len(rows),
         none=f"; {none} more have no attention with an own key" if none else "",
+        missing=f"- Not run yet: {', '.join(missing)}.\n" if missing else "",
     )  # fmt: skip
     return head + "".join(row_of(name, *cells) for name in sorted(rows) for cells in rows[name])
 

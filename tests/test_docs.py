@@ -114,3 +114,8 @@ def test_every_how_to_and_top_page_is_reached_from_the_questions():
     told = (DOCS / "questions.md").read_text(encoding="utf-8")
     for page in (DOCS / "howto").glob("*.md"):
         assert page.stem == "index" or f"howto/{page.name}" in told, page.name
+
+
+def test_the_tables_of_other_libraries_are_one_click_from_the_supported_models():
+    links = LINK.findall((DOCS / "supported-models.md").read_text(encoding="utf-8"))
+    assert {"timm-models.md", "diffusers-models.md", "supported-readings.md"} <= set(links)

@@ -241,12 +241,20 @@ def outcome_of(family: str, path: str, check: attviz.Check) -> Outcome:
     elif wrong:
         outcome.verdict, outcome.note = "wrong", _said(wrong)
     elif check.warnings:
-        outcome.verdict, outcome.note = "refused", " ".join(check.warnings[0].split())[:400]
+        outcome.verdict, outcome.note = "refused", _refusal(check.warnings[0])
     elif unsure:
         outcome.verdict, outcome.note = "unsure", _said(unsure)
     elif not outcome.recorded:
         outcome.verdict, outcome.note = "none", "; ".join(sorted({row.evidence for row in rows}))
     return outcome
+
+
+def _refusal(warning: str) -> str:
+    """What a capture gives as its reason, without what it says of the model and of the cure."""
+    text = " ".join(warning.split()).partition(" Cure:")[0]
+    for head in ("Why: ", "so nothing was recorded there. "):
+        text = text.partition(head)[2] or text
+    return text[:400]
 
 
 def _said(rows: tuple[LayerCheck, ...]) -> str:

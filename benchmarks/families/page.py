@@ -32,6 +32,9 @@ in that type.
 - {refused} families have no attention matrix, or one that cannot be read, or are not settled: each with the reason.
 - {unbuilt} entries of the registry could not be built or fed; that says nothing about the capture. They are listed at the end.
 
+Other libraries have tables of their own: [timm](timm-models.md), [diffusers](diffusers-models.md). What can be read of each family here:
+[readings](supported-readings.md).
+
 """
 _RIGHT = "| family | layers | sdpa | eager | flex | bfloat16 | without an own key |\n|---|---|---|---|---|---|---|\n"
 _REST = "\n## Refused, skipped or not settled\n\n| family | path | verdict | why |\n|---|---|---|---|\n"
@@ -78,7 +81,7 @@ class Table:
         elif all(outcome.verdict == "right" for outcome in found):
             self.right[family] = _right_cells(found)
         else:
-            self.rest[family] = [(outcome.path, outcome.verdict, _cell(_why(outcome))) for outcome in found]
+            self.rest[family] = [(outcome.path, outcome.verdict, _cell(outcome.note)) for outcome in found]
 
     def verdicts(self, family: str) -> set[str]:
         """What the page says of a family; several where its paths differ."""
@@ -133,11 +136,6 @@ def _right_cells(found: list[Outcome]) -> tuple[str, ...]:
     notes = {_short(why) for why in found[0].skipped.values()}
     columns = (errors.get(path, "-") for path in ("sdpa", "eager", "flex_attention", half))
     return (str(len(found[0].recorded)), *columns, _cell("; ".join(sorted(notes))))
-
-
-def _why(outcome: Outcome) -> str:
-    _, found, why = outcome.note.partition("Why: ")
-    return why.split(".   Cure:")[0].split(".  Cure:")[0] if found else outcome.note
 
 
 def _short(reason: str) -> str:
