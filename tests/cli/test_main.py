@@ -208,7 +208,7 @@ def test_demo_on_a_model_and_texts_of_the_user(folder, tmp_path, capsys):
     assert "strongest head" in out
     assert "2 special tokens are left out; --special shows them" in out
     assert "What stands out" in out
-    assert "- On average a token gives" in out
+    assert "- On average, a token gives" in out
     assert "[CLS]" not in out.split("What stands out")[0]
     assert "loading" in err
     assert "[CLS]" in call(capsys, "demo", *options, "--special")[1].split("What stands out")[0]
@@ -222,7 +222,7 @@ def test_demo_prints_json_and_writes_what_it_says(folder, tmp_path, capsys, monk
     assert code == 0
     found = json.loads(out)
     assert [row["token"] for row in found["documents"][0]["tokens"]] == ["the", "river"]
-    assert found["insights"][0]["text"].startswith("On average a token gives")
+    assert found["insights"][0]["text"].startswith("On average, a token gives")
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"demo.attviz", "demo.json", "demo.tex", "demo.html", "series_0000.png", "head_map.png"}
     assert "6 files in" in err
