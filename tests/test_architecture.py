@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "attviz"
 FLOORS = {
     "spelling": -1,  # errors show their text through it
     "_version": 0,
+    "names": 0,
     "errors": 0,
     "records": 0,
     "protocols": 0,
@@ -85,7 +86,23 @@ def test_every_room_is_on_a_floor():
     assert {room(path) for path in FILES} <= set(FLOORS)
 
 
+# What is no heuristic: attributes of Python, of torch and of our own.
+INTERFACES = {
+    "__func__", "__code__", "__name__", "_schema", "tags", "_op_dk", "_compiled_call_impl", "get_compiler_config", "_stance", "stance",
+    "device_mesh", "placements", "mask_mod", "_flex_attention_autocast_impl", "attviz_observer", "_bias", "add_note",
+}  # fmt: skip
+
+
+def names_asked_for(path: Path) -> set[str]:
+    """Attributes that are looked up by a name written out in the call."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    asked = [node.args[1] for node in calls if isinstance(node.func, ast.Name) and node.func.id in ("getattr", "hasattr")]
+    return {name.value for name in asked if isinstance(name, ast.Constant) and isinstance(name.value, str)}
+
+
 def test_every_heuristic_by_name_stands_in_one_table():
-    """Patterns of names, and the attributes that are asked for by name, are in ``names.py``; the rest of the hooks asks it."""
-    rooms = [path for path in (PACKAGE / "hooks").rglob("*.py") if path.name != "names.py"]
+    """Patterns of names, and attributes that are asked for by name, are in ``names.py``; hooks and calls ask it. The tap knows packages."""
+    rooms = [path for room in ("hooks", "calls") for path in (PACKAGE / room).rglob("*.py")]
     assert [path.name for path in rooms if "\nimport re\n" in path.read_text(encoding="utf-8")] == []
+    asked = {str(path.relative_to(PACKAGE)): names_asked_for(path) - INTERFACES for path in rooms if "tap" not in path.parts}
+    assert {path: names for path, names in asked.items() if names} == {}

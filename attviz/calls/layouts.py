@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from attviz.names import approximates_by_landmarks, block_length, one_sided_window, pools_tokens, sees_random_blocks
 from attviz.registry import Registry, named_after
 
 
@@ -76,8 +77,8 @@ def trimmed(diagonal: Tensor, length: int | None) -> Tensor:
 
 def _banded(module: nn.Module, weights: Tensor) -> Tensor | str | None:
     """Longformer: ``[batch, tokens, num_heads, global tokens + 2 * window + 1]``, the own key in the middle of the window."""
-    window = module.one_sided_attn_window_size
-    assert isinstance(window, int)
+    window = one_sided_window(module)
+    assert window is not None
     if weights.ndim != 4:
         return None
     if weights.shape[-1] != 2 * window + 1:
@@ -87,8 +88,8 @@ def _banded(module: nn.Module, weights: Tensor) -> Tensor | str | None:
 
 def _blocked(module: nn.Module, weights: Tensor) -> Tensor | None:
     """LongT5: ``[batch, blocks, num_heads, block_len, 3 * block_len + global tokens]``, the own block in the middle."""
-    block = module.block_len
-    assert isinstance(block, int)
+    block = block_length(module)
+    assert block is not None
     if weights.ndim != 5 or weights.shape[-2] != block:
         return None
     own = weights.diagonal(block, -2, -1)
@@ -110,16 +111,8 @@ def _landmarks(module: nn.Module, weights: Tensor) -> str:
     return "Nyström approximation: the weights are a product over landmarks that is never written down"
 
 
-def _pools(module: nn.Module) -> bool:
-    return bool(getattr(module, "block_index", 0)) and hasattr(getattr(module, "config", None), "block_sizes")
-
-
-def _approximates(module: nn.Module) -> bool:
-    return getattr(module, "num_landmarks", None) != getattr(module, "seq_len", None) and hasattr(module, "num_landmarks")
-
-
-register_layout(WeightLayout(_pools, _pooled))
-register_layout(WeightLayout(lambda module: hasattr(module, "num_random_blocks") and hasattr(module, "seed"), _sparse_blocks))
-register_layout(WeightLayout(_approximates, _landmarks))
-register_layout(WeightLayout(lambda module: hasattr(module, "one_sided_attn_window_size"), _banded))
-register_layout(WeightLayout(lambda module: isinstance(getattr(module, "block_len", None), int), _blocked))
+register_layout(WeightLayout(pools_tokens, _pooled))
+register_layout(WeightLayout(sees_random_blocks, _sparse_blocks))
+register_layout(WeightLayout(approximates_by_landmarks, _landmarks))
+register_layout(WeightLayout(lambda module: one_sided_window(module) is not None, _banded))
+register_layout(WeightLayout(lambda module: block_length(module) is not None, _blocked))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from attviz.names import CACHE_LAYERS, CACHE_LENGTH, CACHE_LIMIT, CACHE_OF_ITSELF, USES_CACHE
 from attviz.registry import Registry, named_after
 
 
@@ -97,11 +98,11 @@ def cached(given: Mapping[str, Any]) -> Cached:
         length = _cached_length(value)
         if length is None:
             continue
-        layers = getattr(getattr(value, "self_attention_cache", value), "layers", ())
+        layers = getattr(getattr(value, CACHE_OF_ITSELF, value), CACHE_LAYERS, ())
         if isinstance(length, Tensor):  # a static cache counts on its device, and in place
             return Cached(_settled(length), True, True)
-        return Cached(int(length), any(hasattr(layer, "max_cache_len") for layer in layers), True)
-    return Cached(0, False, bool(given.get("use_cache")))
+        return Cached(int(length), any(hasattr(layer, CACHE_LIMIT) for layer in layers), True)
+    return Cached(0, False, bool(given.get(USES_CACHE)))
 
 
 def _settled(length: int | Tensor) -> int | Tensor:
@@ -117,10 +118,11 @@ def _cached_length(value: Any) -> int | Tensor | None:
         return None
     if isinstance(value, (tuple, list)):
         return _length_of_pairs(value)
-    if not callable(getattr(value, "get_seq_length", None)):
+    ask = getattr(value, CACHE_LENGTH, None)
+    if not callable(ask):
         return None
     try:
-        length: int | Tensor = value.get_seq_length()
+        length: int | Tensor = ask()
     except ValueError:
         return None
     return length

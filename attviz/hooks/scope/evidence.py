@@ -19,8 +19,8 @@ from attviz.hooks.scope.follow.answer import Answer, answer_fused, answer_softma
 from attviz.hooks.scope.follow.mode import Follow
 from attviz.hooks.scope.follow.trace import SeenSoftmax, traceable
 from attviz.hooks.scope.model_map import is_of_library
-from attviz.hooks.scope.names import NO_SEQUENCE, OWN_SEQUENCE
 from attviz.hooks.scope.tokens import parameter_names
+from attviz.names import NO_SEQUENCE, OWN_SEQUENCE
 
 Situation = tuple[str, ...]
 """Names of the parameters through which a call was given another sequence than its own."""

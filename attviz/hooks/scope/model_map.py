@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from attviz.hooks.scope.names import CHECKED_LIBRARIES, named_after_attention
+from attviz.names import CHECKED_LIBRARIES, named_after_attention
 
 
 @dataclass(frozen=True, slots=True)

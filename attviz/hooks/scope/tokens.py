@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attviz.errors import CaptureError
 from attviz.hooks.scope import caches, stack
-from attviz.hooks.scope.names import OTHER_INPUTS, PADDING, REAL_TOKENS, TOKEN_IDS
+from attviz.names import BEAM_SEARCH, EMBEDDED, FULL_ATTENTION, OTHER_INPUTS, OTHER_STATES, PADDING, POSITIONS, REAL_TOKENS, TOKEN_IDS
 
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
 
@@ -129,7 +129,7 @@ class ContextReader:
         if args and isinstance(args[0], Mapping):  # a batch handed over as one dictionary (sentence-transformers)
             given.update(args[0])
         ids = self._ids(args, kwargs, given)
-        embedded = isinstance(given.get("inputs_embeds"), Tensor)
+        embedded = isinstance(given.get(EMBEDDED), Tensor)
         foreign = any(isinstance(given.get(name), Tensor) for name in OTHER_INPUTS)
         past, static, cached, registered = caches.cached(given)
         padding = _padding(given)
@@ -138,7 +138,7 @@ class ContextReader:
         ids = outer.ids if outer is not None and ids is not None and ids is outer.given_ids else _copied(ids)
         if mask is not None and mask.ndim == 2:
             mask = outer.mask if outer is not None and mask is outer.given_mask else _copied(mask)
-        length = ids.shape[1] if ids is not None else given["inputs_embeds"].shape[1] if embedded else None
+        length = ids.shape[1] if ids is not None else given[EMBEDDED].shape[1] if embedded else None
         positions = _positions(given)
         if outer is None:
             self.told = True
@@ -151,7 +151,7 @@ class ContextReader:
             past, static, cached, registered = outer.past, outer.static, outer.cached, outer.registered
         if ids is None and embedded:
             ids = outer.ids
-            if mask is None and given.get("encoder_hidden_states") is None:  # a tower that is given ready-made masks
+            if mask is None and given.get(OTHER_STATES) is None:  # a tower that is given ready-made masks
                 mask, marks_padding = outer.mask, outer.mask_marks_padding
         elif ids is None and not foreign and padding is None:
             self.told = bool(self.told) or own_cache or positions is not outer.positions
@@ -224,7 +224,7 @@ def _padding(given: dict[str, Any]) -> Tensor | None:
 
 
 def _positions(given: dict[str, Any]) -> Tensor | None:
-    value = given.get("position_ids")
+    value = given.get(POSITIONS)
     return value if isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] > 1 else None
 
 
@@ -234,7 +234,7 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
         if isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point():
             return value
         if isinstance(value, dict):  # one ready-made mask for each kind of layer
-            value = value.get("full_attention", next(iter(value.values()), None))
+            value = value.get(FULL_ATTENTION, next(iter(value.values()), None))
         if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 1 and caches.cached(given).static:
             return value
     return None
@@ -242,4 +242,4 @@ def _kept(given: dict[str, Any]) -> Tensor | None:
 
 def _in_beam_search() -> bool:
     """Whether transformers' beam search runs this forward: its steps cannot be joined without the beam indices."""
-    return stack.runs_in("_beam_search", depth=64)
+    return stack.runs_in(BEAM_SEARCH, depth=64)

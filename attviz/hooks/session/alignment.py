@@ -18,7 +18,6 @@ from attviz.calls.trust import checked
 from attviz.hooks.scope.evidence import Situation, of_one
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.model_map import Layout
-from attviz.hooks.scope.names import has_sinks, is_cross_attention, is_other_softmax, names_another, predicts_ahead
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
@@ -27,6 +26,7 @@ from attviz.hooks.session.reasons import AHEAD, CROSS, MOVED, ONE_BY_ONE, OTHER_
 from attviz.hooks.session.settled import settle
 from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
+from attviz.names import has_sinks, is_cross_attention, is_other_softmax, names_another, predicts_ahead
 
 
 class Verdict(NamedTuple):

@@ -25,13 +25,13 @@ from attviz.hooks.scope.evidence import (
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.trace import flat_tensors
 from attviz.hooks.scope.model_map import Layout, is_of_library
-from attviz.hooks.scope.names import without_softmax
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.tap.hub import thread_state
 from attviz.hooks.tap.operators import Operator
 from attviz.hooks.tap.operators.softmax import dimension
+from attviz.names import without_softmax
 
 _BY_HAND = (
     "it weighs tokens with exponentials that no attention operator showed, or with rows that sum to one (a softmax written by hand, "

@@ -8,8 +8,8 @@ from torch import nn
 
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
-from attviz.hooks.scope.names import CONFIG_HEADS, QUERY_GROUPS
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.names import QUERY_GROUPS, heads_of_config
 
 _Shown = TypeVar("_Shown", FusedCall, SoftmaxCall)
 
@@ -23,7 +23,7 @@ def unpacked(call: _Shown, module: nn.Module | None, context: TokenContext | Non
     groups = None if module is None else module.__dict__.get(QUERY_GROUPS)  # getattr takes 10 us to say that a module has none
     if shaped.ndim != 4 or groups is None or groups < 2 or shaped.shape[2] != groups:
         return call
-    heads = getattr(getattr(module, "config", None), CONFIG_HEADS, None)
+    heads = heads_of_config(module)
     if (context is not None and context.length not in (None, 1)) or (isinstance(heads, int) and shaped.shape[1] * groups != heads):
         return call
     batch, rows = shaped.shape[0], shaped.shape[1] * groups

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attviz.errors import CaptureError
+from attviz.names import heads_of_config
 from attviz.records import DiagonalRecord
 
 
@@ -42,7 +43,7 @@ class HeadShares:
 
     def __init__(self, model: nn.Module, *, gather: bool) -> None:
         self._model, self._gather = model, gather
-        self._total = getattr(getattr(model, "config", None), "num_attention_heads", None)
+        self._total = heads_of_config(model)
         self._shares: dict[str, Share | None] = {}
 
     def note(self, layer: str | None) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from attviz.hooks.scope.model_map import Layout
+from attviz.names import implementation_of
 
 _SHOWN = 4
 _NONE_EXPECTED = (
@@ -64,7 +65,7 @@ def _cure(layout: Layout) -> str:
 
 def _reason(model: nn.Module, layout: Layout, name: str) -> str:
     module = layout.modules.get(name, model)
-    implementation = str(getattr(getattr(module, "config", getattr(model, "config", None)), "_attn_implementation", "") or "")
+    implementation = implementation_of(module, model)
     if layout.regions:
         return (
             "inside torch.compile an eager softmax, SDPA with dropout on a CPU, or flex_attention is fused into another kernel and never "

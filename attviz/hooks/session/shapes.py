@@ -9,8 +9,8 @@ from attviz.calls.call import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.model_map import is_of_library
-from attviz.hooks.scope.names import number_of_heads
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.names import number_of_heads
 
 # Where scaled_dot_product_attention is given three dimensions, its kernels see ``[1, batch * num_heads, q_len, head_dim]``.
 _AXIS_IN_FRONT = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 14)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from attviz.hooks.scope.model_map import Layout
-from attviz.hooks.scope.names import is_cross_attention
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.session.pending import PendingCross, PendingRecord
 from attviz.hooks.session.waiting import Small, Waiting, pending_of
+from attviz.names import is_cross_attention
 from attviz.readings import Tokens
 from attviz.records import CrossRecord, DiagonalRecord
 

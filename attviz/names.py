@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any
 
 from torch import nn
 
@@ -53,9 +54,17 @@ NO_SEQUENCE = re.compile(
     re.IGNORECASE,
 )
 
+POSITIONS, EMBEDDED, OTHER_STATES = "position_ids", "inputs_embeds", "encoder_hidden_states"
+FULL_ATTENTION = "full_attention"  # of several ready-made masks, that of layers which see everything
+BEAM_SEARCH = "_beam_search"  # the function of transformers whose steps change the places of rows
+
+# ---- attributes of modules, configurations and caches
+
 SINK = "sink"  # in the name of a parameter: a learned logit that joins the softmax
 QUERY_GROUPS = "num_key_value_groups"
 CONFIG_HEADS = "num_attention_heads"
+CACHE_LENGTH, CACHE_LAYERS, CACHE_OF_ITSELF, CACHE_LIMIT = "get_seq_length", "layers", "self_attention_cache", "max_cache_len"
+USES_CACHE = "use_cache"
 
 
 # ---- what they are asked
@@ -104,6 +113,46 @@ def predicts_ahead(module: nn.Module | None) -> bool:
 def has_sinks(module: nn.Module | None) -> bool:
     """Whether a learned logit of each head joins the denominator (GPT-OSS): one more column after the keys."""
     return module is not None and any(SINK in name for name in module._parameters)
+
+
+def heads_of_config(model: nn.Module | None) -> Any:
+    """How many heads the configuration of a model or of a module says; None where it says nothing."""
+    return getattr(getattr(model, "config", None), CONFIG_HEADS, None)
+
+
+def implementation_of(module: nn.Module, model: nn.Module) -> str:
+    """The attention implementation of transformers that a module, or its model, is set to; empty where there is none."""
+    return str(getattr(getattr(module, "config", getattr(model, "config", None)), "_attn_implementation", "") or "")
+
+
+# ---- softmaxes that are not queries by keys, in transformers: what their modules are known by
+
+
+def pools_tokens(module: nn.Module) -> bool:
+    """Funnel, from its second block on: its units are means of tokens."""
+    return bool(getattr(module, "block_index", 0)) and hasattr(getattr(module, "config", None), "block_sizes")
+
+
+def sees_random_blocks(module: nn.Module) -> bool:
+    """BigBird on long texts."""
+    return hasattr(module, "num_random_blocks") and hasattr(module, "seed")
+
+
+def approximates_by_landmarks(module: nn.Module) -> bool:
+    """Nystromformer, on texts longer than its landmarks."""
+    return hasattr(module, "num_landmarks") and module.num_landmarks != getattr(module, "seq_len", None)
+
+
+def one_sided_window(module: nn.Module) -> int | None:
+    """Longformer: how far a token sees to one side."""
+    found = getattr(module, "one_sided_attn_window_size", None)
+    return found if isinstance(found, int) else None
+
+
+def block_length(module: nn.Module) -> int | None:
+    """LongT5: tokens in a block."""
+    found = getattr(module, "block_len", None)
+    return found if isinstance(found, int) else None
 
 
 def _in_words(name: str) -> str:
