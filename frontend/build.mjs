@@ -16,12 +16,16 @@ const common = {
   logLevel: "warning",
   write: false,
   inject: ["src/math.js"],
-  define: Object.fromEntries(
-    ["Math.max", "Math.min", "Math.floor", "Math.round", "Math.ceil", "Math.abs", "Math.log", "Number.isNaN", "Number.isFinite", "Object.entries", "Array.from"].map((name) => {
-      const [owner, method] = name.split(".");
-      return [name, owner.toLowerCase() + method[0].toUpperCase() + method.slice(1)];
-    }),
-  ),
+  define: {
+    Number: "numberOf",
+    String: "stringOf",
+    ...Object.fromEntries(
+      ["Math.max", "Math.min", "Math.floor", "Math.round", "Math.ceil", "Math.abs", "Math.log", "Number.isNaN", "Number.isFinite", "Object.entries", "Array.from"].map((name) => {
+        const [owner, method] = name.split(".");
+        return [name, owner.toLowerCase() + method[0].toUpperCase() + method.slice(1)];
+      }),
+    ),
+  },
   absWorkingDir: here,
 };
 
