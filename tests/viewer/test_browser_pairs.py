@@ -60,7 +60,8 @@ def words(count):
 def both(model_class, config, **inputs):
     """The model with fused attention, and what its eager twin attends to."""
     torch.manual_seed(0)
-    fused = model_class._from_config(copy.deepcopy(config), attn_implementation="sdpa").eval()
+    kind = "sdpa" if model_class._supports_sdpa else "eager"  # T5 of transformers 4.57
+    fused = model_class._from_config(copy.deepcopy(config), attn_implementation=kind).eval()
     for module in fused.modules():
         if hasattr(module, "relative_attention_bias"):
             torch.nn.init.normal_(module.relative_attention_bias.weight, std=1.5)
