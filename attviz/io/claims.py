@@ -229,12 +229,17 @@ class Claims:
                 self._apply(line)
             place = end + 1
         self._read += place
-        if self._read == 0 and raw:
+        if self._read == 0 and raw and not self._is_torn_head(raw):
             raise ArgumentError(f"{self.path}: not the claims of a run of attviz. Move it away, or choose another output.")
         if place < len(raw):
             os.ftruncate(self._file.fileno(), self._read)
         if self._read == 0:
             self._append(_MARK | {"settings": self.settings})
+
+    def _is_torn_head(self, raw: bytes) -> bool:
+        """Whether this is the beginning of a first line, of which a kill or a full disk left no more."""
+        head = _MARK | {"settings": self.settings}
+        return written_line(head).startswith(raw) or raw[9:].startswith(json.dumps(_MARK)[:-1].encode())
 
     def _check_head(self, line: Mapping[str, Any]) -> None:
         if {name: line.get(name) for name in _MARK} != _MARK or not isinstance(line.get("settings"), dict):

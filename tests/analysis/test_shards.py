@@ -20,6 +20,7 @@ from attviz.analysis import share as share_module
 from attviz.cli import main
 from attviz.cli.ranks import share_of
 from attviz.errors import ArgumentError, FormatError
+from attviz.io.claims import Claims, claims_path
 
 WORDS = "the old bridge over river bank was closed open late so in town by storm".split()
 
@@ -270,3 +271,21 @@ def test_a_document_in_two_shards_is_named(tmp_path):
     write_shard(io.shard_path(tmp_path / "run", "00002"), np.array([1028]), [1], 1030)
     with pytest.raises(FormatError, match=r"shard-00002 and run.shard-00001 both hold window 1"):
         io.load(tmp_path / "run")
+
+
+def test_a_first_line_of_the_claims_that_a_kill_cut_is_written_again(tmp_path):
+    settings = {"model": "m", "batch_size": "2"}
+    Claims(tmp_path / "run.attviz", settings).close()
+    path = claims_path(tmp_path / "run.attviz")
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        Claims(tmp_path / "run.attviz", settings).close()
+        assert path.read_bytes() == whole
+    path.write_bytes(whole[:60])  # of a run with other settings
+    Claims(tmp_path / "run.attviz", {"model": "another"}).close()
+    for foreign in (b"my notes", b"deadbeef " + b"my own notes, longer than a mark of ours"):
+        path.write_bytes(foreign)
+        with pytest.raises(ArgumentError, match="not the claims of a run of attviz"):
+            Claims(tmp_path / "run.attviz", settings)
+        assert path.read_bytes() == foreign
