@@ -18,6 +18,7 @@ from attviz.hooks.session.heads import HeadShares
 from attviz.hooks.session.recorder import Recorder, as_metrics, shapes_by_layer
 from attviz.hooks.session.sequences import join_steps, split_documents
 from attviz.hooks.session.session import Session
+from attviz.hooks.session.thread import ThreadState
 from attviz.protocols import Listener, Metric
 from attviz.readings import Reading
 from attviz.readings.keys import special_ids
@@ -126,12 +127,19 @@ class Capture(Tables):
         self._finalizer.atexit = False
 
     def __enter__(self) -> Capture:
+        self._thread = ThreadState()
         self._session.enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._session.leave(complain=kind is None)
-        self._finalizer.detach()
+        whole = False
+        try:
+            self._session.leave(complain=kind is None)
+            self._finalizer.detach()
+            whole = kind is None
+        finally:
+            if not whole:
+                self._thread.restore()
 
     # ---- what was recorded
 

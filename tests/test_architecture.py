@@ -15,6 +15,7 @@ FLOORS = {
     "errors": 0,
     "records": 0,
     "protocols": 0,
+    "modes": 0,
     "registry": 0,
     "statistics": 0,
     "files": 1,

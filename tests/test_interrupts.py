@@ -28,6 +28,9 @@ pytestmark = [
 ]
 
 
+EXCLUDED = torch._C._dispatch_tls_local_exclude_set()
+
+
 class Interrupted(Exception):
     """Raised at a random line."""
 
@@ -46,6 +49,8 @@ def assert_nothing_left(model, x, plain):
     assert not dispatcher.installed()
     assert not functions.installed()
     assert not hub.thread_state.busy
+    assert torch.is_grad_enabled()
+    assert torch._C._dispatch_tls_local_exclude_set() == EXCLUDED
     assert _python_dispatch._get_current_dispatch_mode() is None
     free = []
     thread = threading.Thread(target=lambda: free.append(hub.lock.acquire(timeout=5)) or hub.lock.release())
@@ -55,7 +60,7 @@ def assert_nothing_left(model, x, plain):
 
 
 def run(model, x):
-    with torch.no_grad(), attviz.capture(model, read=attviz.readings.Offset(-1)):
+    with attviz.capture(model, read=attviz.readings.Offset(-1)):  # no torch.no_grad(): an interrupt inside it is not ours
         model(x)
 
 

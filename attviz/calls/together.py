@@ -17,6 +17,7 @@ from attviz.kernels import diagonal_of_bias, weights_from_scores
 from attviz.kernels.key_slots import bias_at
 from attviz.kernels.self_score import self_scores
 from attviz.kernels.small_calls import weights_of_calls
+from attviz.modes import outside_inference
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -128,7 +129,7 @@ class Together:
     def weights(self, index: int) -> Float[Tensor, "batch num_heads q_len"]:
         """The diagonal of a call; computed once for all of them."""
         if self._weights is None:
-            with torch.inference_mode(False), torch.no_grad():
+            with outside_inference(), torch.no_grad():
                 self._weights = self._finished().unbind()
             self._scores, self._logsumexps = [], []
         return self._weights[index]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attviz.errors import CaptureError
 from attviz.hooks.scope import caches, stack
+from attviz.modes import outside_inference
 from attviz.names import BEAM_SEARCH, EMBEDDED, FULL_ATTENTION, OTHER_INPUTS, OTHER_STATES, PADDING, POSITIONS, REAL_TOKENS, TOKEN_IDS
 
 TokenSource = Tensor | str | Callable[[tuple[Any, ...], dict[str, Any]], "Tensor | None"]
@@ -181,7 +182,7 @@ def _copied(tensor: Tensor | None) -> Tensor | None:
     """A copy: a caller may reuse the buffer for its next forward (continuous batching)."""
     if tensor is None:
         return None
-    with torch.inference_mode(False):
+    with outside_inference():
         return tensor.clone()
 
 

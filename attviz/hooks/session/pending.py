@@ -15,6 +15,7 @@ from attviz.errors import ReadingError
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.packing import document_ids
 from attviz.hooks.session.padding import Hidden, hidden_keys, real_queries
+from attviz.modes import outside_inference
 from attviz.readings import Reading, Tokens
 from attviz.records import CrossRecord, DiagonalRecord
 
@@ -124,7 +125,7 @@ def read_all(call: AttentionCall, tokens: Tokens, readings: Iterable[Reading], p
     """Take every reading from a call; a reading it cannot provide becomes a reason."""
     device = call.device.type
     # readings are kept, so they must not be inference tensors; and they are made in float32 whatever autocast says
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
+    with outside_inference(), torch.no_grad(), torch.autocast(device, enabled=False):
         for reading in readings:
             try:
                 found = reading.read(call, tokens)

@@ -15,6 +15,7 @@ from attviz.errors import CaptureError
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.pending import PendingRecord
 from attviz.kernels import on_gpu
+from attviz.modes import outside_inference
 
 if TYPE_CHECKING:
     from attviz.hooks.session.short import Way
@@ -72,7 +73,7 @@ class Waiting:
             return
         device = kept[0][1][0].device.type
         autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
-        with torch.inference_mode(False), torch.no_grad(), autocast, _without_modes():
+        with outside_inference(), torch.no_grad(), autocast, _without_modes():
             for together, ways in kept:
                 self._close(together, ways)
 

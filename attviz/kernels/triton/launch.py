@@ -12,6 +12,7 @@ import torch
 import triton
 
 from attviz.kernels.twins import NoTile
+from attviz.modes import outside_inference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -111,7 +112,7 @@ def outliving(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Storage for a result that is kept: not an inference tensor, whatever mode the model runs in."""
     if not torch.is_inference_mode_enabled():
         return torch.empty(shape, dtype=torch.float32, device=device)
-    with torch.inference_mode(False):
+    with outside_inference():
         return torch.empty(shape, dtype=torch.float32, device=device)
 
 
