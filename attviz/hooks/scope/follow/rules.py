@@ -22,6 +22,8 @@ SAME = frozenset(
     "triu tril fill nan_to_num _transformer_encoder_layer_fwd renorm dropout softmax log_softmax rms_norm layer_norm".split()
 )
 """Operators that keep every index of their first argument where it is."""
+UNTAGGED = frozenset("leaky_relu ldexp celu elu selu hardsigmoid hardtanh".split())
+"""Operators on each element that torch 2.9 does not tag as pointwise."""
 
 
 def axes_after(traces: Traces, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[tuple[Tensor, Axes]]:
@@ -35,7 +37,7 @@ def axes_after(traces: Traces, func: Any, args: tuple[Any, ...], kwargs: dict[st
         rule = same
     if rule is None and name.startswith("_scaled_dot_product"):
         rule = PRODUCTS["flex_attention"]
-    if rule is None and torch.Tag.pointwise in getattr(func, "tags", ()):
+    if rule is None and (name in UNTAGGED or torch.Tag.pointwise in getattr(func, "tags", ())):
         rule = pointwise
     found = None if rule is None else rule(traces, args, kwargs, out)
     if found is None:
