@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import UserDict
 
@@ -281,3 +282,21 @@ def test_tokens_that_nobody_sees_are_no_padding_where_the_structure_hides_them(u
     cap = seen(model, x)
     torch.testing.assert_close(cap.diagonal[0].double(), diagonal(weights(heads(model.q(x)), heads(model.k(x)), mask)), rtol=0, atol=1e-5)
     assert cap.query_mask.all()
+
+
+@pytest.mark.parametrize("wraps", [False, True])
+def test_a_mask_given_by_position_through_a_replaced_forward(wraps):
+    """As accelerate, peft and many scripts replace it: ``(*args, **kwargs)`` names nothing."""
+    model = BertModel(BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)).eval()
+    plain = model.forward
+
+    def replaced(*args, **kwargs):
+        return plain(*args, **kwargs)
+
+    model.forward = functools.wraps(plain)(replaced) if wraps else replaced
+    ids = torch.randint(1, 50, (B, T))
+    with torch.no_grad(), attviz.capture(model) as cap:
+        model(ids, REAL.long())
+    assert torch.equal(cap.records[0].query_mask, REAL)
+    assert torch.equal(cap.records[0].token_ids, ids)
+    assert torch.equal(cap.diagonal.isnan(), (~REAL)[None, :, None].expand_as(cap.diagonal))
