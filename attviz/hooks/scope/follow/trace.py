@@ -99,6 +99,7 @@ def one_for_all(one: Trace, two: Trace, leading: int) -> bool:
 
 _Key = tuple[Any, ...]
 _HUGE = 1 << 22  # elements: not copied and compared
+_YOUNG = 64
 
 
 class Traces:
@@ -108,6 +109,7 @@ class Traces:
         self.symbols = symbols
         self._known: dict[_Key, tuple[StorageWeakRef, Trace]] = {}
         self._indices: list[tuple[Tensor, int]] = []
+        self._young: list[_Key] = []  # written last; what lives longer is a parameter, an input or a state
 
     def known(self, tensor: Tensor) -> Trace | None:
         """What is known about a tensor; None if it is new."""
@@ -128,7 +130,16 @@ class Traces:
         return self[tensor]
 
     def __setitem__(self, tensor: Tensor, trace: Trace) -> None:
-        self._known[_key(tensor)] = (StorageWeakRef(tensor.untyped_storage()), trace)
+        key = _key(tensor)
+        self._known[key] = (StorageWeakRef(tensor.untyped_storage()), trace)
+        self._young = [key, *(each for each in self._young[:_YOUNG] if each != key and not self._gone(each))]
+
+    def _gone(self, key: _Key) -> bool:
+        """Forget a dead storage: its header lies next to its memory and would keep malloc from handing that out again."""
+        gone = key in self._known and self._known[key][0].expired()
+        if gone:
+            del self._known[key]
+        return gone
 
     def values(self, index: Tensor) -> int:
         """A number for the values of an index or mask, the same for equal values; for huge tensors, the same for the same memory."""
@@ -144,6 +155,7 @@ class Traces:
     def clear(self) -> None:
         """Forget everything."""
         self._known.clear()
+        self._young.clear()
         self._indices.clear()
 
 
