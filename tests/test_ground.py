@@ -165,6 +165,17 @@ def _dispatch_modes_stack() -> bool:
     return inside and _python_dispatch._get_current_dispatch_mode() is None
 
 
+def _excluded_keys_are_put_back() -> bool:
+    from attviz.hooks.session.thread import ThreadState
+
+    before, state, x = torch._C._dispatch_tls_local_exclude_set(), ThreadState(), torch.ones(1, requires_grad=True)
+    guard = torch._C._AutoDispatchBelowAutograd()
+    guard.__enter__()  # as an interrupt leaves it
+    left = not (x * 2).requires_grad
+    state.restore()
+    return left and (x * 2).requires_grad and torch._C._dispatch_tls_local_exclude_set() == before
+
+
 def _composites_can_be_taken_apart() -> bool:
     key = torch._C.DispatchKey.CompositeImplicitAutograd
     with torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutocastCPU, True):
@@ -224,6 +235,8 @@ GROUND = [
     Ground("_trace_wrapped_higher_order_op", "calls", "a score_mod that indexes a table fails", _index_transform_is_there),
     Ground("_higher_order_ops", "calls", "flex under autocast is read in the wrong dtype", _flex_operator_is_there),
     Ground("_python_dispatch", "hooks/scope", "the first forward cannot be followed: CaptureError", _dispatch_modes_stack),
+    Ground("_dispatch_tls_local_exclude_set", "hooks/session", "an interrupt can leave gradients off", _excluded_keys_are_put_back),
+    Ground("_dispatch_tls_set_dispatch_key_excluded", "hooks/session", "an interrupt can leave gradients off", _excluded_keys_are_put_back),
     Ground("_SetExcludeDispatchKeyGuard", "hooks/scope", "following changes last bits in inference mode", _composites_can_be_taken_apart),
     Ground("_dispatch_has_kernel_for_dispatch_key", "hooks/scope", "the same", _composites_can_be_taken_apart),
     Ground("_ops", "checking", "attviz.check cannot tell an operator from its overloads", _overloads_are_told_apart),

@@ -23,6 +23,6 @@ class ThreadState:
         """Set both back, if this is that thread."""
         if threading.get_ident() != self._thread:
             return
-        torch._C._set_grad_enabled(self._grad)
+        torch.set_grad_enabled(self._grad)
         for key in _KEYS:
             torch._C._dispatch_tls_set_dispatch_key_excluded(key, self._excluded.has(key))
