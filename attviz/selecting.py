@@ -6,11 +6,12 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import NamedTuple, TypeVar, overload
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from attviz.errors import ArgumentError, UnknownLayerError
+from attviz.on_demand import OnDemand
 from attviz.records import Analysis, Document
 
 T = TypeVar("T")
@@ -169,8 +170,8 @@ def choose_part(analysis: Analysis, layers: Layers = None, heads: Heads = None, 
     return chosen._replace(analysis=Analysis(tuple(names[place] for place in chosen.layers), kept, **about), documents=places)
 
 
-class _Documents(Sequence[Document]):
-    """Some documents of a sequence, with some of their vectors; read when they are asked for."""
+class _Documents(OnDemand[Document]):
+    """Some documents of a sequence, with some of their vectors."""
 
     def __init__(self, documents: Sequence[Document], places: list[int], vectors: tuple[np.ndarray, ...] | None) -> None:
         self._documents, self._places, self._vectors = documents, places, vectors
@@ -178,15 +179,9 @@ class _Documents(Sequence[Document]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Document: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Document]: ...
-    def __getitem__(self, index: int | slice) -> Document | list[Document]:
-        if isinstance(index, slice):
-            return [self._read(place) for place in self._places[index]]
-        return self._read(self._places[index])
-
-    def _read(self, place: int) -> Document:
-        document = self._documents[place]
+    def _read(self, number: int) -> Document:
+        document = self._documents[self._places[number]]
         return document if self._vectors is None else replace(document, diagonal=document.diagonal[self._vectors])
+
+    def _where(self) -> str:
+        return "part of an analysis"

@@ -17,6 +17,7 @@ FLOORS = {
     "protocols": 0,
     "modes": 0,
     "registry": 0,
+    "on_demand": 0,
     "statistics": 0,
     "files": 1,
     "documents": 1,

@@ -29,9 +29,9 @@ from attviz.documents import Diagonals, as_analysis
 from attviz.errors import FormatError
 from attviz.io.blocks import DAMAGED, BlockFile
 from attviz.io.details import MAX_BYTES, decode_details
-from attviz.io.lazy import LazyDocuments
 from attviz.io.partial import VERSION, PartialArchive
 from attviz.io.storage import BY_KIND, STORAGES
+from attviz.on_demand import OnDemand
 from attviz.records import Analysis, Document
 
 _TENSORS = ("diagonal", "token_ids", "offsets", "special", "token_start", "details", "detail_start")
@@ -93,7 +93,7 @@ def load(path: str | os.PathLike[str]) -> Analysis:
     )
 
 
-class ArchiveDocuments(LazyDocuments):
+class ArchiveDocuments(OnDemand[Document]):
     """The documents of an archive, each read from disk when it is indexed; pickles as a path."""
 
     def __init__(self, path: str | os.PathLike[str], *, owner: object = None) -> None:

@@ -20,8 +20,8 @@ import numpy as np
 
 from attviz.errors import ArgumentError, FormatError
 from attviz.io.archive import ArchiveDocuments
-from attviz.io.lazy import LazyDocuments
 from attviz.io.shard_names import found_shards
+from attviz.on_demand import OnDemand
 from attviz.records import Analysis, Document
 
 _CHUNK, _SHOWN = 8192, 6
@@ -51,7 +51,7 @@ def open_shards(path: str | os.PathLike[str]) -> Analysis:
     )
 
 
-class ShardedDocuments(LazyDocuments):
+class ShardedDocuments(OnDemand[Document]):
     """The documents of all shards in the order of the data set."""
 
     def __init__(self, shards: Sequence[ArchiveDocuments]) -> None:
