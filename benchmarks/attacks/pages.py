@@ -22,9 +22,9 @@ from typing import Any
 
 from attviz.viewer import view
 from attviz.viewer.html import script_json
+from benchmarks.attacks.bytes_changed import mutated
 from benchmarks.attacks.kills import analysis, documents
 from benchmarks.attacks.mutants import SECONDS
-from benchmarks.attacks.targets import mutated
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--js-flags=--max-old-space-size=1024"]
 _BLOCK = re.compile(r'(<script type="application/json"[^>]*>)(.*?)(</script>)', re.DOTALL)
