@@ -43,3 +43,16 @@ def test_every_mutation_is_a_program_and_none_is_the_original():
 
 def test_the_lists_of_tests_exist():
     assert all((mutations.ROOT / test).exists() for tests in mutations.ROOMS.values() for test in tests)
+
+
+def test_the_tests_near_a_break_come_first():
+    fuji = next(mutation for mutation in mutations.mutations("metrics") if mutation.path.name == "fuji.py")
+    assert mutations.near(fuji, mutations.ROOMS["metrics"])[0] == "tests/metrics/test_fuji.py"
+
+
+def test_what_runs_on_a_device_alone_is_not_broken():
+    lines = (mutations.ROOT / "attviz" / "kernels" / "tokens.py").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(lines, 1) if ".register_kernel(" in line)
+    broken = {mutation.line for mutation in mutations.mutations("kernels") if mutation.path.name == "tokens.py"}
+    assert broken
+    assert all(line < first for line in broken)
