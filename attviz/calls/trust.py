@@ -33,13 +33,7 @@ def checked(call: FusedCall) -> FusedCall:
 
     Waits for the device once per kernel, never afterwards.
     """
-    query = call.query
-    if call.logsumexp is None:
-        return call
-    key = (call.operator, query.dtype, query.device)
-    good = _verdicts.get(key)
-    if good is None:
-        good = _decide(call, key)
+    good = call.logsumexp is None or agrees(call.operator, call.query, lambda: _returned(call), lambda: _direct(call))
     return call if good else call.replace(logsumexp=None)
 
 
@@ -64,7 +58,7 @@ def settled(operator: str, query: Tensor, by_hand: Callable[[], Tensor], *ways: 
     exact = by_hand()
     alive = exact > _DEAD
     if bool(alive.any()):
-        _tell_apart(keys, [_or_nan(way, query) for way in ways], exact, alive)
+        _tell_apart(keys, [_or_nan(way, exact) for way in ways], exact, alive)
     return exact
 
 
@@ -72,16 +66,16 @@ def _tell_apart(keys: list[tuple[str, torch.dtype, torch.device]], found: list[T
     """Note which interpretation is right, or that none is; nothing if the best is not ten times as close as the next."""
     distances = [float(torch.where(alive, (one - exact).abs().nan_to_num(torch.inf), 0.0).max()) for one in found]
     nearest = distances.index(min(distances))
-    if not bool((((found[nearest] - exact).abs() <= _bound(exact)) | ~alive).all()):
+    if not _close(found[nearest], exact, alive):
         _verdicts.update(dict.fromkeys(keys, False))
         _warn(keys[-1])
     elif all(other > 10 * max(distances[nearest], 1e-6) for number, other in enumerate(distances) if number != nearest):
         _verdicts.update({key: number == nearest for number, key in enumerate(keys)})
 
 
-def _bound(exact: Tensor) -> Tensor:
-    """How far a kernel may be off (TensorFloat-32 products, half-precision inputs); a wrong base is off by a third or more."""
-    return 1e-2 + 2e-3 * exact.abs()
+def _close(given: Tensor, exact: Tensor, alive: Tensor) -> bool:
+    """Whether all rows that see a key are right, within TensorFloat-32 and half-precision inputs; a wrong base is off by a third."""
+    return bool((((given - exact).abs() <= 1e-2 + 2e-3 * exact.abs()) | ~alive).all())
 
 
 def _recording(device: torch.device) -> bool:
@@ -89,11 +83,12 @@ def _recording(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _or_nan(way: Callable[[], Tensor], query: Tensor) -> Tensor:
+def _or_nan(way: Callable[[], Tensor], exact: Tensor) -> Tensor:
+    """What a kernel returned, as precise as the reference; NaN if its shape makes no sense."""
     try:
-        return way()
+        return way().to(exact.dtype)
     except ShapeError:
-        return torch.full(query.shape[:3], torch.nan, device=query.device)
+        return torch.full_like(exact, torch.nan)
 
 
 def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Callable[[], Tensor]) -> bool:
@@ -115,8 +110,7 @@ def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Cal
     alive = expected > _DEAD
     if not bool(alive.any()):
         return True  # no row sees a key: undecided
-    inside = (given() - expected).abs() <= _bound(expected)
-    good = _verdicts[key] = bool((inside | ~alive).all())
+    good = _verdicts[key] = _close(_or_nan(given, expected), expected, alive)
     if not good:
         _warn(key)
     return good
@@ -125,18 +119,6 @@ def agrees(operator: str, query: Tensor, given: Callable[[], Tensor], exact: Cal
 def forget() -> None:
     """Check every kernel again at its next call (for tests, and after a driver or a backend was replaced)."""
     _verdicts.clear()
-
-
-def _decide(call: FusedCall, key: tuple[str, torch.dtype, torch.device]) -> bool:
-    if _recording(key[2]):
-        return True
-    difference = _difference(call)
-    if difference is None:
-        return True  # no sampled row sees a key: undecided
-    good = _verdicts[key] = difference <= 0.0
-    if not good:
-        _warn(key)
-    return good
 
 
 def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
@@ -148,28 +130,23 @@ def _warn(key: tuple[str, torch.dtype, torch.device]) -> None:
     )
 
 
-def _difference(call: FusedCall) -> float | None:
-    """How far the worst sampled row lies outside its tolerance; None if no row can tell."""
-    query, logsumexp = call.query, call.logsumexp
-    assert logsumexp is not None
-    batch, num_heads, q_len = query.shape[:3]
-    try:
-        given = rows_of_logsumexp(logsumexp, batch, num_heads, q_len)[:_TEXTS]
-    except ShapeError:
-        return float("inf")
-    rows = torch.linspace(0, q_len - 1, min(_ROWS, q_len), device=query.device).round().long()
-    heads = torch.linspace(0, num_heads - 1, min(_HEADS, num_heads), device=query.device).round().long()
-    exact = _direct(call, heads, rows)
-    given = given[:, heads][..., rows].to(exact.dtype)
-    alive = exact > _DEAD
-    if not bool(alive.any()):
-        return None
-    outside = (given - exact).abs() - _bound(exact)
-    return float(torch.where(alive, outside.nan_to_num(torch.inf), -torch.inf).max())
+def _sampled(call: FusedCall) -> tuple[Tensor, Tensor]:
+    """The heads and the rows that are compared."""
+    _, num_heads, q_len, _ = call.query.shape
+    heads = torch.linspace(0, num_heads - 1, min(_HEADS, num_heads), device=call.query.device).round().long()
+    return heads, torch.linspace(0, q_len - 1, min(_ROWS, q_len), device=call.query.device).round().long()
 
 
-def _direct(call: FusedCall, heads: Tensor, rows: Tensor) -> Tensor:
-    """Log-sum-exp of the sampled rows ``[texts, heads, rows]``, from its definition."""
+def _returned(call: FusedCall) -> Tensor:
+    """What the kernel returned for the sampled rows ``[texts, heads, rows]``."""
+    assert call.logsumexp is not None
+    heads, rows = _sampled(call)
+    return rows_of_logsumexp(call.logsumexp, *call.query.shape[:3])[:_TEXTS, heads][..., rows]
+
+
+def _direct(call: FusedCall) -> Tensor:
+    """The same from the definition of a log-sum-exp."""
+    heads, rows = _sampled(call)
     _, num_heads, q_len, _ = call.query.shape
     groups, kv_len = num_heads // call.key.shape[1], call.key.shape[2]
     exact = torch.float32 if rows.device.type == "mps" else torch.float64
