@@ -181,7 +181,8 @@ def survives(mutation: Mutation, tests: Sequence[str], copied: Path, seconds: fl
 
 def _pass(tests: Sequence[str], copied: Path, seconds: float) -> bool:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not interpreter and not gpu", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(copied), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}
+    environment = {**inherited, "PYTHONPATH": str(copied), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         code = subprocess.run(command, cwd=copied, env=environment, capture_output=True, timeout=seconds, check=False).returncode
     except subprocess.TimeoutExpired:
