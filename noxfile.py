@@ -27,6 +27,7 @@ nox.options.sessions = ["locked"]
 
 LOCK = Path("constraints.txt")
 TORCH = "2.13.0"  # locked: the CPU build the tests were written against
+TRITON = "3.7.1"  # what the ordinary build of this torch requires: with another, the lock could be installed beside the CPU build alone
 BUILD = ("hatchling", "editables", "setuptools", "wheel")
 ALONE = ("vit-pytorch", "openai-whisper")  # installed without their dependencies, which would replace the CPU build of torch
 HELD = ("soupsieve<3",)  # what newer releases need Python 3.11.5 for: Debian 12 has 3.11.2
@@ -34,7 +35,7 @@ OF_THEIR_TIME = ("pyparsing<3.3",)  # what the oldest matplotlib calls without a
 HEADER = """\
 # Exact versions of everything that `make demo` and `make test` install, for Python 3.11 and newer. Written by `nox -s lock`.
 # torch is the CPU build that the tests were written against. A plain `pip install torch` fetches gigabytes of CUDA.
-# triton: docs/kernels.md is compared with what this compiler makes.
+# triton: the one that the ordinary build of this torch requires. docs/kernels.md is compared with what this compiler makes.
 """
 
 
@@ -68,7 +69,7 @@ def lock(session: nox.Session) -> None:
     session.run("python", "-m", "venv", "--clear", session.virtualenv.location)
     session.install(f"torch=={TORCH}")
     session.install(*BUILD)
-    session.install("-e", ".[test]", f"torch=={TORCH}", *HELD)
+    session.install("-e", ".[test]", f"torch=={TORCH}", f"triton=={TRITON}; platform_system == 'Linux'", *HELD)
     session.install("--no-deps", *ALONE)
     frozen = session.run("pip", "freeze", "--all", "--exclude-editable", "--exclude", "pip", silent=True)
     assert frozen is not None
