@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import flex_attention
 import attviz
 from attviz.calls import trust
 from attviz.hooks.tap import dispatcher, functions
-from attviz.hooks.tap.operators import flash
+from attviz.hooks.tap.operators import flash, registered
 
 SCALE = 8**-0.5
 
@@ -222,6 +222,38 @@ def test_what_cannot_be_read_is_refused_with_the_reason(reason):
     with torch.no_grad(), attviz.capture(model) as cap:
         model(torch.randn(2, 7, 32))
     assert any(reason in why for why in cap.skipped.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8], ids=str)
+def test_8_bit_numbers_without_a_scale_are_refused_too(dtype):
+    """Their scales may be left out: FlashAttention-3 takes them for 1."""
+
+    def call(q, k, v, bounds, causal):
+        return torch.ops.flash_attn_3.fwd(*(part.to(dtype) for part in (q, k, v)), is_causal=causal)[0].float()
+
+    model, x = Attention(call), torch.randn(2, 7, 32)
+    with torch.no_grad():
+        plain = model(x)
+        with attviz.capture(model) as cap:
+            captured = model(x)
+    assert torch.equal(captured, plain)
+    assert any("8-bit" in why for why in cap.skipped.values())
+
+
+QUANTIZED = {
+    "aten::_scaled_dot_product_flash_attention.quantized": (),
+    "aten::_flash_attention_forward.quantized": (None, None, 9, 9, 0.0, False, False),
+}
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_the_8_bit_overloads_of_torch_are_refused_with_the_reason(name):
+    packet = getattr(torch.ops.aten, name[6:].split(".")[0])
+    if "quantized" not in packet.overloads():
+        pytest.skip("torch 2.13 has it first")
+    (entry,) = (operator for operator in registered() if operator.name == name)
+    query, scale = torch.randn(1, 5, 4, 8).to(torch.float8_e4m3fn), torch.ones(1)
+    assert "8-bit" in entry.read((query, query, query, *QUANTIZED[name], scale, scale, scale), {}, (query, torch.zeros(1, 4, 5)))
 
 
 def test_functions_of_flash_attention_4_are_refused():

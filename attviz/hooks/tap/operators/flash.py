@@ -103,7 +103,7 @@ def reader(name: str, parameters: Callable[[], tuple[str, ...]]) -> Reader:
         given = _bound(parameters(), args, kwargs)
         if given["paged"]:
             return f"{name} was given paged or shifted keys, so a query's own key cannot be located"
-        if given["scaled"]:
+        if given["scaled"] or given["query"].dtype.itemsize == 1:  # without scales they count as 1
             return f"{name} was given scaled 8-bit or split queries and keys, which are not read; capture the model in bfloat16"
         if given["rotated"]:
             return f"{name} rotates queries and keys itself, so what it multiplies cannot be seen; rotate them before the call"
