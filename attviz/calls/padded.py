@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from attviz.calls.call import RowFacts
 from attviz.calls.deferred import Deferred
@@ -20,6 +21,9 @@ from attviz.kernels.qk import QkOptions
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+
+
+_known = WeakTensorKeyDictionary()  # which tokens are real -> (version and number of the packed ones, where each is among them)
 
 
 class Padding(NamedTuple):
@@ -41,8 +45,18 @@ def slots(kept: Bool[Tensor, "batch length"]) -> Int[Tensor, "batch length"]:
 
 def spread(packed: Tensor, kept: Bool[Tensor, "batch length"], nothing: float = torch.nan) -> Float[Tensor, "batch rows length"]:
     """Values ``[1, rows, total]`` of packed texts back in their padded rows; ``nothing`` where a row has no token."""
-    positions = slots(kept).clamp(0, max(packed.shape[2] - 1, 0))
-    return torch.where(kept[:, None], packed[0][:, positions].transpose(0, 1), nothing)
+    return torch.where(kept[:, None], packed[0][:, _places(kept, packed.shape[2])].transpose(0, 1), nothing)
+
+
+def _places(kept: Bool[Tensor, "batch length"], total: int) -> Int[Tensor, "batch length"]:
+    """As :func:`slots`, and some place where there is no token; the layers of a forward share their mask, and so the places."""
+    if kept.is_inference():  # has no version: nobody could tell when it was refilled
+        return slots(kept).clamp(0, max(total - 1, 0))
+    known = _known.get(kept)
+    if known is None or known[0] != (kept._version, total):
+        known = _known[kept] = ((kept._version, total), slots(kept).clamp(0, max(total - 1, 0)))
+    places: Tensor = known[1]
+    return places
 
 
 def cut(rows: Tensor, kept: Bool[Tensor, "batch length"], total: int) -> Tensor:

@@ -13,6 +13,7 @@ from attviz.calls.fused import FusedCall
 from attviz.calls.packed import PackedCall
 from attviz.calls.padded import PaddedCall, Padding
 from attviz.calls.scored import ScoredCall
+from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.packing import document_ids
 
 VIEWS = {  # no kernel runs for these
@@ -105,7 +106,7 @@ def test_flash_attention_dense_and_packed(device, texts, sinks):
     if texts is not None:
         options |= {"cu_seqlens_q": edges, "cu_seqlens_k": edges}
     assert counted(lambda: diagonal(PackedCall("flash", query, key, layouts.get(texts, lse), options))) == OWN
-    assert counted(lambda: diagonal(PackedCall("flash", query, key, None, options)))[-1:] == ["diagonal_from_qk"]
+    assert counted(lambda: diagonal(PackedCall("flash", query, key, None, options))) == ["diagonal_from_qk"]
 
 
 def test_which_text_a_token_is_of_is_found_once_a_forward(device):
@@ -188,3 +189,21 @@ def test_padded_rows_are_answered_by_the_packed_texts(device):
         names = counted(ask)
         assert len([name for name in names if name.endswith("_from_logsumexp")]) == 1
         assert not {"bmm", "softmax", "_softmax", "matmul", "mm", "nonzero", "index_put"} & set(names)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_padded_rows_find_their_tokens_once_a_forward(device, mode):
+    """From the second layer on the diagonal is read, put back, and NaN where there is no token."""
+    mask, edges = torch.empty(2, 300, dtype=torch.long, device=device), torch.empty(3, dtype=torch.int32, device=device)
+    query, key, lse = layer(device, packed=True)
+    with mode():
+        contexts = [TokenContext(mask=mask, length=300, cached=cached) for cached in (False, False, True)]
+        rules = {"scale": 0.1, "is_causal": True, "cu_seqlens_q": edges, "cu_seqlens_k": edges}
+
+        def read(context):
+            return PaddedCall(PackedCall("flash", query, key, lse[0], rules), Padding(*context.padding_of(2, 512))).defer()
+
+        assert OWN[0] in counted(lambda: read(contexts[0]))
+        for context in contexts[1:]:
+            names = counted(lambda context=context: read(context))
+            assert [name for name in names if name != "scalar_tensor"] == [*OWN, "index", "where"]  # a number is no launch

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from attviz.errors import CaptureError
 from attviz.hooks.scope import caches, stack
@@ -97,8 +98,8 @@ class TokenContext:
         rows = mask[:, -self.length :] if self.cached and self.length is not None else mask  # the rest are tokens of the cache
         if self.length not in (None, rows.shape[1]) or texts * rows.shape[1] < total:
             return None
-        keys = mask.logical_not() if self.mask_marks_padding else mask.to(torch.bool)
-        return (keys if rows is mask else keys[:, -rows.shape[1] :]), keys
+        keys = _real(mask, self.mask_marks_padding)
+        return (keys if rows.shape[1] == keys.shape[1] else keys[:, -rows.shape[1] :]), keys
 
     def _sees_itself(self, mask: Tensor, batch: int, q_len: int) -> Tensor | None:
         """Which queries may see their own key, according to the precomputed mask of a static cache: all but padding."""
@@ -184,6 +185,21 @@ def _copied(tensor: Tensor | None) -> Tensor | None:
         return None
     with outside_inference():
         return tensor.clone()
+
+
+_reals = WeakTensorKeyDictionary()  # a forward's own copy of its mask -> (whether it marks padding, which tokens are real)
+
+
+def _real(mask: Tensor, marks_padding: bool) -> Tensor:
+    """Which tokens are real by a mask: one tensor for all layers of a forward."""
+    if mask.dtype is torch.bool and not marks_padding:
+        return mask
+    known = _reals.get(mask)
+    if known is None or known[0] is not marks_padding:
+        with outside_inference():
+            known = _reals[mask] = marks_padding, mask.logical_not() if marks_padding else mask.to(torch.bool)
+    real: Tensor = known[1]
+    return real
 
 
 def takes_ids(model: nn.Module, source: TokenSource | None) -> bool:
