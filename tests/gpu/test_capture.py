@@ -1,13 +1,16 @@
 """Capture on a GPU: every CUDA attention operator against float64, and nothing changed in the model's own numbers."""
 
 import copy
+import inspect
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import DynamicCache
 
 import attviz
 from attviz.errors import CaptureError
+from benchmarks.small_calls import CASES, made
 from tests.tiny import Encoder
 
 BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
@@ -77,6 +80,20 @@ def test_compiled_model_is_captured():
     torch.testing.assert_close(
         cap.diagonal.double(), expected, rtol=5e-3, atol=5e-3
     )  # as above, through the compiler's own matrix products
+
+
+def test_a_generation_is_the_diagonal_of_the_whole_text():
+    """Its steps are small calls, which one launch finishes for all layers."""
+    model = made(CASES["llama"]).cuda()
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # renamed in 5.24
+    ids, cache = torch.randint(0, 99, (2, 12), device="cuda"), DynamicCache(config=model.config)
+    with torch.no_grad():
+        with attviz.capture(model) as whole:
+            model(input_ids=ids)
+        with attviz.capture(model, keep="all") as cap:
+            for start, end in ((0, 6), *((place, place + 1) for place in range(6, 12))):
+                model(input_ids=ids[:, start:end], use_cache=True, **{named: cache})
+    torch.testing.assert_close(cap.sequence_diagonal(), whole.diagonal, rtol=0, atol=2e-3)  # other kernels, which may multiply in TF32
 
 
 def test_replayed_cuda_graphs_are_a_loud_miss():

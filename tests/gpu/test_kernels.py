@@ -12,14 +12,23 @@ from attviz.kernels import (
     TokenState,
     diagonal_from_logsumexp,
     diagonal_from_qk,
+    mass_from_logsumexp,
     merge_by_token,
+    received_from_logsumexp,
+    small_calls,
     summary_from_logsumexp,
     summary_from_qk,
     summary_from_weights,
 )
-from attviz.kernels.references import dense_logits, diagonal_from_weights_reference, summary_from_qk_reference
+from attviz.kernels.references import (
+    dense_logits,
+    diagonal_from_logsumexp_reference,
+    diagonal_from_weights_reference,
+    summary_from_qk_reference,
+)
 from attviz.kernels.summary import head_aggregates
 from attviz.kernels.tokens import merge_by_token_reference
+from tests.kernels.passes import assert_passes, rows_of
 
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 2e-4, torch.bfloat16: 2e-4, torch.float64: 2e-6}
 
@@ -82,6 +91,43 @@ def test_diagonal_and_summary_from_qk(dtype, head_dim, name):
     torch.testing.assert_close(alone, actual.diagonal, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 80, 128, 256])
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "sinks"])  # the log-sum-exp holds them
+def test_passes_over_all_pairs(dtype, head_dim, name):
+    options = {key: value.cuda() if isinstance(value, torch.Tensor) else value for key, value in OPTIONS[name].items()}
+    query, key = heads(2, 4, 300, head_dim, dtype), heads(2, 2, 333, head_dim, dtype)
+    query_mask = torch.rand(2, 300, device="cuda") > 0.3
+    assert_passes(query, key, rows_of(query, key, options), options, query_mask, tolerance=5 * max(TOLERANCE[dtype], 1e-5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("biased", [False, True])
+def test_small_calls_of_several_layers(dtype, biased):
+    layers = range(5)
+    queries, keys = [heads(2, 4, 3, 64, dtype) for _ in layers], [heads(2, 2, 20 + n, 64, dtype)[:, :, :20] for n in layers]
+    biases = [torch.randn(2, 1, 3, 20, device="cuda") for _ in layers] if biased else []
+    added = biases or [None] * len(queries)
+    given = list(zip(queries, keys, added, strict=True))
+    lses = [dense_logits(query, key, scale=0.1, bias=bias).logsumexp(-1).float() for query, key, bias in given]
+    found = small_calls._calls_op(queries, keys, lses, biases, 0.1, [17, 16, 17, 3, 0], None, False)
+    for (query, key, bias), lse, offset, one in zip(given, lses, (17, 16, 17, 3, 0), found, strict=True):
+        expected = diagonal_from_logsumexp_reference(query, key, lse, scale=0.1, bias=bias, kv_offset=offset)
+        torch.testing.assert_close(one.double(), expected, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_other_keys_and_packed_texts(dtype):
+    query, key = heads(1, 4, 300, 64, dtype), heads(1, 2, 300, 64, dtype)
+    edges = torch.tensor([0, 100, 100, 300], dtype=torch.int32, device="cuda")
+    lse = dense_logits(query, key).logsumexp(-1).float()
+    index = torch.randint(0, 300, (1, 4, 300), device="cuda")
+    for options in ({"index": -1}, {"index": index}, {"index": -2, "cu_seqlens_q": edges, "cu_seqlens_k": edges}):
+        expected = diagonal_from_logsumexp_reference(query, key, lse, **options)
+        actual = diagonal_from_logsumexp(query, key, lse, **options)
+        torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
 def test_packed_sequences():
     edges = torch.tensor([0, 100, 100, 333], dtype=torch.int32, device="cuda")
     query, key = heads(1, 4, 333, 64, torch.bfloat16), heads(1, 2, 333, 64, torch.bfloat16)
@@ -130,6 +176,9 @@ def test_no_operator_waits_for_the_device():
         summary_from_logsumexp(query, query, logsumexp)
         summary_from_qk(query, query, is_causal=True)
         summary_from_weights(weights)
+        received_from_logsumexp(query, query, logsumexp, is_causal=True)
+        mass_from_logsumexp(query, query, logsumexp, weights[0, 0, :, :3], is_causal=True)
+        small_calls._calls_op([query] * 2, [query] * 2, [logsumexp] * 2, [], 0.1, [0, 0], None, False)
 
     everything()
     with no_waiting():

@@ -38,7 +38,7 @@ def rows_of(query, key, options, sinks=None):
 def assert_passes(query, key, lse, options, query_mask=None, kv_offset=None, tolerance=2e-5):
     """Each pass against dense float64."""
     batch, _, q_len, _ = query.shape
-    kv_len = key.shape[2]
+    kv_len, device = key.shape[2], query.device
     truth = weights_reference(query, key, lse, **options)
 
     def close(found, expected, what):
@@ -52,10 +52,11 @@ def assert_passes(query, key, lse, options, query_mask=None, kv_offset=None, tol
     close(found[0], expected[0], "received")
     assert torch.equal(found[1].double(), expected[1]), "counts of queries"
     for features in (torch.randn(kv_len, 3), torch.randn(batch, kv_len, 70)[:, :, ::2], torch.rand(kv_len, 1) > 0.5):
+        features = features.to(device)
         wide = features.double() if features.ndim == 2 else features.double()[:, None]
         close(mass_from_logsumexp(query, key, lse, features, **options), truth @ wide, f"mass of {tuple(features.shape)}")
-    own = torch.arange(q_len) + (kv_len - q_len if kv_offset is None else kv_offset)
-    distance = (torch.arange(kv_len) - own[:, None]).abs().double()
+    own = torch.arange(q_len, device=device) + (kv_len - q_len if kv_offset is None else kv_offset)
+    distance = (torch.arange(kv_len, device=device) - own[:, None]).abs().double()
     for reach in (-1, 0, 4):
         kept = truth if reach < 0 else truth * (distance <= reach)
         both = torch.stack((kept.sum(-1), (kept * distance).sum(-1)), -1)
