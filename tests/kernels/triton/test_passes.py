@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from attviz.kernels import passes as operators
 from attviz.kernels.triton import mass, received
+from tests.kernels.far import STRIDES, far
 from tests.kernels.passes import assert_packed_passes, assert_passes, options_of, rows_of
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy warns of nan in branches not taken
@@ -53,3 +54,9 @@ def test_a_row_that_finfo_min_hides_is_uniform():
     bias[4] = torch.finfo(torch.float32).min
     found = operators.mass_from_logsumexp(query, query, rows_of(query, query, {"bias": bias}), torch.eye(20), bias=bias)
     torch.testing.assert_close(found[:, :, 4], torch.full((1, 2, 20), 0.05))
+
+
+@pytest.mark.parametrize("kind", STRIDES)
+def test_offsets_past_2_to_the_31_are_reached(kind):
+    query, key = far(kind), far(kind)
+    assert_passes(query, key, rows_of(query, key, {"is_causal": True}), {"is_causal": True})

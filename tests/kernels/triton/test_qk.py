@@ -11,6 +11,7 @@ from attviz.kernels import diagonal_from_qk, summary_from_qk
 from attviz.kernels import qk as operator
 from attviz.kernels.references import summary_from_qk_reference
 from attviz.kernels.triton import pairs, qk
+from tests.kernels.far import STRIDES, far
 
 pytestmark = [pytest.mark.interpreter, pytest.mark.filterwarnings("ignore::RuntimeWarning")]  # NumPy warns of nan in branches not taken
 FIELDS = ("diagonal", "logsumexp", "row_entropy", "row_max_logit", "first_token")
@@ -149,3 +150,8 @@ def test_a_sink_is_the_logsumexp_of_a_row_masked_with_finfo_min():
     actual, expected = summary_from_qk(query, key, **options), summary_from_qk_reference(query, key, **options)
     for name in ("diagonal", "logsumexp", "row_entropy", "first_token"):
         torch.testing.assert_close(getattr(actual, name).double(), getattr(expected, name), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", STRIDES)
+def test_offsets_past_2_to_the_31_are_reached(kind):
+    assert_summary(far(kind), far(kind), is_causal=True)
