@@ -79,7 +79,7 @@ class ScoredCall(ScoreCall):
         """Weight of each query on the key ``offset`` after its own; on a GPU in one launch."""
         if not on_gpu(self.query) or isinstance(self.kv_offset, Tensor):
             return super().own(offset)
-        return self._one_pass(self.kv_offset + offset, lambda: self._seen(offset), lambda: self._at_by_hand(self.own_keys() + offset))
+        return self._one_pass(self.kv_offset + offset, lambda: self.seen(offset), lambda: self._at_by_hand(self.own_keys() + offset))
 
     def _one_pass(
         self, index: Tensor | int, seen: Callable[[], Tensor | None], by_hand: Callable[[], Tensor]
@@ -112,10 +112,12 @@ class ScoredCall(ScoreCall):
             self._asked = asked
         return self._asked
 
-    def _seen(self, offset: int) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
-        """Which queries see the key ``offset`` after their own; computed once for all layers with the same mask."""
+    def seen(self, offset: int = 0) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
+        """Which queries see the key ``offset`` after their own; on a GPU computed once for all layers with the same mask."""
         if self.block_mask is None:
             return None
+        if not on_gpu(self.query):  # a mask may be used again when what its function looks at has changed
+            return self._seen_at((self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0)))
         masks = _of_mask.setdefault(self.block_mask, {})
         kind = (offset, self.kv_offset, self.shape)
         if kind not in masks:
@@ -128,10 +130,13 @@ class ScoredCall(ScoreCall):
         """Which queries see the key chosen for them, by the mask alone."""
         if self.block_mask is None:
             return None
-        rows = torch.arange(self.shape[2], device=self.device)[None, None, :, None]
-        scores = torch.zeros((*self.shape[:3], 1), device=self.device)
-        masked = self.replace(score_mod=None)
-        found: Tensor = masked.modify(scores, rows, index[..., None])[..., 0] == 0
+        return self.mask_of(torch.arange(self.shape[2], device=self.device), index[..., None])[..., 0]
+
+    def mask_of(self, rows: Int[Tensor, " n"], keys: Int[Tensor, "#batch #num_heads #n m"]) -> Bool[Tensor, "batch num_heads n m"]:
+        """Which of these keys some queries see, by the mask alone."""
+        batch, num_heads, *_ = self.shape
+        scores = torch.zeros(batch, num_heads, len(rows), keys.shape[-1], device=self.device)
+        found: Tensor = self.replace(score_mod=None).modify(scores, rows[None, None, :, None], keys) == 0
         return found
 
     def defer(self) -> Deferred:

@@ -68,7 +68,7 @@ def test_the_diagonal_is_one_kernel_that_holds_no_copy_and_no_matrix():
     sinks = torch.randn(4)
     weights, lse = truth(query, key, sinks)
     one = call(query, key, lse, sinks)
-    one._seen(0)  # made once for all layers
+    one.seen()  # made once for all layers
     one.denominator()  # the first call of a kernel is checked
     found, (code,) = run_and_get_code(one.own)
     torch.testing.assert_close(found.double(), weights.diagonal(PAST, -2, -1), rtol=1e-5, atol=1e-6)

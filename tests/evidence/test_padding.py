@@ -97,6 +97,37 @@ def test_attention_that_looks_away_from_itself_is_no_padding(constant):
     assert cap.query_mask.all()
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_padding_beside_tokens_that_do_not_see_themselves(fused, before):
+    """Padding is what no other token sees, but where all see only what is before them: there nobody sees the last token either."""
+
+    class Away(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = nn.Linear(E, E), nn.Linear(E, E), nn.Linear(E, E)
+
+        def forward(self, x, lengths):
+            q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+            sees = (torch.arange(T)[None] < lengths[:, None])[:, None, None] & self.others()
+            k, v, sees = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), F.pad(sees, (1, 0), value=True)  # and all see a null key
+            if fused:
+                return F.scaled_dot_product_attention(q, k, v, sees).transpose(1, 2).flatten(2)
+            return ((q @ k.mT / math.sqrt(D)).masked_fill(~sees, -1e9).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+        def others(self):
+            return torch.ones(T, T).tril(-1).bool() if before else ~torch.eye(T).bool()
+
+    model = Away().eval()
+    whole = seen(model, torch.randn(B, T, E), torch.full((B,), T))
+    assert torch.equal(whole.diagonal, torch.zeros(1, B, H, T))
+    assert whole.query_mask.all()
+    padded = seen(model, torch.randn(B, T, E), LENGTHS)
+    assert torch.equal(padded.query_mask, REAL | before)
+    assert torch.equal(padded.diagonal[0].isnan(), ~padded.query_mask[:, None].expand(B, H, T))
+    assert not padded.diagonal.nan_to_num(0.0).any()
+
+
 @pytest.mark.parametrize("wrap", [dict, BatchEncoding, UserDict])
 def test_batch_in_one_dictionary(wrap):
     class Wrapper(nn.Module):

@@ -82,7 +82,7 @@ def _equal(own: Any, other: Tensor) -> bool:
 
 def family(operator: str) -> str:
     """Operators that serve the same call, depending on available kernels and dropout, share their answers."""
-    name = operator.partition("::")[2]
+    name = operator.partition("::")[2] or operator
     return "sdpa" if name.startswith("_scaled_dot_product") or name == "_safe_softmax" else name
 
 

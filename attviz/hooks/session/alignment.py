@@ -22,7 +22,7 @@ from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.padding import last_visible
-from attviz.hooks.session.reasons import AHEAD, CROSS, MOVED, ONE_BY_ONE, OTHER_DIMENSION, ROWS, two_readings, unequal
+from attviz.hooks.session.reasons import AHEAD, CROSS, MANY_AXES, MOVED, ONE_BY_ONE, OTHER_DIMENSION, ROWS, two_readings, unequal
 from attviz.hooks.session.settled import settle
 from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
@@ -108,6 +108,8 @@ class Judge:
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
             return Verdict(None, True, untold=two_readings(answer))
+        if untold and answer is not None and isinstance(call, SoftmaxCall) and call.weights.ndim > 4 and answer.weighing:
+            return Verdict(None, True, untold=MANY_AXES.format(call.weights.ndim))
         if untold and self._doubtful(call, owner, situation, context, answer):
             return Verdict(None, True, untold=two_readings(answer))
         if answer is None and owner not in self._named and folded(call, module, context):
@@ -130,10 +132,13 @@ class Judge:
             return Verdict(None, True, untold=answer.why)
         if answer.several and module not in self._named_modules:
             return Verdict(None, True, untold=ONE_BY_ONE)
-        if not isinstance(call, (SoftmaxCall, FusedCall)):
+        if isinstance(call, SoftmaxCall):
+            call = unpacked(call, module, context)
+        elif isinstance(call, FusedCall):
+            call = checked(unpacked(call, module, context))
+        elif not isinstance(call, ScoredCall):
             return None
-        own = unpacked(call, module, context) if isinstance(call, SoftmaxCall) else checked(unpacked(call, module, context))
-        settled = settle(own, answer, context, followed)
+        settled = settle(call, answer, context, followed)
         if isinstance(settled, str):
             return Verdict(None, True, untold=settled)
         return Verdict(settled, True, evidence=answer.why + MOVED * answer.moved, moved=answer.moved)

@@ -9,6 +9,7 @@ from torch import nn
 from attviz.calls import AttentionCall
 from attviz.calls.fused import FusedCall
 from attviz.calls.layouts import layout_of
+from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.evidence import (
     Followed,
@@ -146,6 +147,8 @@ class Following:
             if operator.kind != "softmax":
                 return followed.ask(module, situation, operator.name, ordinal, args[:2], None)
             return followed.ask(module, situation, operator.name, ordinal, (args[0],), dimension(args, kwargs))
+        if isinstance(call, ScoredCall):
+            return followed.ask(module, situation, operator.name, ordinal, (call.query, call.key), None)
         if not isinstance(call, FusedCall) or call.query is not args[0] or call.key is not args[1]:
             return None
         if unpacked(call, module, context) is not call:

@@ -10,11 +10,13 @@ from torch import Tensor
 from attviz.calls import AttentionCall
 from attviz.calls.banded import DiagonalCall
 from attviz.calls.fused import FusedCall
+from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.session.opened import may_be_opened, opened_padding
 from attviz.kernels import diagonal_of_bias
 
 _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or less; a bias that means something is far above
+_FEW = 1 << 24  # pairs of a query and a key, all heads together: so many a mask function may be asked about at once
 
 
 class Hidden(NamedTuple):
@@ -55,6 +57,8 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None
+    if isinstance(call, ScoredCall):
+        return _of_functions(call, with_last, sparse)
     if isinstance(call, FusedCall):
         if call.bias is None:
             return call.is_causal
@@ -74,6 +78,34 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
         return Hidden(own, last, weights)
     keys = slice(offset, offset + q_len)
     return Hidden(own, last, weights, _best(scores, own, weights, keys), _opened(scores, weights, keys, call.shape[0]))
+
+
+def _of_functions(call: ScoredCall, with_last: bool, sparse: bool) -> Hidden | bool | None:
+    """What the functions of flex_attention hide: on the CPU either of them, on a GPU the mask, which all layers share."""
+    if call.block_mask is None and call.score_mod is None:
+        return False
+    q_len, device = call.shape[2], call.device
+    rows = torch.arange(q_len, device=device)
+    keys = (call.own_keys()[..., :1] + rows).clamp(0, call.shape[3] - 1)[..., None, :]
+    if device.type != "cpu":
+        own = None if sparse and call.shape[0] * call.shape[1] * q_len**2 > _FEW else call.seen()
+        if own is None:
+            return None
+        last = call.mask_of(rows[-1:], keys)[..., 0, :] if with_last else None
+        return Hidden(own, last, best=call.mask_of(rows, keys).any(2) if sparse else None)
+
+    def added(some: Tensor, to: Tensor) -> Tensor:
+        scores = torch.zeros(*call.shape[:2], len(some), to.shape[-1])
+        return call.modify(scores, some[None, None, :, None], to)
+
+    own = added(rows, keys.mT)[..., 0]
+    last = added(rows[-1:], keys)[..., 0, :] if with_last else None
+    if not sparse or not bool(_hides(own).any()):
+        return Hidden(own, last)
+    blocks = rows.split(max(1, _FEW // own.numel()))
+    best = torch.stack([added(block, keys).amax(2) for block in blocks]).amax(0)
+    following = added(rows[:-1], keys[..., 1:].mT)[..., 0]
+    return Hidden(own, last, best=_unless_causal(own, best, _hides(own), _hides(following)))
 
 
 def _opened(scores: Tensor, weights: bool, keys: slice, batch: int) -> Tensor | None:
@@ -103,7 +135,14 @@ def _best(scores: Tensor, own: Tensor, weights: bool, keys: slice) -> Tensor | N
     if scores.device.type == "cpu" and not bool((own == 0 if weights else _hides(own)).any()):
         return None  # elsewhere nobody waits for the answer
     seen = scores[..., keys]
-    return seen.any(-2) if seen.dtype is torch.bool else seen.amax(-2)
+    best = seen.any(-2) if seen.dtype is torch.bool else seen.amax(-2)
+    following = seen.diagonal(1, -2, -1)
+    return _unless_causal(own, best, own == 0 if weights else _hides(own), following == 0 if weights else _hides(following))
+
+
+def _unless_causal(own: Tensor, best: Tensor, own_hidden: Tensor, next_hidden: Tensor) -> Tensor:
+    """``best``, unless no token sees itself or the next one: there the last token is seen by nobody, as padding is."""
+    return torch.where(own_hidden.all() & next_hidden.all(), own, best)
 
 
 def real_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int, q_len: int) -> Tensor | None:
@@ -131,11 +170,13 @@ def shown_queries(given: Tensor | None, hidden: Hidden | bool | None, batch: int
     everywhere = own.all()  # stays on the device: readings ask while the model runs
     if hidden.best is not None:  # a token hidden from itself that another token sees is none
         own = own & hidden.read(hidden.best, batch, q_len)
+    # where no token sees itself, padding is what nobody sees, unless that is so in all texts alike: then it is hidden by the structure
+    padding = own & (everywhere.logical_not() | (own != own[:1]).any())
     if given is None:
-        return own.logical_not() | everywhere
+        return padding.logical_not()
     given = given.to(own.device)
     if hidden.last is None:
-        return given & (own.logical_not() | everywhere)
+        return given & padding.logical_not()
     shown = hidden.read(hidden.last, batch, q_len).logical_not()
     # that the last query sees itself says nothing of its key; if it sees other padding, the mask is one of other tokens
     contradicted = (shown & given.logical_not())[:, :-1].any()

@@ -13,6 +13,10 @@ ROWS = (
     "before it is compiled"
 )
 MOVED = "; they are in a different order than in the input, so the record has no token ids"
+MANY_AXES = (
+    "its softmax has {} axes, and what was followed does not show which of them are batch and heads, nor where a query's own key is; "
+    "attviz.register_layout can say where it holds each token's weight on itself"
+)
 OTHER_DIMENSION = "its softmax runs over another dimension than that of the keys"
 AHEAD = "its streams that predict later tokens attend to the tokens and to themselves: no query there is a token"
 CROSS = "cross-attention: queries and keys come from different sequences, so there is no diagonal"

@@ -7,6 +7,7 @@ from torch import Tensor
 from attviz.calls.banded import DiagonalCall
 from attviz.calls.call import AttentionCall
 from attviz.calls.fused import FusedCall
+from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.follow.layout import Layout, arranged
@@ -17,12 +18,12 @@ from attviz.kernels import diagonal_of_bias
 _PLAIN = Layout((((False, None),), ((True, None),)), 2, 3)
 
 
-def settle(call: FusedCall | SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
+def settle(call: FusedCall | ScoredCall | SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
     """A self-attention with its own keys at ``kv_offset`` and its axes in order; a str says why this call cannot be placed."""
     if isinstance(call, SoftmaxCall):
         return _from_weights(call, answer, context, followed)
     q_len, kv_len = call.query.shape[-2], call.key.shape[-2]
-    offset = _offset(answer, q_len, kv_len, context, followed, call.bias)
+    offset = _offset(answer, q_len, kv_len, context, followed, call.bias if isinstance(call, FusedCall) else None)
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if answer.layout is None and call.query.ndim == 4:
@@ -84,7 +85,7 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
     return DiagonalCall(call.operator, own, arranged(scores, layout))
 
 
-def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
+def _from_query(call: FusedCall | ScoredCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
     """A fused call whose leading axes are not batch and heads: computed at once, then rearranged."""
     query, key = call.query, call.key
     if query.ndim == 3:
@@ -97,7 +98,14 @@ def _from_query(call: FusedCall, layout: Layout | None, offset: int | Tensor) ->
     found = arranged(call.own(), layout)
     if found is None:
         return f"its query {tuple(query.shape)} does not say how its axes are split into batch and heads"
-    if call.bias is None or not isinstance(offset, int):
+    added = _added(call, offset) if isinstance(offset, int) else None
+    if added is None:
         return DiagonalCall(call.operator, found)
-    added = diagonal_of_bias(call.bias.detach(), query.shape[-2], offset).expand(query.shape[:-1])
-    return DiagonalCall(call.operator, found, arranged(added, layout))
+    return DiagonalCall(call.operator, found, arranged(added.expand(query.shape[:-1]), layout))
+
+
+def _added(call: FusedCall | ScoredCall, offset: int) -> Tensor | None:
+    """What the mask says of each query's own key."""
+    if isinstance(call, ScoredCall):
+        return call.seen()
+    return None if call.bias is None else diagonal_of_bias(call.bias.detach(), call.query.shape[-2], offset)
