@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attviz.hooks.scope.follow.axes import UNKNOWN, Axes, Axis
+from attviz.hooks.scope.follow.axes import FEATURE, UNKNOWN, Axes, Axis, rank_of
 from attviz.hooks.scope.follow.trace import Traces, traceable
 
 
@@ -45,6 +45,9 @@ def _wrote_view(traces: Traces, view: Tensor) -> None:
     if base is None or not traceable(base):
         return
     known, streams = traces[base], traces[view].streams
+    if base.ndim == view.ndim and (axes := _every_other(traces, view, base)) is not None:
+        traces[base] = known._replace(axes=axes, streams=known.streams | streams)
+        return
     if base.ndim != view.ndim or base.stride() != view.stride():
         traces[base] = known._replace(streams=known.streams | streams, buffered=True)  # somewhere in it
         return
@@ -54,6 +57,19 @@ def _wrote_view(traces: Traces, view: Tensor) -> None:
             starts[dim], rest = divmod(rest, step)
     if not rest:
         _name(traces, base, traces[view].axes, tuple(view.shape), starts, traces[view].streams)
+
+
+def _every_other(traces: Traces, view: Tensor, base: Tensor) -> Axes | None:
+    """Axes of a tensor of which every second feature, or third, was written (rotary positions): every token is there; None if not so."""
+    written = traces[view].axes
+    steps = [one // two if two else 0 for one, two in zip(view.stride(), base.stride(), strict=True)]
+    apart = [dim for dim, step in enumerate(steps) if step > 1]
+    if len(apart) != 1 or rank_of(written[apart[0]]) != FEATURE:
+        return None
+    dim, step = apart[0], steps[apart[0]]
+    if any(size != base.shape[place] for place, size in enumerate(view.shape) if place != dim) or view.shape[dim] * step != base.shape[dim]:
+        return None
+    return (*written[:dim], traces.symbols.derived("every other", written[dim], base.shape[dim], step), *written[dim + 1 :])
 
 
 def _name(traces: Traces, base: Tensor, written: Axes, shape: tuple[int, ...], starts: list[int], streams: frozenset[int]) -> None:
@@ -68,7 +84,8 @@ def _name(traces: Traces, base: Tensor, written: Axes, shape: tuple[int, ...], s
         before, behind = ((symbols.make("buffer", n, UNKNOWN, symbols.fresh()),) for n in (start, rest))
         own = axis or (symbols.single(length, streams) if size > 1 else ())
         axes.append(axis if length == size else symbols.concatenated([(before, start), (own, length), (behind, rest)]))
-    part = shape != tuple(base.shape)
+    # features may be written half by half, or head by head: every token is there all the same
+    part = any(length != size and rank_of(axis) != FEATURE for axis, length, size in zip(written, shape, base.shape, strict=True))
     traces[base] = known._replace(axes=tuple(axes), streams=known.streams | streams, buffered=known.buffered or part)
 
 
