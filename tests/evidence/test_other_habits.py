@@ -67,6 +67,56 @@ def test_windows_that_look_at_their_neighbours(order, fused):
         assert_right(seen(model, x), model.truth(x))
 
 
+class Unfolded(Qkv):
+    """Blocks of 4 tokens, each over a window that reaches beyond it (Gemma's audio tower): the keys are padded and unfolded."""
+
+    def __init__(self, before: int, behind: int, pads: bool, fused: bool) -> None:
+        super().__init__()
+        self.before, self.behind, self.pads, self.fused = before, behind, pads, fused
+
+    def padded(self, x, before, behind):
+        if self.pads:
+            return F.pad(x, (0, 0, 0, 0, before, behind))
+        left, right = (x.new_zeros(len(x), n, *x.shape[2:]) for n in (before, behind))
+        return torch.cat([left, x, right], 1)
+
+    def windows(self, x):
+        return self.padded(x, self.before, self.behind + 3).unfold(1, self.before + 4 + self.behind, 4).movedim(-1, 3)
+
+    def parts(self, x):
+        q, k, v = (f(x).unflatten(-1, (H, D)) for f in (self.q, self.k, self.v))
+        blocks = self.padded(q, 0, -len(q[0]) % 4).unflatten(1, (-1, 4)).transpose(2, 3)
+        real = self.padded(torch.ones(*x.shape[:2], 1, 1), self.before, self.behind + 3)[..., 0, 0]
+        sees = real.unfold(1, self.before + 4 + self.behind, 4)[:, :, None, None] > 0
+        return blocks, self.windows(k), self.windows(v), sees  # [batch, blocks, heads, tokens, features]
+
+    def forward(self, x):
+        q, k, v, sees = self.parts(x)
+        if self.fused:
+            out = F.scaled_dot_product_attention(q, k, v, sees)
+        else:
+            out = (q @ k.mT * D**-0.5).masked_fill(~sees, -1e9).softmax(-1) @ v
+        return out.transpose(2, 3).flatten(1, 2)[:, : x.shape[1]].flatten(2)
+
+    def truth(self, x):
+        q, k, _, sees = self.parts(x)
+        hidden = torch.zeros(sees.shape, dtype=torch.float64).masked_fill(~sees, -torch.inf)
+        own = diagonal(weights(q, k, hidden), self.before)[..., :4].flatten(0, 1)
+        real = (torch.arange(own.shape[0] // len(x) * 4) < x.shape[1]).unflatten(0, (-1, 4)).repeat(len(x), 1)
+        return torch.where(real[:, None], own, torch.nan)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("pads", [True, False])
+@pytest.mark.parametrize(("before", "behind"), [(4, 0), (3, 2), (6, 5)])
+def test_blocks_whose_windows_reach_beyond_them(before, behind, pads, fused):
+    for lengths in ((16, 22, 24), (22, 16)):
+        model = Unfolded(before, behind, pads, fused).eval()
+        for length in lengths:
+            x = torch.randn(B, length, E)
+            assert_right(seen(model, x), model.truth(x))
+
+
 class OtherText(Qkv):
     """Keys of the own text, and behind them those of the next text of the batch, at the same places."""
 

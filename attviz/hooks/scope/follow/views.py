@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, of_input, rank_of, size_of
-from attviz.hooks.scope.follow.trace import Rule, Traces
+from attviz.hooks.scope.follow.trace import Rule, Trace, Traces
+from attviz.hooks.scope.follow.windows import filler, unfolded
 
 
 def same(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
@@ -116,6 +117,9 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         streams = [trace.streams for trace in found]
         if differ:
             pieces = _of_other_places(traces, pieces, axes, result, differ)
+        if any(of_input(axis) for axis, _ in pieces):
+            fills = [_fills_up(axis, trace) for (axis, _), trace in zip(pieces, found, strict=True)]
+            pieces = [(filler(traces, size) if fill else axis, size) for (axis, size), fill in zip(pieces, fills, strict=True)]
         kept = [any(symbol.kept for axis in trace.axes for symbol in axis) for trace in found]
         pieces = [
             (axis or traces.symbols.single(size, of.streams, of.learned_from, old), size)
@@ -124,6 +128,11 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
         # a single token and a cache: what names the keys, not their mask
         result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if any(streams) else CONSTANT)
     return tuple(result)
+
+
+def _fills_up(axis: Axis, trace: Trace) -> bool:
+    """Whether a tensor was made of nothing (zeros), so that beside tokens it fills them up."""
+    return len(axis) == 1 and axis[0].kind == "made" and not trace.streams and len(trace.learned_from) == 1 and not trace.noise
 
 
 def _of_other_places(
@@ -207,9 +216,8 @@ def _padded(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
             cut = (max(-before, 0), size - max(-before, 0) - max(-after, 0))
             axes[dim], size = symbols.sliced(axes[dim], *cut), cut[1]
             before, after = max(before, 0), max(after, 0)
-        filler = [(symbols.make("pad", n, CONSTANT),) if n > 1 else () for n in (before, after)]
         if before or after:
-            axes[dim] = symbols.concatenated([(filler[0], before), (axes[dim], size), (filler[1], after)])
+            axes[dim] = symbols.concatenated([(filler(traces, before), before), (axes[dim], size), (filler(traces, after), after)])
     return tuple(axes)
 
 
@@ -225,16 +233,6 @@ def _moved(what: str) -> Rule:
         )
 
     return rule
-
-
-def _unfolded(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes | None:
-    tensor, dim, size, step = args[:4]
-    if size != step or tensor.shape[dim] % size:
-        return None
-    axes = list(traces[tensor].axes)
-    dim %= len(axes)
-    parts = traces.symbols.reshaped((axes[dim],), (tensor.shape[dim] // size, size))
-    return None if parts is None else (*axes[:dim], parts[0], *axes[dim + 1 :], parts[1])
 
 
 VIEWS: dict[str, Rule] = {
@@ -254,7 +252,7 @@ VIEWS: dict[str, Rule] = {
     "constant_pad_nd": _padded,
     "roll": _moved("roll"),
     "flip": _moved("flip"),
-    "unfold": _unfolded,
+    "unfold": unfolded,
     "view_as_complex": lambda traces, args, kwargs, out: traces[args[0]].axes[:-1],
     "view_as_real": lambda traces, args, kwargs, out: (*traces[args[0]].axes, (traces.symbols.make("parts", 2, FEATURE),)),
 }
