@@ -123,6 +123,26 @@ class OneByOne(Qkv):
         return torch.cat(found, -1)
 
 
+class EveryOther(Qkv):
+    """Rotary positions, written into every other feature of an empty tensor (Wan)."""
+
+    def turned(self, x):
+        x = x.view(len(x), -1, H, D)
+        angle = torch.arange(x.shape[1])[:, None, None] * torch.logspace(0, -2, D // 2)
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        out = torch.empty_like(x)
+        out[..., 0::2] = even * angle.cos() - odd * angle.sin()
+        out[..., 1::2] = even * angle.sin() + odd * angle.cos()
+        return out.transpose(1, 2)
+
+    def forward(self, x):
+        v = self.v(x).view(len(x), -1, H, D).transpose(1, 2)
+        return F.scaled_dot_product_attention(self.turned(self.q(x)), self.turned(self.k(x)), v).transpose(1, 2).flatten(2)
+
+    def truth(self, x):
+        return diagonal(weights(self.turned(self.q(x)), self.turned(self.k(x))))
+
+
 class MultiQuery(Qkv):
     """One key for all heads, by broadcasting."""
 
@@ -193,7 +213,7 @@ class NullKeyFused(Qkv):
 
 STYLES = [
     HeadsLast, HeadsFirst, HeadsFirstFused, FoldedHeadsFirst, FoldedBatchFirst, FoldedFused, TokensFirst, KeysFirst, Additive, WithDropout,
-    ZeroedAfterwards, MultiQuery, Relative, Sinks, NullKeyFused,
+    ZeroedAfterwards, MultiQuery, Relative, Sinks, NullKeyFused, EveryOther,
 ]  # fmt: skip
 
 
@@ -300,7 +320,15 @@ class Merger(Qkv):
         return (self.queries @ self.k(x).mT).softmax(-1) @ x
 
 
-@pytest.mark.parametrize("model", [Channels, Projected, Linear, Router, Merger])
+class HeadsByHeads(Qkv):
+    """Each token mixes its heads by attention among them."""
+
+    def forward(self, x):
+        q, k, v = (f(x).unflatten(-1, (H, D)) for f in (self.q, self.k, self.v))
+        return ((q @ k.mT).softmax(-1) @ v).flatten(-2)
+
+
+@pytest.mark.parametrize("model", [Channels, Projected, Linear, Router, Merger, HeadsByHeads])
 def test_what_is_no_attention_among_tokens_is_not_recorded(model):
     beside = nn.Sequential(HeadsLast(), model()).eval()
     x = torch.randn(B, T, E)
@@ -308,6 +336,37 @@ def test_what_is_no_attention_among_tokens_is_not_recorded(model):
 
 
 # ---- loud
+
+
+class MadeSlots(Qkv):
+    """Weights over the tokens make slots of them (GroupViT, MLP-Mixer), which attend among themselves and to slots made elsewhere."""
+
+    def __init__(self, fused: bool, beside: bool) -> None:
+        super().__init__()
+        self.down, self.fused, self.beside = nn.Linear(T, 5), fused, nn.Parameter(torch.randn(1, 3, E)) if beside else None
+
+    def slots(self, x):
+        slots = self.down(x.mT).mT
+        return slots if self.beside is None else torch.cat([slots, self.beside + slots[:, :3]], 1)
+
+    def forward(self, x):
+        x = self.slots(x)
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return ((q @ k.mT * D**-0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_slots_that_weights_made_of_the_tokens_are_loud_and_read_where_the_module_is_named(fused, beside):
+    model, x = nn.Sequential(HeadsLast(), MadeSlots(fused, beside)).eval(), torch.randn(B, T, E)
+    message = is_loud(model, x)
+    assert "'1'" in message
+    assert "slots or channels that weights made of the tokens" in message
+    assert "name the module in layers=" in message
+    slots = model[1].slots(model[0](x))
+    assert_right(seen(model, x, layers="1"), diagonal(weights(heads(model[1].q(slots)), heads(model[1].k(slots)))))
 
 
 class Differential(Qkv):

@@ -80,6 +80,26 @@ def test_cross_attention_of_equal_length_is_skipped(how, fused):
     assert_skipped(seen(model, torch.randn(B, T, E), torch.randn(B, T, E)), "multihead_attn")
 
 
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_one_key_for_all_queries_is_skipped_beside_what_is_read(mixed, fused):
+    """A single image or prompt (Stable Video Diffusion); where it comes from the tokens themselves, it is none of them either."""
+
+    class Prompted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.reads = Any2(fused), Any2(fused)
+
+        def forward(self, x, prompt):
+            prompt = prompt + x.mean(1, keepdim=True) if mixed else prompt
+            return self.reads(x + self.own(x, x), prompt)
+
+    model, x = Prompted().eval(), torch.randn(B, T, E)
+    cap = seen(model, x, torch.randn(B, 1, E))
+    assert cap.layers == ("own",)
+    assert_right(cap, model.own.truth(x))
+
+
 class Annotated(nn.Module):
     """Encoder and decoder in the style of the Annotated Transformer: one class for both kinds of attention."""
 

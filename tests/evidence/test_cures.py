@@ -70,6 +70,74 @@ def test_a_registered_layout_says_where_the_own_weight_stands(kind, own):
         unregister_layout(entry)
 
 
+class Strided(Mixer):
+    """Windows of 8 keys around blocks of 4 queries, cut out by their strides: nothing shows where they come from."""
+
+    def parts(self, x):
+        q, k, v = (heads(f(x)) for f in (self.q, self.k, self.v))
+        k, v = (F.pad(part, (0, 0, 2, 2)).contiguous() for part in (k, v))
+        steps = (k.stride(0), k.stride(1), 4 * k.stride(2), k.stride(2), k.stride(3))
+        return q.unflatten(2, (-1, 4)), *(part.as_strided((B, H, T // 4, 8, D), steps) for part in (k, v))
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return ((q @ k.mT * D**-0.5).softmax(-1) @ v).flatten(2, 3).transpose(1, 2).flatten(2)
+
+    def truth(self, x):
+        q, k, _ = self.parts(x)
+        return diagonal(weights(q, k), 2)[..., :4].flatten(2)
+
+
+@pytest.mark.parametrize("layers", [None, "0"])
+def test_naming_a_module_does_not_say_which_of_five_axes_are_batch_and_heads(layers):
+    model, x = nn.Sequential(Strided()).eval(), torch.randn(B, T, E)
+    with torch.no_grad(), pytest.raises(CaptureError, match="5 axes") as raised, attviz.capture(model, layers=layers):
+        model(x)
+    assert "attviz.register_layout" in str(raised.value)
+    assert "name the module" not in str(raised.value)
+    entry = register_layout(
+        WeightLayout(lambda module: type(module) is Strided, lambda module, found: found.diagonal(2, -2, -1)[..., :4].flatten(2))
+    )
+    try:
+        assert_right(seen(model, x, layers=layers), model[0].truth(x))
+    finally:
+        unregister_layout(entry)
+
+
+class InSlices(Mixer):
+    """Attention slicing (diffusers): some texts and heads at a time, to need less memory."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused, self.size = fused, 2
+
+    def attend(self, q, k, v):
+        if self.fused:
+            return F.scaled_dot_product_attention(q, k, v)
+        return torch.bmm(torch.baddbmm(torch.empty(len(q), T, T), q, k.mT, beta=0, alpha=D**-0.5).softmax(-1), v)
+
+    def forward(self, x):
+        q, k, v = (heads(f(x)).flatten(0, 1) for f in (self.q, self.k, self.v))
+        out = torch.zeros_like(q)
+        for start in range(0, len(q), self.size):
+            part = slice(start, start + self.size)
+            out[part] = self.attend(q[part], k[part], v[part])
+        return out.unflatten(0, (-1, H)).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_texts_and_heads_in_slices_are_loud_and_read_without_slices(size, fused):
+    model, x = nn.Sequential(InSlices(fused)).eval(), torch.randn(B, T, E)
+    model[0].size = size
+    for layers in (None, "0"):
+        with torch.no_grad(), pytest.raises(CaptureError, match="run it without slices"), attviz.capture(model, layers=layers):
+            model(x)
+    model = copy.deepcopy(model)
+    model[0].size = B * H
+    assert_right(seen(model, x), model[0].truth(x))
+
+
 class FoldedAttention(Mixer):
     """Batch and heads in one axis."""
 

@@ -27,6 +27,15 @@ def _pool(x):
     return F.avg_pool1d(x.transpose(2, 3).flatten(0, 1), 4).unflatten(0, x.shape[:2]).transpose(2, 3)
 
 
+def _all_but_the_first(x):
+    """As MViT pools: the class token stays."""
+    return torch.cat([x[:, :, :1], _pool(x[:, :, 1:])], 2)
+
+
+def _first_and_some(x):
+    return torch.cat([x[:, :, :1], x[:, :, torch.tensor([5, 3, 7])]], 2)
+
+
 def _first_third(x):
     return x.unflatten(2, (3, -1))[:, :, 0]
 
@@ -52,6 +61,26 @@ def test_what_stands_for_several_tokens_has_no_key_of_its_own(side, pool, fused)
     cap = seen(nn.Sequential(model), torch.randn(B, LENGTH, E))
     assert_skipped(cap, "0")
     assert f"the {side} are pooled" in cap.skipped["0"]
+
+
+class WithAClassToken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(1, 1, E))
+
+    def forward(self, x):
+        return torch.cat([self.first.expand(len(x), -1, -1), x], 1)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("side", ["queries", "keys"])
+def test_a_class_token_beside_what_was_pooled_changes_nothing(side, fused):
+    x = torch.randn(B, LENGTH, E)
+    model = nn.Sequential(WithAClassToken(), Pooling(fused, **{"queries": None, side: _all_but_the_first})).eval()
+    cap = seen(model, x)
+    assert_skipped(cap, "1")
+    assert f"the {side} are pooled" in cap.skipped["1"]
+    assert "'1'" in is_loud(nn.Sequential(WithAClassToken(), Pooling(fused, None, _first_and_some)).eval(), x)
 
 
 @pytest.mark.parametrize("fused", [True, False])

@@ -10,7 +10,9 @@ from torch import Tensor
 from attviz.hooks.scope.follow.axes import (
     FEATURE,
     Axis,
+    Symbol,
     crossed,
+    in_slices,
     learned,
     of_input,
     of_parameters,
@@ -28,6 +30,11 @@ from attviz.hooks.scope.follow.trace import Pair, Trace, is_product, one_for_all
 Kind = Literal["self", "cross", "none", "changed", "unsettled"]
 Pieces = tuple[tuple[Axis, int], ...]
 Taken = frozenset[tuple[Axis, int]]
+_IN_SLICES = (
+    "it works through texts and heads in slices, one operator call each, so no call shows which of them it holds; run it without slices "
+    "(diffusers: disable_attention_slicing)"
+)
+_SLOTS = "queries and keys are slots or channels that weights made of the tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +87,8 @@ def answer_fused(follow: Follow, query: Tensor, key: Tensor, one_input: bool) ->
         one_input: The module was given only one sequence.
     """
     one, two = follow.traces[query], follow.traces[key]
+    if in_slices(one.axes[:-2]):
+        return Answer("unsettled", _IN_SLICES, apart=True)
     summed = sources(one.axes[-1])
     other = crossed(one.axes[:-2], two.axes[:-2]) or one_for_all(one, two, query.ndim - 2)
     pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, summed, one.learned_from)
@@ -112,12 +121,16 @@ def _of_scores(follow: Follow, scores: Tensor, dim: int, one_input: bool) -> Ans
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
+    if is_product(pair) and in_slices(trace.axes[:-2]):
+        return Answer("unsettled", _IN_SLICES, apart=True)
     one = dim - 1 if dim and scores.shape[dim - 1] == 1 else None  # where a single query stands
     for rows in reversed(range(scores.ndim)):
         if rows == dim or (scores.shape[rows] == 1 and rows != one):
             continue
         answer = _compared(trace.axes[rows], keys, scores.shape[rows], size, pair, one_input, trace.taken)
         answer = _one_by_one(answer, trace, keys)
+        if answer.why is _SLOTS:
+            return answer
         if answer.kind == "self" and scores.ndim == 2 and of_texts(keys):
             return Answer("none", "queries and keys are the texts of the batch, not tokens")
         if answer.kind == "self":
@@ -149,10 +162,12 @@ def _one_by_one(answer: Answer, query: Trace, keys: Axis) -> Answer:
 
 
 def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | None, one_input: bool, taken: Taken) -> Answer:
-    if q_len == 1 == kv_len:
-        return _one_token(streams)
+    if kv_len == 1:
+        return _one_token(streams) if q_len == 1 else Answer("cross", "all queries share one key")
     if rows == keys and rows:
         if rank_of(rows) == FEATURE and not any(symbol.kind == "stack" for symbol in rows):
+            if streams is not None and _made_by_others(rows, streams.summed):
+                return Answer("unsettled", _SLOTS)
             return Answer("none", "queries and keys are features, not tokens")
         went_apart = streams is not None and is_product(streams) and streams.query != streams.key
         if streams is not None and went_apart and not (one_input and kin(streams.query, streams.key)):
@@ -177,7 +192,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         return Answer("none", "the keys are projections or features, not tokens")
     if of_input(rows) and of_input(keys) and not roots_of(rows) & roots_of(keys):
         return Answer("cross", "queries and keys come from different inputs")
-    if of_input(rows) and of_input(keys) and q_len != kv_len and _pooled(rows, keys, q_len < kv_len, taken):
+    if of_input(rows) and of_input(keys) and q_len != kv_len and _pooled(*_apart(rows, keys), q_len < kv_len, taken):
         return Answer("cross", f"the {'queries' if q_len < kv_len else 'keys'} are pooled: each stands for several tokens")
     if (of_input(rows) and of_input(keys)) or moved(rows) or moved(keys):
         return Answer(
@@ -186,6 +201,12 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
             apart=True,
         )
     return Answer("unsettled", f"where {q_len} queries and {kv_len} keys come from could not be followed")
+
+
+def _made_by_others(rows: Axis, summed: frozenset[Symbol]) -> bool:
+    """Whether the features that a product sums over were made by other weights than what it compares: as with tokens, not with heads."""
+    own = frozenset[Symbol]().union(*(sources(axis) for axis, _ in pieces_of(rows)))
+    return bool(summed) and all(symbol.rank == FEATURE for symbol in summed) and not own & summed
 
 
 def _no_tokens(keys: Axis, pair: Pair | None) -> bool:
@@ -226,6 +247,17 @@ def _among_others(pieces: Pieces, own: int) -> Answer:
     # how many tokens of another input, or of a cache, stand behind them is another number in every call
     varies = any(not learned(piece) or any(symbol.kept for symbol in piece) for piece, _ in pieces[own + 1 :])
     return Answer("self", why, after, buffer=varies, before=before)
+
+
+def _apart(rows: Axis, keys: Axis) -> tuple[Axis, Axis]:
+    """What queries and keys are beside the tokens that stand first in both (a class token, registers)."""
+    left, right = pieces_of(rows, 0), pieces_of(keys, 0)
+    shared = 0
+    while shared < min(len(left), len(right)) - 1 and left[shared] == right[shared]:
+        shared += 1
+    if not shared or len(left) - shared > 1 or len(right) - shared > 1 or moved(left[shared][0]) or moved(right[shared][0]):
+        return rows, keys
+    return left[shared][0], right[shared][0]
 
 
 def _pooled(rows: Axis, keys: Axis, fewer_queries: bool, taken: Taken) -> bool:

@@ -75,6 +75,12 @@ def crossed(one: Axes, two: Axes) -> bool:
     return any(symbol.roots & other.roots for symbol in left - right for other in right - left)
 
 
+def in_slices(axes: Axes) -> bool:
+    """Whether a part of an axis was cut out that counts texts and heads together."""
+    whole: list[Axis] = [symbol.parts[-1] for axis in axes for symbol in axis if symbol.kind == "slice"]  # type: ignore[misc]
+    return any(of_input(axis) and any(symbol.rank == FEATURE for symbol in axis) for axis in whole)
+
+
 def sources(axis: Axis) -> frozenset[Symbol]:
     """The symbols an axis was split off."""
     return frozenset(_root(symbol)[0] for symbol in axis)
