@@ -169,10 +169,21 @@ def _by_sizes(record: DiagonalRecord, seen: Seen, finding: Finding | None) -> La
     }[finding.verdict]
     rows, columns = scores.shape[-2:]
     if columns >= rows and math.prod(scores.shape[:-1]) == record.diagonal.numel():
-        own = finding.seen.weights.diagonal(0, -2, -1).reshape(record.diagonal.shape)
-        error = _error(record.diagonal, own)
+        error = _nearest(record, finding.seen.weights)
         return _row(record, "could not tell", error, f"{why}; compared as queries by keys", seen)
     return _row(record, "could not tell", _NOTHING, why, seen)
+
+
+def _nearest(record: DiagonalRecord, weights: Tensor) -> float:
+    """Difference from the nearest diagonal that holds a key of each query; blocks of queries may belong to the batch or the heads."""
+    batch, heads, q_len = record.diagonal.shape
+    errors = []
+    for offset in range(weights.shape[-1] - weights.shape[-2] + 1):
+        own = weights.diagonal(offset, -2, -1)[..., : weights.shape[-2]]
+        errors.append(_error(record.diagonal, own.reshape(record.diagonal.shape)))
+        if own.ndim == 4 and own.shape[1] == heads:  # [texts, heads, blocks, queries]
+            errors.append(_error(record.diagonal, own.transpose(1, 2).reshape(batch, heads, q_len)))
+    return min(errors)
 
 
 def _padding_fault(record: DiagonalRecord, finding: Finding, masks: list[Tensor]) -> str | None:
@@ -189,8 +200,8 @@ def _padding_fault(record: DiagonalRecord, finding: Finding, masks: list[Tensor]
     answers = _answers(finding, shape)
     hidden, blind = own_visible < 0.5, best < NEVER_A_SCORE
     padding = blind | (hidden & (answers == 0.0))
-    if bool(padding.all()):
-        return None  # diagonal-masked attention: there is nothing to tell padding by
+    if bool(padding.all()) or bool(hidden.all()):
+        return None  # no token sees itself: there is nothing to tell padding by
     if bool((padding & ~nan).any()):
         text, _, query = (padding & ~nan).nonzero()[0].tolist()
         return f"token {query} of text {text} is padding, its key is hidden from every query, and has a number"
