@@ -289,7 +289,8 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
     "muse_glimmer_assistant": lambda config: {
         "noise_embeds": torch.randn(_BATCH, config.block_size, config.hidden_size),
         "context_hidden_states": torch.randn(_BATCH, 5, config.hidden_size * len(config.target_layer_ids)),
-        "attention_mask": _ones(5 + config.block_size),
+        # the text that was accepted so far is two tokens shorter in the second row
+        "attention_mask": (torch.arange(5 + config.block_size) >= torch.tensor([[0], [2]])).long(),
     },
     "kyutai_speech_to_text": lambda config: {"input_ids": torch.randint(3, 60, (_BATCH, _LENGTH, config.num_codebooks + 1))},
     "csm": lambda config: {"input_ids": torch.randint(3, 60, (_BATCH, _LENGTH, config.num_codebooks)), "attention_mask": _ones(_LENGTH)},

@@ -128,6 +128,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "molmo2.adapter_config": {"vision_feature_layer": [1, 0]},
     "moonshine_streaming": {"num_key_value_heads": 4},
     "moonshine_streaming_encoder": {"sliding_windows": [[16, 4], [16, 0]]},
+    "muse_glimmer_assistant": {"sliding_window": 64},  # without its cache a window begins at the context, not at the drafted tokens
     "muse_spark_audio": {"num_hidden_layers": 4, "hidden_sizes": [16, 16, 32, 32], "depths": [1, 1, 1, 1]},
     "omdet-turbo": {"backbone_config": timm_swin, "image_size": 64, "num_queries": 9},
     "pe_video_encoder": {"vision_config": timm_vit(num_classes=1024, global_pool="map")},
