@@ -8,6 +8,7 @@ python -m benchmarks.kernels.report --all        # every case there is, an hour;
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import torch
 import triton
 
-from benchmarks.kernels.cases import Case, cases
+from attviz.kernels.triton.launch import TABLE
+from benchmarks.kernels.cases import KERNELS, Case, cases
 from benchmarks.kernels.compile import TARGETS, Report, compile_launch
 
 PAGE = Path(__file__).parents[2] / "docs" / "kernels.md"
@@ -28,10 +30,10 @@ registers, in bytes of stack (scratch on AMD), over all architectures; the scrip
 
 Where no tile is free of spills, or the compiler has no matrix instruction for an architecture, the table of tiles
 (`attviz/kernels/triton/tuning.json`, chosen by `python -m benchmarks.kernels.tiles`) says so, and the cell reads *torch*: there the
-implementation in torch serves. So it is for everything with matrix products on sm_75, on gfx1100 in float32 and for most heads of 128 and
-more, for `mass_from_logsumexp` in float32 with heads of 128 on NVIDIA, and for `received_from_logsumexp` in float32 with heads of 128 on
-sm_120. The tiles of these two were chosen on sm_80, sm_89, sm_90, sm_100, sm_120 (`mass` in 16 bits) and gfx942, and taken over from the
-nearest of these elsewhere.
+implementation in torch serves. So it does everywhere for matrix products of float32 with heads of more than 128, and in these rows of the
+table (dtype / size of a head, rounded up to a power of two):
+
+{served}
 
 The page holds a selection. `--all` compiles every case (each dtype and size of a head with the least and the most that can be asked of a
 kernel, sizes of 1, odd strides, offsets beyond 32 bits) for every architecture; the tests compile each case for one architecture in turn,
@@ -57,6 +59,21 @@ def cell(report: Report) -> str:
     """One report in a table cell."""
     loads = f"{report.vector_loads}:{report.scalar_loads}"
     return f"{report.registers} / {report.shared_bytes / 1024:.0f} / {report.matrix} / {loads}"
+
+
+def served_by_torch() -> str:
+    """A table of the rows that hold no tile."""
+    table = json.loads(TABLE.read_text())["kernels"]
+    lines = ["| kernel | architectures | rows |", "|---|---|---|"]
+    for kernel in KERNELS:
+        alike: dict[str, list[str]] = {}  # rows without a tile -> architectures
+        for arch in TARGETS:
+            sizes = [name.partition("/")[2] for name, blocks in table[kernel].items() if name.startswith(f"{arch}/") and blocks is None]
+            if sizes:
+                ordered = sorted(sizes, key=lambda size: (size.partition("/")[0], int(size.partition("/")[2])))
+                alike.setdefault(", ".join(ordered), []).append(arch)
+        lines += [f"| {kernel} | {', '.join(archs)} | {sizes} |" for sizes, archs in alike.items()]
+    return "\n".join(lines)
 
 
 def versions() -> str:
@@ -101,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     lines, faults = rows(archs, (case for case in cases() if arguments.all or case.shown))
     if not arguments.archs and not arguments.all:
         table = [f"| case | kernel | {' | '.join(archs)} | spilled |", f"|---|---|{'---|' * len(archs)}---|", *lines]
-        PAGE.write_text(HEADER.format(versions=versions()) + "\n".join(table) + "\n")
+        PAGE.write_text(HEADER.format(versions=versions(), served=served_by_torch()) + "\n".join(table) + "\n")
     print("\n".join(faults), file=sys.stderr)
     return 1 if faults else 0
 

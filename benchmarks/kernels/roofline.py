@@ -22,6 +22,7 @@ from attviz.kernels.triton import logsumexp, mass, qk, received, tokens, weights
 from benchmarks.environment import environment
 from benchmarks.kernels.compile import Report, launches_of
 from benchmarks.kernels.devices import DEVICES, Device
+from benchmarks.kernels.report import versions
 from benchmarks.kernels.timing import time_calls
 
 ROOT = Path(__file__).parents[2]
@@ -31,7 +32,8 @@ COLUMNS = (
 )
 HEADER = """# The kernels on paper
 
-Written by `python -m benchmarks.kernels.roofline` on {device}. **Nothing in the columns "floor", "forward" and "share" was measured.**
+Written by `python -m benchmarks.kernels.roofline` with {versions} on {device}.
+**Nothing in the columns "floor", "forward" and "share" was measured.**
 `floor` is the larger of bytes over the memory's bandwidth and operations over the rate of the units, both peaks of the data sheet: no
 kernel reaches it. `forward` is the same floor of the plain layer (its projections, its feed-forward part, its attention; its weights read
 once), and `share` the quotient of the two. Registers, shared memory and loads (vector : scalar, in the program text) are those of the
@@ -234,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     print(text)
     if not arguments.dry_run:
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else "a machine without a GPU"
-        (arguments.out / "docs" / "roofline.md").write_text(HEADER.format(device=device) + text)
+        (arguments.out / "docs" / "roofline.md").write_text(HEADER.format(device=device, versions=versions()) + text)
         about = {"machine" if name == "device" else name: value for name, value in environment().items()}
         with (arguments.out / "benchmarks" / "results" / "roofline.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, [*COLUMNS, *about])

@@ -50,7 +50,12 @@ def test_one_line_comes_from_the_compiled_kernel(tmp_path, monkeypatch):
     assert {line["device"] for line in lines} == {"H100 SXM"}  # not the machine that reckoned
     assert all(line["machine"] for line in lines)
     assert {line["measured_us"] for line in lines} == {""}  # no GPU here, and no number is made up
-    assert "## H100 SXM" in (tmp_path / "docs" / "roofline.md").read_text()
+    written, committed = (root / "docs" / "roofline.md" for root in (tmp_path, roofline.ROOT))
+    assert "## H100 SXM" in written.read_text()
+    page = committed.read_text()
+    if roofline.versions() in page and "a machine without a GPU" in page:  # by this very compiler, and nothing of it measured
+        stale = [line for line in written.read_text().splitlines() if "`" in line and line.startswith("| ") and line not in page]
+        assert not stale, "run python -m benchmarks.kernels.roofline"
 
 
 def test_on_a_device_the_last_column_is_what_it_took(monkeypatch):

@@ -37,6 +37,14 @@ def test_the_tuning_script_writes_what_it_read():
     assert layout(json.loads(TABLE.read_text())) == TABLE.read_text()
 
 
+def test_the_page_names_the_rows_that_torch_serves():
+    from benchmarks.kernels.report import PAGE, served_by_torch
+
+    served = served_by_torch()
+    assert "| received | sm_120 | float32/128 |" in served
+    assert served in PAGE.read_text(), "run python -m benchmarks.kernels.report"
+
+
 def test_torch_takes_what_the_twins_would_round_or_spill():
     assert has_triton()
     half, single, double = (torch.zeros(1, dtype=dtype) for dtype in (torch.float16, torch.float32, torch.float64))

@@ -29,6 +29,12 @@ SAMPLE += [  # these spilled once
     ("qk fp32 d64 causal", "sm_120"),
     ("received fp32 d64, window, softcap, alibi, bias, padding, queries", "sm_120"),
     ("mass bf16 d128, 64 features, window, softcap, alibi, bias, padding", "sm_120"),
+    ("mass fp32 d16, 64 features, window, softcap, alibi, bias, padding", "sm_120"),
+    ("mass bf16 d128, reach, window, softcap, alibi, bias, padding", "sm_120"),
+    ("received bf16 d128, packed", "sm_120"),
+    ("qk bf16 d128 causal, bias", "sm_80"),
+    ("logsumexp fp32 batch 1, heads 8 of 1, length 33, d64, bias mask sinks", "sm_80"),
+    ("logsumexp fp32 batch 1, heads 8 of 1, length 33, d64", "sm_75"),
 ]
 
 
