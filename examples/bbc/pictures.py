@@ -1,4 +1,4 @@
-"""The two pictures of the README, from a finished run: ``python examples/bbc/pictures.py bbc-out docs/images``.
+"""The two pictures of this folder's README, from a finished run: ``python examples/bbc/pictures.py bbc-out docs/images``.
 
 Only the head of one document is shown: the texts are not ours to spread.
 """
