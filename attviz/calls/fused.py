@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attviz.calls.call import RowFacts
+from attviz.calls.call import AttentionCall, RowFacts
 from attviz.calls.deferred import Deferred
 from attviz.calls.scores import _HIDDEN, ScoreCall
 from attviz.kernels import (
     diagonal_from_qk,
     diagonal_of_bias,
+    facts_from_logsumexp,
     on_gpu,
     rows_of_logsumexp,
     self_scores,
@@ -103,8 +104,33 @@ class FusedCall(ScoreCall):
         rules = {"scale": self.scale, "bias": self.bias, "index": index, "shift": shift, "window_size": (-1, right)}
         return weights_at_keys(self.query.detach(), self.key.detach(), self.denominator(), **rules)  # type: ignore[arg-type]
 
+    def mass(self, features: Float[Tensor, "*batch kv_len num_features"]) -> Float[Tensor, "batch num_heads q_len num_features"]:
+        """Sums over the keys, ``sum_j A_ij features_jf``.
+
+        On the CPU divided by the sum of the weights: the log-sum-exp is rounded, and a mass must not exceed 1 by more than a softmax's.
+        """
+        if on_gpu(self.query) or self.pass_options() is None:
+            return super().mass(features)
+        features = features.to(torch.float32)
+        found = super().mass(torch.cat([features, features.new_ones((*features.shape[:-1], 1))], -1))
+        return _of_softmax(found[..., :-1], found[..., -1:])
+
+    def within(self, reach: int = -1) -> Float[Tensor, "batch num_heads q_len 2"]:
+        """Mass on the keys within ``reach`` of the own one, and the sum of their weights times their distance."""
+        if on_gpu(self.query):
+            return super().within(reach)
+        if reach >= 0 or self.pass_options() is None:  # the sum of all weights is not at hand
+            return AttentionCall.within(self, reach)
+        found = super().within(reach)
+        return _of_softmax(found, found[..., :1])
+
     def summarise(self) -> RowFacts:
         """Entropy, largest logit and number of visible keys, from one pass over query and key that stores no row."""
+        if self.shape[3] < self.shape[2]:
+            return super().summarise()
+        if self._on_cpu_with_logsumexp():
+            entropy, largest = facts_from_logsumexp(self.query, self.key, self.denominator(), **self._rules(0))
+            return RowFacts(entropy, largest, self.visible())
         rows = summary_from_qk(self.query, self.key, **self._rules(0))
         assert rows.row_entropy is not None
         return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
@@ -139,8 +165,15 @@ class FusedCall(ScoreCall):
         return scores.masked_fill_(keys > rows, -torch.inf) if self.is_causal else scores
 
     def pass_options(self) -> QkOptions | None:
-        """The rules for a pass over all pairs, if the host knows which key is a query's own."""
-        return None if isinstance(self.kv_offset, Tensor) else self._rules(self.kv_offset)
+        """The rules for a pass over all pairs, if the host knows which key is a query's own, and there is one for each query."""
+        offset, (_, _, q_len, kv_len) = self.kv_offset, self.shape
+        if isinstance(offset, Tensor) or not 0 <= offset <= kv_len - q_len:
+            return None
+        return self._rules(offset) if on_gpu(self.query) or self._on_cpu_with_logsumexp() else None
+
+    def _on_cpu_with_logsumexp(self) -> bool:
+        """Whether a pass on the CPU need not sum the rows first, which would make it dearer than blocks of rows."""
+        return self.logsumexp is not None and self.query.device.type == "cpu" and not on_gpu(self.query)
 
     def _rules(self, kv_offset: int) -> QkOptions:
         return {
@@ -167,6 +200,11 @@ class FusedCall(ScoreCall):
             shown = shown.expand(*shown.shape[:2], span.stop - span.start, kv_len)
             counts.append((shown & (keys <= rows[span, None]) if self.is_causal else shown).sum(-1))
         return torch.cat(counts, -1)
+
+
+def _of_softmax(sums: Tensor, total: Tensor) -> Tensor:
+    """Sums over the keys, divided by that of the weights; 0 for a row that sees no key. NaN stays."""
+    return torch.where(total == 0, 0.0, sums / total)
 
 
 def _looked_up(bias: Tensor, rows: Tensor, keys: Tensor, kv_len: int) -> Tensor:

@@ -140,8 +140,8 @@ class PackedCall(ScoreCall):
         return RowFacts(rows.row_entropy, rows.row_max_logit, self.visible())
 
     def pass_options(self) -> QkOptions | None:
-        """The rules for a pass over all pairs; the log-sum-exp holds the sinks."""
-        return {**self.options, "sinks": None}
+        """The rules for a pass over all pairs on a GPU; the log-sum-exp holds the sinks."""
+        return {**self.options, "sinks": None} if on_gpu(self.query) else None
 
     # ---- rules
 

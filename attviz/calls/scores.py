@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from attviz.calls.call import AttentionCall, RowFacts
-from attviz.kernels import mass_from_logsumexp, on_gpu, reach_from_logsumexp, received_from_logsumexp, self_scores
+from attviz.kernels import mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp, self_scores
 from attviz.kernels.qk import QkOptions
 
 if TYPE_CHECKING:
@@ -104,26 +104,26 @@ class ScoreCall(AttentionCall):
         return torch.where(there, weights.float(), torch.nan)
 
     def pass_options(self) -> QkOptions | None:
-        """The rules of this call for a pass over all its pairs on a GPU; None if no kernel supports them."""
+        """The rules of this call for a pass over all its pairs; None if blocks of rows are to answer."""
         return None
 
     def received(self, real: Bool[Tensor, "batch q_len"] | None = None) -> Float[Tensor, "2 batch num_heads kv_len"]:
         """Weight that each key receives from all (real) queries, and how many of them can see it; one launch on a GPU."""
-        options = self.pass_options() if on_gpu(self.query) else None
+        options = self.pass_options()
         if options is None:
             return super().received(real)
         return received_from_logsumexp(self.query, self.key, self.denominator(), query_mask=real, **options)
 
     def mass(self, features: Float[Tensor, "*batch kv_len num_features"]) -> Float[Tensor, "batch num_heads q_len num_features"]:
         """Sums over the keys, ``sum_j A_ij features_jf``; one launch on a GPU."""
-        options = self.pass_options() if on_gpu(self.query) else None
+        options = self.pass_options()
         if options is None:
             return super().mass(features)
         return mass_from_logsumexp(self.query, self.key, self.denominator(), features, **options)
 
     def within(self, reach: int = -1) -> Float[Tensor, "batch num_heads q_len 2"]:
         """Mass on the keys within ``reach`` of the own one, and the sum of their weights times their distance; one launch on a GPU."""
-        options = self.pass_options() if on_gpu(self.query) else None
+        options = self.pass_options()
         if options is None:
             return super().within(reach)
         return reach_from_logsumexp(self.query, self.key, self.denominator(), reach=reach, **options)

@@ -5,7 +5,7 @@ float32 in [0, 1], and are outside the autograd graph.
 """
 
 from attviz.kernels.logsumexp import diagonal_from_logsumexp, summary_from_logsumexp, weights_at_keys
-from attviz.kernels.passes import mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp
+from attviz.kernels.passes import facts_from_logsumexp, mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp
 from attviz.kernels.qk import diagonal_from_qk, summary_from_qk
 from attviz.kernels.self_score import diagonal_of_bias, rows_of_logsumexp, self_scores, weights_from_scores
 from attviz.kernels.summary import AGGREGATES, RowSummary, head_aggregates
@@ -22,6 +22,7 @@ __all__ = [
     "diagonal_from_qk",
     "diagonal_from_weights",
     "diagonal_of_bias",
+    "facts_from_logsumexp",
     "head_aggregates",
     "mass_from_logsumexp",
     "merge_by_token",

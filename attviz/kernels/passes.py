@@ -12,10 +12,12 @@ import torch
 
 from attviz.errors import ArgumentError, ShapeError
 from attviz.kernels import checks
-from attviz.kernels.blocked_softmax import tiles
+from attviz.kernels.blocked_softmax import row_sums, tiles
 from attviz.kernels.qk import QkOptions, QkRules, each_sequence, resolve_options
 from attviz.kernels.self_score import rows_of_logsumexp
+from attviz.kernels.tile_sums import facts, receive, weigh
 from attviz.kernels.twins import twin_of
+from attviz.kernels.weight_tiles import HIDDEN, serves
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 _NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
-_HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
 
 
 def received_from_logsumexp(
@@ -135,6 +136,30 @@ def reach_from_logsumexp(
     return out
 
 
+def facts_from_logsumexp(
+    query: Float[Tensor, "batch num_heads q_len head_dim"],
+    key: Float[Tensor, "batch num_kv_heads kv_len head_dim"],
+    logsumexp: Float[Tensor, "batch num_heads q_len"],
+    **options: Unpack[QkOptions],
+) -> Float[Tensor, "2 batch num_heads q_len"]:
+    """Entropy of each row in nats, and its largest logit; a row that sees no key gives 0 and -inf.
+
+    With ``l = s - logsumexp``, the entropy is ``log(sum exp l) - sum(l exp l) / sum exp l``: the log-sum-exp is a shift that keeps the
+    exponentials small, and its rounding cancels out. Takes the options of :func:`mass_from_logsumexp`. In torch on every device;
+    :func:`summary_from_qk` does the same in one launch on a GPU.
+
+    Example:
+        >>> query = torch.zeros(1, 1, 2, 16)
+        >>> facts_from_logsumexp(query, query, torch.log(torch.tensor([[[1.0, 2.0]]])), is_causal=True)[:, 0, 0]
+        tensor([[0.0000, 0.6931],
+                [0.0000, 0.0000]])
+    """
+    rules, rows = _resolved("facts_from_logsumexp", query, key, logsumexp, options)
+    with torch.no_grad():
+        out: Tensor = _facts_op(query, key, rows, *rules)
+    return out
+
+
 def _resolved(name: str, query: Tensor, key: Tensor, logsumexp: Tensor, options: QkOptions) -> tuple[tuple[Any, ...], Tensor]:
     """The options in the order of the schemas, and the log-sum-exp as rows."""
     rules = resolve_options(name, query, key, options)
@@ -160,13 +185,17 @@ def _received_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, query_mask
     out = torch.zeros(2, batch, num_heads, key.shape[2], dtype=torch.float32, device=query.device)
     for b, queries, keys, score_rules in each_sequence(query, key, QkRules.without_sinks(rules)):
         lse, here = logsumexp[b, :, queries], out[:, b, :, keys]
+        if serves(query, lse, score_rules):
+            real = None if query_mask is None else query_mask[b if len(query_mask) > 1 else 0, queries]
+            receive(query[b, :, queries], key[b, :, keys], lse, real, score_rules, here)
+            continue
         for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
             alive = lse[:, rows].isinf().logical_not_()
             if query_mask is not None:
                 alive = alive & query_mask[b if len(query_mask) > 1 else 0, queries][rows]
             weights = _weights(logits, lse[:, rows], keys.stop - keys.start) * alive[..., None]
             here[0, :, columns] += weights.sum(1).float()
-            here[1, :, columns] += ((logits > _HIDDEN) & alive[..., None]).sum(1)
+            here[1, :, columns] += ((logits > HIDDEN) & alive[..., None]).sum(1)
     return out
 
 
@@ -178,6 +207,10 @@ def _mass_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tens
     out = torch.full((batch, num_heads, q_len, width), behind, dtype=torch.float32, device=query.device)
     for b, queries, keys, score_rules in each_sequence(query, key, resolved):
         lse, here = logsumexp[b, :, queries], out[b, :, queries].zero_()
+        if serves(query, lse, score_rules):
+            of_text = None if features is None else features[b if len(features) > 1 else 0, keys]
+            weigh(query[b, :, queries], key[b, :, keys], lse, of_text, reach, score_rules, here)
+            continue
         for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
             weights = _weights(logits, lse[:, rows], keys.stop - keys.start)
             if features is None:
@@ -188,6 +221,18 @@ def _mass_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tens
             else:
                 of_keys = features[b if len(features) > 1 else 0, keys][columns]
                 here[:, rows] += (weights @ of_keys.to(weights.dtype)).float()
+    return out
+
+
+def _facts_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, *rules: Any) -> Tensor:
+    resolved = QkRules.without_sinks(rules)
+    out = torch.full((2, *query.shape[:3]), 0.0 if resolved.cu_seqlens_q is None else torch.nan, dtype=torch.float32, device=query.device)
+    for b, queries, keys, score_rules in each_sequence(query, key, resolved):
+        lse, of_text = logsumexp[b, :, queries], (query[b, :, queries], key[b, :, keys])
+        if serves(query, lse, score_rules):
+            out[:, b, :, queries] = facts(*of_text, lse, score_rules)
+        else:
+            out[:, b, :, queries] = row_sums(*of_text, score_rules)[[2, 3]]
     return out
 
 
@@ -205,6 +250,11 @@ _mass_op = torch.library.custom_op(
     mutates_args=(),
     schema=f"(Tensor query, Tensor key, Tensor logsumexp, Tensor? features, SymInt reach, {_RULES}",
 )(_mass_in_torch)
+_facts_op = torch.library.custom_op(
+    "attviz::facts_from_logsumexp",
+    mutates_args=(),
+    schema=f"(Tensor query, Tensor key, Tensor logsumexp, {_RULES}",
+)(_facts_in_torch)
 
 
 @_received_op.register_fake
@@ -216,6 +266,11 @@ def _(query: Tensor, key: Tensor, *rest: object) -> Tensor:
 def _(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, *rest: object) -> Tensor:
     width = 2 if features is None else features.shape[2]
     return query.new_empty((*query.shape[:3], width), dtype=torch.float32)
+
+
+@_facts_op.register_fake
+def _(query: Tensor, *rest: object) -> Tensor:
+    return query.new_empty((2, *query.shape[:3]), dtype=torch.float32)
 
 
 _received_op.register_kernel("cuda", twin_of("received_from_logsumexp", "received", _received_in_torch, matrix=True))

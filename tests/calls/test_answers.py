@@ -23,11 +23,11 @@ from attviz.calls import (
     packed,
     padded,
     scored,
-    scores,
     trust,
 )
 from attviz.calls.padded import Padding
 from attviz.errors import ReadingError
+from attviz.kernels import weight_tiles
 from attviz.kernels.references import dense_logits
 from tests.calls.oracle import Truth, assert_answers
 
@@ -39,7 +39,7 @@ def device_of(draw):
     """Now and then as on a GPU: the answers come by its launches and passes, which torch computes here."""
     with pytest.MonkeyPatch.context() as patch:
         if draw(st.booleans()):
-            for module in (fused, packed, padded, scored, scores):
+            for module in (fused, packed, padded, scored):
                 patch.setattr(module, "on_gpu", lambda tensor: True)
             patch.setattr(torch, "compile", lambda function, **_: function)  # what it compiles is compared in test_compiled.py
             for made in (compiled._compiled, compiled._compiled_flex):
@@ -54,6 +54,8 @@ def small_blocks():
     """Several blocks even of small inputs."""
     patch = pytest.MonkeyPatch()
     patch.setattr(call, "TILE", 64)
+    for name, size in (("_ROWS", 3), ("_COLUMNS", 4), ("_TILE", 30)):
+        patch.setattr(weight_tiles, name, size)
     yield
     patch.undo()
 
@@ -98,6 +100,34 @@ def test_fused_calls(data):
     offset = torch.tensor(past) if data.draw(st.booleans()) else past
     with device_of(data.draw):
         assert_answers(FusedCall("kernel", query, key, given_lse, scale, bias, is_causal, offset), truth)
+
+
+def test_a_mass_is_at_most_one_however_coarse_the_kernels_logsumexp_is():
+    query, key = 30 * torch.randn(1, 4, 9, 8), torch.randn(1, 2, 9, 8)
+    logits = dense_logits(query, key, scale=1.0)
+    call = FusedCall("kernel", query, key, logits.logsumexp(-1).float() - 1e-4)
+    weights = logits.softmax(-1)
+    for found, expected in (
+        (call.mass(torch.eye(9)), weights),
+        (call.mass(torch.ones(9, 1)), torch.ones(1, 4, 9, 1)),
+        (call.within()[..., :1], torch.ones(1, 4, 9, 1)),
+    ):
+        assert found.max() <= 1 + 1e-6
+        torch.testing.assert_close(found.double(), expected.double(), rtol=0, atol=5e-5)  # of logits near 100 in float32
+
+
+@pytest.mark.parametrize("with_logsumexp", [True, False])
+@pytest.mark.parametrize("as_on_gpu", [True, False])
+def test_fewer_keys_than_queries(with_logsumexp, as_on_gpu, monkeypatch):
+    """As in cross-attention over a short text, whose queries have no key of their own."""
+    monkeypatch.setattr(fused, "on_gpu", lambda tensor: as_on_gpu)
+    query, key = torch.randn(1, 4, 9, 8), torch.randn(1, 2, 5, 8)
+    logits = dense_logits(query, key, scale=1.0, kv_offset=0)
+    weights, close = logits.softmax(-1), {"rtol": 0, "atol": 1e-5}
+    call = FusedCall("kernel", query, key, logits.logsumexp(-1).float() if with_logsumexp else None)
+    torch.testing.assert_close(call.summary().entropy.double(), torch.special.entr(weights).sum(-1), **close)
+    torch.testing.assert_close(call.mass(torch.eye(5)).double(), weights, **close)
+    torch.testing.assert_close(call.received()[0].double(), weights.sum(-2), **close)
 
 
 @given(data=st.data())

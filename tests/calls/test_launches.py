@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from attviz.calls import fused, packed, padded, scored, scores, trust
+from attviz.calls import fused, packed, padded, scored, trust
 from attviz.calls.fused import FusedCall
 from attviz.calls.packed import PackedCall
 from attviz.calls.padded import PaddedCall, Padding
@@ -45,7 +45,7 @@ def device(monkeypatch):
             return "(1)" not in key[0]  # of sinks the second way: they are to be added
 
     monkeypatch.setattr(trust, "_verdicts", Right())
-    for module in (fused, packed, padded, scored, scores):
+    for module in (fused, packed, padded, scored):
         monkeypatch.setattr(module, "on_gpu", lambda tensor: True)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)  # knows no such device
     return torch.device("meta")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from hypothesis import strategies as st
 
-from attviz.kernels import mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp
+from attviz.kernels import facts_from_logsumexp, mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp
 from attviz.kernels.references import received_from_logsumexp_reference, summary_from_qk_reference, weights_reference
 
 
@@ -55,6 +55,9 @@ def assert_passes(query, key, lse, options, query_mask=None, kv_offset=None, tol
         features = features.to(device)
         wide = features.double() if features.ndim == 2 else features.double()[:, None]
         close(mass_from_logsumexp(query, key, lse, features, **options), truth @ wide, f"mass of {tuple(features.shape)}")
+    rows, facts = summary_from_qk_reference(query, key, **options), facts_from_logsumexp(query, key, lse, **options)
+    close(facts[0], rows.row_entropy, "entropy")
+    close(facts[1], rows.row_max_logit, "largest logit")
     own = torch.arange(q_len, device=device) + (kv_len - q_len if kv_offset is None else kv_offset)
     distance = (torch.arange(kv_len, device=device) - own[:, None]).abs().double()
     for reach in (-1, 0, 4):

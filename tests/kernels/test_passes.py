@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attviz.errors import ArgumentError, DtypeError, ShapeError
-from attviz.kernels import mass_from_logsumexp, passes, reach_from_logsumexp, received_from_logsumexp
+from attviz.kernels import facts_from_logsumexp, mass_from_logsumexp, passes, reach_from_logsumexp, received_from_logsumexp, weight_tiles
 from tests.kernels.passes import assert_packed_passes, assert_passes, options_of, rows_of
 
 
@@ -16,7 +16,19 @@ def test_any_shape_and_mix_of_options(data, q_len, extra, group):
     query, key = torch.randn(2, 2 * group, q_len, 8), torch.randn(2, 2, q_len + extra, 8)
     options, query_mask = data.draw(options_of(2 * group, q_len, q_len + extra))
     lse = rows_of(query, key, options, data.draw(st.sampled_from([None, torch.linspace(-1, 1, 2 * group)])))
-    assert_passes(query, key, lse, options, query_mask, data.draw(st.sampled_from([None, 0])))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in zip(("_ROWS", "_COLUMNS", "_TILE"), data.draw(st.sampled_from([(64, 2048, 1 << 17), (3, 4, 30)])), strict=True):
+            patch.setattr(weight_tiles, name, size)
+        assert_passes(query, key, lse, options, query_mask, data.draw(st.sampled_from([None, 0])))
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"bias": torch.randn(1, 1, 30, 40)}, {"bias": torch.rand(2, 1, 1, 40) > 0.2}])
+def test_the_usual_rules_take_the_tiles_that_keep_no_maximum(options, monkeypatch):
+    query, key = torch.randn(2, 6, 30, 8), torch.randn(2, 2, 40, 8)
+    lse = rows_of(query, key, options)
+    for name in ("tiles", "row_sums"):
+        monkeypatch.setattr(passes, name, None)
+    assert_passes(query, key, lse, options, torch.rand(2, 30) > 0.3)
 
 
 @settings(max_examples=15, deadline=None)
@@ -42,6 +54,18 @@ def test_a_row_that_finfo_min_hides_is_uniform_and_a_dead_one_gives_nothing():
     torch.testing.assert_close(mass[:, :, 1], torch.full((1, 2, 5), 0.2))
     assert (mass[:, :, 3] == 0).all()
     assert (received_from_logsumexp(query, query, lse, bias=bias)[1] == 3).all()
+    entropy, largest = facts_from_logsumexp(query, query, lse, bias=bias)
+    torch.testing.assert_close(entropy[:, :, 1], torch.full((1, 2), 5.0).log())
+    assert (entropy[:, :, 3] == 0).all()
+    assert (largest[:, :, 3] == -torch.inf).all()
+
+
+def test_not_a_number_shows():
+    query = torch.randn(1, 1, 3, 8)
+    lse = rows_of(query, query, {})
+    query[0, 0, 1, 0] = torch.nan
+    assert mass_from_logsumexp(query[:, :, 1:2], torch.randn(1, 1, 3, 8), lse[..., 1:2], torch.ones(3, 1)).isnan().all()
+    assert facts_from_logsumexp(query[:, :, 1:2], torch.randn(1, 1, 3, 8), lse[..., 1:2]).isnan().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -53,6 +77,7 @@ def test_other_dtypes(dtype):
 OPERATORS = {
     "received": lambda q, lse: (passes._received_op, (q, q, lse, None, 0.3, 0, True, -1, 0, 0.0, *(None,) * 5, 6)),
     "mass": lambda q, lse: (passes._mass_op, (q, q, lse, torch.rand(1, 6, 3), -1, 0.3, 0, True, -1, 0, 0.0, *(None,) * 5, 6)),
+    "facts": lambda q, lse: (passes._facts_op, (q, q, lse, 0.3, 0, True, -1, 0, 0.0, *(None,) * 5, 6)),
     "reach": lambda q, lse: (passes._mass_op, (q, q, lse, None, 2, 0.3, 0, True, -1, 0, 0.0, *(None,) * 5, 6)),
 }
 
