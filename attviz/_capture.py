@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attviz.documents import model_name
 from attviz.errors import ArgumentError, CaptureError, RaggedLayersError
+from attviz.hooks.scope.model_map import Layout, read_layout
 from attviz.hooks.scope.tokens import TokenSource, takes_ids
 from attviz.hooks.session.asked import asked_readings, stacked_reading
 from attviz.hooks.session.heads import HeadShares
@@ -105,7 +106,7 @@ class Capture(Tables):
         cross: bool = False,
         gather: bool = False,
     ) -> None:
-        _check(model, keep, every)
+        layout = _checked(model, keep, every)
         fed = as_metrics(metrics)
         asked = asked_readings(read, fed, cross)
         for reading in asked:
@@ -121,7 +122,7 @@ class Capture(Tables):
         elif gather:
             raise ArgumentError("capture: gather=True joins the ranks of torch.distributed, which is not initialised.")
         self._model = model
-        self._session = Session(model, self._recorder, layers=layers, every=every, strict=strict, token_ids=token_ids)
+        self._session = Session(model, self._recorder, layout, layers=layers, every=every, strict=strict, token_ids=token_ids)
         self._observer = self._session.observer
         self._finalizer = weakref.finalize(self, self._session.drop)  # cleans up after an interrupt at the start of __exit__
         self._finalizer.atexit = False
@@ -266,20 +267,20 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
-def _check(model: nn.Module, keep: str, every: int) -> None:
+def _checked(model: nn.Module, keep: str, every: int) -> Layout:
+    """The map of the model, if it can be captured so."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"capture: model must be a torch.nn.Module, got {type(model).__name__}.")
     if keep not in ("last", "all", "none"):
         raise ArgumentError(f"capture: keep must be 'last', 'all' or 'none', got {keep!r}.")
     if not isinstance(every, int) or every < 1:
         raise ArgumentError(f"capture: every must be a whole number of at least 1, got {every!r}.")
-    if any(
-        parameter is not None and parameter.is_meta for module in model.modules() for parameter in module._parameters.values()
-    ) and not any(
-        hasattr(module, "_hf_hook")
-        for module in model.modules()  # accelerate brings the weights when they are needed
-    ):
+    layout = read_layout(model)
+    modules = layout.modules.values()
+    on_meta = any(parameter is not None and parameter.is_meta for module in modules for parameter in module._parameters.values())
+    if on_meta and not any(hasattr(module, "_hf_hook") for module in modules):  # accelerate brings the weights when they are needed
         raise CaptureError(
             f"capture: {type(model).__name__} has parameters on the meta device, so it cannot run. Load its weights first "
             "(from_pretrained, or model.to_empty(device=...) and load_state_dict)."
         )
+    return layout

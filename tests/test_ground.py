@@ -55,7 +55,7 @@ def _library_can_be_undone() -> bool:
 def _kernels_can_be_asked_for() -> bool:
     has = torch._C._dispatch_has_computed_kernel_for_dispatch_key
     known, unknown = "aten::_softmax", "flash_attn_9::fwd"
-    asked = [bool(torch._C._jit_get_schemas_for_operator(name)) for name in (known, unknown)]
+    asked = [torch._C._dispatch_has_kernel(name) for name in (known, unknown)]
     return asked == [True, False] and has(known, "CPU") and not has("aten::_flash_attention_forward", "CPU")
 
 
@@ -218,7 +218,7 @@ def _caches_know_their_length() -> bool:
 GROUND = [
     Ground("_destroy", "hooks/tap", "the override of the attention operators stays after a capture", _library_can_be_undone),
     Ground("call_boxed", "hooks/tap", "the tap cannot call the kernel that was in force: no capture at all", _library_can_be_undone),
-    Ground("_jit_get_schemas_for_operator", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
+    Ground("_dispatch_has_kernel", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
     Ground("_dispatch_has_computed_kernel_for_dispatch_key", "hooks/tap", "entering a capture fails", _kernels_can_be_asked_for),
     Ground("_get_privateuse1_backend_name", "hooks/tap", "entering a capture fails", _third_devices_have_a_name),
     Ground("_stance", "hooks/session", "models compiled with CUDA graphs are refused under force_eager too", _stance_is_known),

@@ -205,6 +205,8 @@ class Scope:
 def _sweep(module: nn.Module, observer: Observer) -> None:
     """Remove every hook and wrapper of a capture from a module, whether or not its handle still exists."""
     own = module.__dict__
+    if not (own.get("_forward_pre_hooks") or own.get("_forward_hooks") or own.get("_compiled_call_impl")):
+        return  # as almost always
     for kind in ("_forward_pre_hooks", "_forward_hooks"):
         hooks = own.get(kind)
         for key in [key for key, hook in hooks.items() if isinstance(hook, Hook) and hook._observer is observer] if hooks else ():

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -58,20 +60,56 @@ def read_layout(model: nn.Module) -> Layout:
     names: dict[int, str] = {}
     modules: dict[str, nn.Module] = {}
     regions: dict[str, nn.Module] = {}
-    for raw, module in model.named_modules():
+    fast: list[str] = []
+    kinds: dict[type[nn.Module], tuple[bool, bool]] = {}
+    structure: list[Any] = []
+    for raw, module in modules_by_name(model):
         name = raw if "_orig_mod" not in raw else ".".join(part for part in raw.split(".") if part != "_orig_mod")
         names[id(module)] = name
         modules[name] = module
-        if (is_compiled(module) or is_scripted(module)) and not any(at_or_below(name, top) for top in regions):
+        kind = type(module)
+        if kind not in kinds:
+            kinds[kind] = is_compiled_wrapper(module) or is_scripted(module), isinstance(module, nn.TransformerEncoderLayer)
+        opaque, is_fast = kinds[kind]
+        if (opaque or module._compiled_call_impl is not None) and not any(at_or_below(name, top) for top in regions):
             regions[name] = module
-    fast = [name for name, module in modules.items() if isinstance(module, nn.TransformerEncoderLayer)]
-    hidden: frozenset[str] = frozenset()
-    if regions or fast:
-        hidden = frozenset(
-            name for name in modules if any(below(name, top) for top in regions) or any(at_or_below(name, top) for top in fast)
-        )
+        if is_fast:
+            fast.append(name)
+        parameters = module._parameters
+        structure += name, kind, [None if one is None else one.ndim for one in parameters.values()] if parameters else None
+    if not regions and not fast:
+        before = _structures.get(model)
+        if before is None or before[0] != structure:
+            expected = tuple(_expected(modules))
+            before = _structures[model] = structure, expected, tuple(_containers(modules, expected, frozenset()))
+        return Layout(names, modules, before[1], before[2], regions, frozenset())
+    hidden = frozenset(name for name in modules if any(below(name, top) for top in regions) or any(at_or_below(name, top) for top in fast))
     expected = tuple(_expected(modules))
     return Layout(names, modules, expected, tuple(_containers(modules, expected, hidden)), regions, hidden)
+
+
+# By model: its modules' names, classes and dimensions of their parameters, and what follows from them. It holds no module.
+_structures: WeakKeyDictionary[nn.Module, tuple[list[Any], tuple[str, ...], tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def modules_by_name(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """What ``model.named_modules()`` yields, in a loop: its generators within generators took half of the time of entering a context."""
+    found: list[tuple[str, nn.Module]] = []
+    seen: set[nn.Module] = set()
+    waiting: list[tuple[str, nn.Module]] = [("", model)]
+    while waiting:
+        name, module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        found.append((name, module))
+        if module._modules:
+            prefix = f"{name}." if name else ""
+            parts = [(prefix + part, child) for part, child in module._modules.items() if child is not None]
+            waiting += parts[::-1]
+    if any(kind.named_modules is not nn.Module.named_modules for kind in {type(module) for _, module in found}):
+        return list(model.named_modules())
+    return found
 
 
 _HOLDING = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -123,7 +123,12 @@ class ContextReader:
     def read(self, args: tuple[Any, ...], kwargs: dict[str, Any], outer: TokenContext | None) -> TokenContext:
         """Context of this call; what its own arguments do not say is inherited from the call around it."""
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}
-        if outer is None and any(isinstance(value, Tensor) and torch._C._functorch.is_batchedtensor(value) for value in given.values()):
+        functorch = torch._C._functorch
+        if (
+            outer is None
+            and functorch.peek_interpreter_stack() is not None
+            and any(isinstance(value, Tensor) and functorch.is_batchedtensor(value) for value in given.values())
+        ):
             raise CaptureError(
                 "capture: the model runs under torch.vmap, which splits one attention into a call per slice. Call the model "
                 "on the whole batch, x.flatten(0, 1), instead."
@@ -132,7 +137,7 @@ class ContextReader:
             given.update(args[0])
         ids = self._ids(args, kwargs, given)
         embedded = isinstance(given.get(EMBEDDED), Tensor)
-        foreign = any(isinstance(given.get(name), Tensor) for name in OTHER_INPUTS)
+        foreign = not given.keys().isdisjoint(OTHER_INPUTS) and any(isinstance(given.get(name), Tensor) for name in OTHER_INPUTS)
         past, static, cached, registered = caches.cached(given)
         padding = _padding(given)
         mask, marks_padding = (_kept(given), False) if padding is None else (padding, True)

@@ -57,6 +57,7 @@ class Following:
         self.untold: dict[str, str] = {}
         # what was looked up before, for every attention of every forward asks: by the identity of modules that the layout keeps alive
         self.layers: set[tuple[str, Situation]] = set()
+        self._models: set[tuple[int, Situation]] = set()
         self._others: dict[int, tuple[tuple[int, str], ...]] = {}
         self._answers: dict[tuple[int, Situation, str, int], Answer] = {}
 
@@ -66,8 +67,11 @@ class Following:
         if others is None:
             others = self._others[id(module)] = places_of_others(module)
         situation = situation_of(others, args, kwargs)
+        if (id(module), situation) in self._models:
+            return None
         if not needs_following(module, situation):
             self._tell_unshown(module, situation)
+            self._models.add((id(module), situation))
             return None
         if not self._allowed(args, kwargs):
             return None
@@ -86,6 +90,7 @@ class Following:
         """End the followed call and record what it showed."""
         followed.finish(completed)
         self.layers.clear()
+        self._models.clear()
         self._answers.clear()
         for owner, why in followed.changed(self._layout.names):
             if layout_of(self._layout.modules[owner]) is None:  # else the user said which softmax to read

@@ -9,7 +9,7 @@ from torch import nn
 
 from attviz.errors import CaptureError, CaptureWarning
 from attviz.hooks.scope.hooks import Scope
-from attviz.hooks.scope.model_map import read_layout
+from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenSource
 from attviz.hooks.session.graphs import refuse_replays
@@ -35,6 +35,7 @@ class Session:
         self,
         model: nn.Module,
         recorder: Recorder,
+        layout: Layout,
         *,
         layers: Layers,
         every: int,
@@ -42,7 +43,7 @@ class Session:
         token_ids: TokenSource | None,
     ) -> None:
         self._model, self._recorder, self._every, self._strict = model, recorder, every, strict
-        self.layout = read_layout(model)
+        self.layout = layout
         self.selection = Selection(layers, self.layout)
         self.observer = Observer(self.layout, self.selection, recorder)
         self._scope = Scope(self.layout, self.observer, token_ids, self._before_forward, self._after_forward)

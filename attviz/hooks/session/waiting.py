@@ -34,41 +34,52 @@ class Waiting:
         lost: Calls whose query or key was overwritten before the end: where their diagonals are computed, and their layer.
     """
 
-    __slots__ = ("_open", "count", "lost")
+    __slots__ = ("_last", "_open", "count", "lost")
 
     def __init__(self) -> None:
+        # on a CPU: kind and number of keys of the call before, and its group, which is almost always that of the next
+        self._last: tuple[int, int, tuple[Together, list[Way]]] | None = None
         self._open: dict[tuple[int, int, bool, bool, int], tuple[Together, list[Way]]] = {}
         self.lost: list[tuple[Together, int, str]] = []
         self.count = 0
 
     def add(self, way: Way, visit: int, context: TokenContext | None, offset: int | Tensor, call: FusedCall) -> Small:
         """Add a call from inside its operator."""
-        query, key, logsumexp = call.query, call.key, call.logsumexp
-        kv_len = key.shape[2]
-        # where launches are what costs; an inference tensor does not say that it was overwritten
-        kept = on_gpu(query) and way.lasting is not False and not query.is_inference()
-        at_once = not kept or way.lasting is None
+        kv_len, last = call.key.shape[2], self._last
         past = None if type(offset) is int else offset
-        kind = way.kind, kv_len, kept, at_once, id(past)
-        group = self._open.get(kind)
-        if group is None:
-            together = Together(way.rows, way.scale, kv_len, kept=kept, at_once=at_once, packed=way.packed, past=past)  # type: ignore[arg-type]
-            group = self._open[kind] = together, []
+        if last is not None and past is None and last[0] == way.kind and last[1] == kv_len:
+            group = last[2]
+        else:
+            group = self._group(way, call.query, kv_len, past)  # type: ignore[arg-type]
         together, ways = group
         ways.append(way)
         self.count += 1
         with_last = call.bias is not None and context is not None and context.mask is not None
         first = offset if past is None else 0
-        position = together.add(query, key, logsumexp, first, call.bias, with_last and past is None)  # type: ignore[arg-type]
+        position = together.add(call.query, call.key, call.logsumexp, first, call.bias, with_last and past is None)  # type: ignore[arg-type]
         if together.full:
-            del self._open[kind]
+            self._open = {kind: other for kind, other in self._open.items() if other is not group}
             self._close(together, ways)
         return way, visit, context, together, position
+
+    def _group(self, way: Way, query: Tensor, kv_len: int, past: Tensor | None) -> tuple[Together, list[Way]]:
+        """The calls that a call can be finished with."""
+        # kept where launches are what costs; an inference tensor does not say that it was overwritten
+        kept = on_gpu(query) and way.lasting is not False and not query.is_inference()
+        at_once = not kept or way.lasting is None
+        kind = way.kind, kv_len, kept, at_once, id(past)
+        group = self._open.get(kind)
+        if group is None:
+            together = Together(way.rows, way.scale, kv_len, kept=kept, at_once=at_once, packed=way.packed, past=past)
+            group = self._open[kind] = together, []
+        if not on_gpu(query) and past is None:
+            self._last = way.kind, kv_len, group
+        return group
 
     def close(self) -> None:
         """End the forward: finish the work and release everything kept."""
         kept = [group for group in self._open.values() if group[0].kept]
-        self._open = {}
+        self._open, self._last = {}, None
         if not kept:
             return
         device = kept[0][1][0].device.type

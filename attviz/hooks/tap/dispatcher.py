@@ -31,12 +31,9 @@ def override(wanted: bool) -> None:
     """
     if wanted:
         try:
-            for operator in registered():
-                namespace, name = operator.name.split("::")
-                for key in operator.keys:
-                    if (operator.name, key) not in _looked_at and _device_present(key):
-                        _override(namespace, name, key, operator)
-                        _looked_at.add((operator.name, key))
+            with warnings.catch_warnings():  # torch warns once a process that a kernel is overridden; that is the point
+                warnings.simplefilter("ignore")
+                _install()
         except Exception:
             override(False)
             raise
@@ -45,6 +42,20 @@ def override(wanted: bool) -> None:
             _installed[namespace]._destroy()
             del _installed[namespace]
         _looked_at.clear()
+
+
+def _install() -> None:
+    present: dict[str, bool] = {}
+    for operator in registered():
+        namespace, name = operator.name.split("::")
+        for key in operator.keys:
+            if (operator.name, key) in _looked_at:
+                continue
+            if key not in present:
+                present[key] = _device_present(key)
+            if present[key]:
+                _override(namespace, name, key, operator)
+                _looked_at.add((operator.name, key))
 
 
 def installed() -> bool:
@@ -58,9 +69,7 @@ def _override(namespace: str, name: str, key: str, operator: Operator) -> None:
     original = get_kernel(operator.name, key)
     if namespace not in _installed:
         _installed[namespace] = Library(namespace, "IMPL")
-    with warnings.catch_warnings():  # torch warns once a process that a kernel is overridden; that is the point
-        warnings.simplefilter("ignore")
-        _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one in Python
+    _installed[namespace].impl(name, _tapped(operator, original), key, with_keyset=True, allow_override=True)  # also one in Python
     _handles.append(get_kernel(operator.name, key))
 
 
@@ -75,9 +84,7 @@ def keys_present(operator: Operator) -> list[str]:
 
 def _has_kernel(name: str, key: str) -> bool:
     """Whether ``get_kernel`` would find one; checked first, because it takes 50 us to report that there is none, as for most rows."""
-    base, _, overload = name.partition(".")
-    schemas: list[Any] = torch._C._jit_get_schemas_for_operator(base)
-    if all(schema.overload_name != overload for schema in schemas):  # asking for the kernel of an unknown overload raises
+    if not torch._C._dispatch_has_kernel(name):  # asking for the kernel of an unknown overload raises
         return False
     return bool(torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, key))
 
