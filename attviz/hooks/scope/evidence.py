@@ -5,6 +5,7 @@ A name may raise an expectation; the evidence here decides. It is kept per modul
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -40,8 +41,13 @@ def places_of_others(module: nn.Module) -> tuple[tuple[int, str], ...]:
 
     For unknown code they begin with a sign for a single token: such a call has other keys than its own, in an order that has to be seen.
     """
-    others = tuple((place, name) for place, name in enumerate(parameter_names(module)) if place and not NO_SEQUENCE.search(name))
+    others = _others_among(parameter_names(module))
     return others if is_of_library(module) else ((-1, ONE_TOKEN), *others)
+
+
+@functools.cache
+def _others_among(names: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
+    return tuple((place, name) for place, name in enumerate(names) if place and not NO_SEQUENCE.search(name))
 
 
 FLAG = "?"

@@ -184,9 +184,16 @@ def _is_block(name: str, expected: Sequence[str], stacks: dict[str, bool]) -> bo
 
 def owner_of(layout: Layout, name: str) -> str:
     """The module an operator inside ``name`` belongs to: the innermost one that has parameters (``nn.Softmax`` has none)."""
-    while name and next(layout.modules[name].parameters(), None) is None:
+    while name and not _has_parameters(layout.modules[name]):
         name = name.rpartition(".")[0]
     return name
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    """Whether a module or one inside it has parameters; asked of every owner in each capture, so without torch's generators."""
+    return any(parameter is not None for parameter in module._parameters.values()) or any(
+        child is not None and _has_parameters(child) for child in module._modules.values()
+    )
 
 
 def below(name: str, top: str) -> bool:

@@ -65,7 +65,7 @@ class Locator:
     def _owner(self, name: str) -> str:
         if name not in self._owner_of:
             owner = owner_of(self._layout, name)
-            inside = self._layout.expected_in(owner)
             # the fast path of an encoder layer runs its attention without calling it
-            self._owner_of[name] = inside[0] if owner in self._layout.hidden and len(inside) == 1 else owner
+            inside = self._layout.expected_in(owner) if owner in self._layout.hidden else ()
+            self._owner_of[name] = inside[0] if len(inside) == 1 else owner
         return self._owner_of[name]
