@@ -26,6 +26,8 @@ from attviz.kernels.qk import QkOptions
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
+FEW = 1 << 16  # pairs of query and key, up to which a CPU makes their weights in a block sooner than it prepares a pass
+
 
 class FusedCall(ScoreCall):
     """Query, key and what the kernel returned about its rows.
@@ -169,7 +171,8 @@ class FusedCall(ScoreCall):
         offset, (_, _, q_len, kv_len) = self.kv_offset, self.shape
         if isinstance(offset, Tensor) or not 0 <= offset <= kv_len - q_len:
             return None
-        return self._rules(offset) if on_gpu(self.query) or self._on_cpu_with_logsumexp() else None
+        few = self.query.shape[0] * self.query.shape[1] * q_len * kv_len < FEW
+        return self._rules(offset) if on_gpu(self.query) or (self._on_cpu_with_logsumexp() and not few) else None
 
     def _on_cpu_with_logsumexp(self) -> bool:
         """Whether a pass on the CPU need not sum the rows first, which would make it dearer than blocks of rows."""

@@ -13,7 +13,8 @@ import torch
 from attviz.errors import ArgumentError, ShapeError
 from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import row_sums, tiles
-from attviz.kernels.qk import QkOptions, QkRules, each_sequence, resolve_options
+from attviz.kernels.parts import parts
+from attviz.kernels.qk import QkOptions, QkRules, resolve_options
 from attviz.kernels.self_score import rows_of_logsumexp
 from attviz.kernels.tile_sums import facts, receive, weigh
 from attviz.kernels.twins import twin_of
@@ -183,19 +184,19 @@ def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
 def _received_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, query_mask: Tensor | None, *rules: Any) -> Tensor:
     batch, num_heads, _, _ = query.shape
     out = torch.zeros(2, batch, num_heads, key.shape[2], dtype=torch.float32, device=query.device)
-    for b, queries, keys, score_rules in each_sequence(query, key, QkRules.without_sinks(rules)):
-        lse, here = logsumexp[b, :, queries], out[:, b, :, keys]
-        if serves(query, lse, score_rules):
-            real = None if query_mask is None else query_mask[b if len(query_mask) > 1 else 0, queries]
-            receive(query[b, :, queries], key[b, :, keys], lse, real, score_rules, here)
+    for part in parts(query, key, logsumexp, QkRules.without_sinks(rules)):
+        lse, size = part.logsumexp, part.keys.stop - part.keys.start
+        here = out[:, part.texts, :, part.keys].view(2, len(part.query), size)
+        alive = lse.isinf().logical_not_()
+        if query_mask is not None:
+            alive &= part.of_each(query_mask, part.queries)
+        if serves(query, lse, part.rules):
+            receive(part.query, part.key, lse, alive, part.rules, here)
             continue
-        for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
-            alive = lse[:, rows].isinf().logical_not_()
-            if query_mask is not None:
-                alive = alive & query_mask[b if len(query_mask) > 1 else 0, queries][rows]
-            weights = _weights(logits, lse[:, rows], keys.stop - keys.start) * alive[..., None]
+        for rows, columns, logits in tiles(part.query, part.key, part.rules):
+            weights = _weights(logits, lse[:, rows], size) * alive[:, rows, None]
             here[0, :, columns] += weights.sum(1).float()
-            here[1, :, columns] += ((logits > HIDDEN) & alive[..., None]).sum(1)
+            here[1, :, columns] += ((logits > HIDDEN) & alive[:, rows, None]).sum(1)
     return out
 
 
@@ -205,34 +206,33 @@ def _mass_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tens
     behind = 0.0 if resolved.cu_seqlens_q is None else torch.nan
     width = 2 if features is None else features.shape[2]
     out = torch.full((batch, num_heads, q_len, width), behind, dtype=torch.float32, device=query.device)
-    for b, queries, keys, score_rules in each_sequence(query, key, resolved):
-        lse, here = logsumexp[b, :, queries], out[b, :, queries].zero_()
-        if serves(query, lse, score_rules):
-            of_text = None if features is None else features[b if len(features) > 1 else 0, keys]
-            weigh(query[b, :, queries], key[b, :, keys], lse, of_text, reach, score_rules, here)
+    for part in parts(query, key, logsumexp, resolved):
+        lse, of_keys = part.logsumexp, None if features is None else part.of_each(features, part.keys)
+        here = out[part.texts, :, part.queries].view(*lse.shape, width).zero_()
+        if serves(query, lse, part.rules):
+            weigh(part.query, part.key, lse, of_keys, reach, part.rules, here)
             continue
-        for rows, columns, logits in tiles(query[b, :, queries], key[b, :, keys], score_rules):
-            weights = _weights(logits, lse[:, rows], keys.stop - keys.start)
-            if features is None:
-                own = torch.arange(rows.start, rows.stop, device=query.device) + score_rules.kv_offset
+        for rows, columns, logits in tiles(part.query, part.key, part.rules):
+            weights = _weights(logits, lse[:, rows], part.keys.stop - part.keys.start)
+            if of_keys is None:
+                own = torch.arange(rows.start, rows.stop, device=query.device) + part.rules.kv_offset
                 distance = (torch.arange(columns.start, columns.stop, device=query.device) - own[:, None]).abs()
                 weights = weights if reach < 0 else weights * (distance <= reach)
                 here[:, rows] += torch.stack((weights.sum(-1), (weights * distance).sum(-1)), -1).float()
             else:
-                of_keys = features[b if len(features) > 1 else 0, keys][columns]
-                here[:, rows] += (weights @ of_keys.to(weights.dtype)).float()
+                here[:, rows] += (weights @ of_keys[:, columns].to(weights.dtype)).float()
     return out
 
 
 def _facts_in_torch(query: Tensor, key: Tensor, logsumexp: Tensor, *rules: Any) -> Tensor:
     resolved = QkRules.without_sinks(rules)
     out = torch.full((2, *query.shape[:3]), 0.0 if resolved.cu_seqlens_q is None else torch.nan, dtype=torch.float32, device=query.device)
-    for b, queries, keys, score_rules in each_sequence(query, key, resolved):
-        lse, of_text = logsumexp[b, :, queries], (query[b, :, queries], key[b, :, keys])
-        if serves(query, lse, score_rules):
-            out[:, b, :, queries] = facts(*of_text, lse, score_rules)
+    for part in parts(query, key, logsumexp, resolved):
+        here = out[:, part.texts, :, part.queries].view(2, *part.logsumexp.shape)
+        if serves(query, part.logsumexp, part.rules):
+            here[:] = facts(part.query, part.key, part.logsumexp, part.rules)
         else:
-            out[:, b, :, queries] = row_sums(*of_text, score_rules)[[2, 3]]
+            here[:] = row_sums(part.query, part.key, part.rules)[[2, 3]]
     return out
 
 

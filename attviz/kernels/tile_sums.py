@@ -14,25 +14,29 @@ if TYPE_CHECKING:
     from attviz.kernels.blocked_softmax import ScoreRules
 
 
-def receive(query: Tensor, key: Tensor, logsumexp: Tensor, real: Tensor | None, rules: ScoreRules, out: Tensor) -> None:
-    """Column sums and counts of one sequence, ``[2, num_heads, kv_len]``."""
-    alive = logsumexp.isinf().logical_not_()
-    if real is not None:
-        alive &= real
+def receive(query: Tensor, key: Tensor, logsumexp: Tensor, alive: Tensor, rules: ScoreRules, out: Tensor) -> None:
+    """Column sums and counts of one sequence over the queries that are alive, ``[2, num_heads, kv_len]``."""
     for heads, _, columns, logs in log_tiles(query, key, torch.where(alive, logsumexp, torch.inf), rules):
         out[0, heads, columns] += logs.exp_().sum(1)
     out[1] = queries_that_see(alive, key.shape[1], rules)
 
 
 def weigh(query: Tensor, key: Tensor, logsumexp: Tensor, features: Tensor | None, reach: int, rules: ScoreRules, out: Tensor) -> None:
-    """Sums over the keys of one sequence, ``[num_heads, q_len, width]``; without features, mass and mean distance within reach."""
+    """Sums over the keys of one sequence, ``[num_heads, q_len, width]``; features are ``[num_heads or 1, kv_len, width]``.
+
+    Without features, mass and sum of distances within reach.
+    """
     exact = torch.promote_types(query.dtype, torch.float32)
-    across = None if features is None else features.to(exact).T.contiguous()
+    across = None if features is None else features.to(exact).mT.contiguous()
     places = torch.arange(max(query.shape[1], key.shape[1]), dtype=exact)
     for heads, rows, columns, logs in log_tiles(query, key, logsumexp, rules):
         weights = logs.exp_()
-        if across is not None:  # the wide matrix last: the other way round, a product with two features takes eight times as long
-            out[heads, rows] += (across[:, columns] @ weights.flatten(0, 1).T).T.view(*weights.shape[:2], -1)
+        # the wide matrix last: the other way round, a product with two features takes eight times as long
+        if across is not None and len(across) == 1:
+            out[heads, rows] += (across[0, :, columns] @ weights.flatten(0, 1).T).T.view(*weights.shape[:2], -1)
+            continue
+        if across is not None:
+            out[heads, rows] += (across[heads, :, columns] @ weights.mT).mT
             continue
         distance = (places[columns] - (places[rows, None] + rules.kv_offset)).abs_()
         if reach >= 0:

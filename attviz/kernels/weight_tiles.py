@@ -67,6 +67,11 @@ def log_tiles(query: Tensor, key: Tensor, logsumexp: Tensor, rules: ScoreRules) 
                 yield heads, rows, columns, tile
 
 
+def texts_of_a_tile(pairs: int) -> int:
+    """How many texts with so many pairs of query and key, all heads together, fit into one tile."""
+    return _TILE // max(1, pairs)
+
+
 def queries_that_see(alive: Tensor, kv_len: int, rules: ScoreRules) -> Tensor:
     """How many of the queries that count can see each key, ``[num_heads, kv_len]`` in float32.
 

@@ -54,6 +54,7 @@ def small_blocks():
     """Several blocks even of small inputs."""
     patch = pytest.MonkeyPatch()
     patch.setattr(call, "TILE", 64)
+    patch.setattr(fused, "FEW", 0)
     for name, size in (("_ROWS", 3), ("_COLUMNS", 4), ("_TILE", 30)):
         patch.setattr(weight_tiles, name, size)
     yield

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attviz.errors import ArgumentError, DtypeError, ShapeError
-from attviz.kernels import facts_from_logsumexp, mass_from_logsumexp, passes, reach_from_logsumexp, received_from_logsumexp, weight_tiles
+from attviz.kernels import (
+    facts_from_logsumexp,
+    mass_from_logsumexp,
+    parts,
+    passes,
+    reach_from_logsumexp,
+    received_from_logsumexp,
+    weight_tiles,
+)
 from tests.kernels.passes import assert_packed_passes, assert_passes, options_of, rows_of
 
 
@@ -66,6 +74,35 @@ def test_not_a_number_shows():
     query[0, 0, 1, 0] = torch.nan
     assert mass_from_logsumexp(query[:, :, 1:2], torch.randn(1, 1, 3, 8), lse[..., 1:2], torch.ones(3, 1)).isnan().all()
     assert facts_from_logsumexp(query[:, :, 1:2], torch.randn(1, 1, 3, 8), lse[..., 1:2]).isnan().all()
+
+
+@pytest.mark.parametrize("tile", [1 << 17, 2 * 4 * 5 * 7, 4 * 5 * 7])  # all texts together, two at a time, each alone
+@pytest.mark.parametrize("shape", [None, (5, 7), (5, 1, 1, 7), (1, 4, 5, 7), (5, 4, 5, 1), (5, 1, 5, 7)])
+def test_short_texts_are_taken_together(tile, shape, monkeypatch):
+    query, key = torch.randn(5, 4, 5, 8), torch.randn(5, 2, 7, 8)
+    options = {} if shape is None else {"bias": torch.randn(shape).masked_fill(torch.rand(shape) > 0.8, -torch.inf)}
+    lse, taken = rows_of(query, key, options), []
+    monkeypatch.setattr(weight_tiles, "_TILE", tile)
+    monkeypatch.setattr(passes, "parts", lambda *given: taken.append([*parts.parts(*given)]) or iter(taken[-1]))
+    assert_passes(query, key, lse, options, torch.rand(5, 5) > 0.3)
+    assert {len(several) for several in taken} == {{1 << 17: 1, 280: 3, 140: 5}[tile]}
+
+
+def test_short_texts_together_are_as_each_alone_where_a_row_is_hidden_as_a_whole(monkeypatch):
+    query, key, bias = torch.randn(5, 4, 5, 8), torch.randn(5, 2, 7, 8), torch.zeros(5, 1, 5, 7)
+    bias[:, :, 2], bias[3, :, 4] = torch.finfo(torch.float32).min, -torch.inf
+    lse, real, features = rows_of(query, key, {"bias": bias}), torch.rand(5, 5) > 0.3, torch.rand(5, 7, 3)
+
+    def found():
+        yield received_from_logsumexp(query, key, lse, query_mask=real, bias=bias)
+        yield mass_from_logsumexp(query, key, lse, features, bias=bias)
+        yield reach_from_logsumexp(query, key, lse, bias=bias)
+        yield facts_from_logsumexp(query, key, lse, bias=bias)
+
+    together = [*found()]
+    monkeypatch.setattr(weight_tiles, "_TILE", 1)
+    for one, other in zip(together, found(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
