@@ -397,6 +397,21 @@ class Renormalised(Qkv):
         return ((weights / weights.sum(-1, keepdim=True)) @ v).transpose(1, 2).flatten(2)
 
 
+class HeadsFirstAttention(HeadsLast):
+    """A softmax of heads by heads, whose result nobody uses, before the attention (SAM 2)."""
+
+    def forward(self, x):
+        q, k = (f(x).view(len(x), -1, H, D) for f in (self.q, self.k))
+        (q @ k.mT).softmax(-1)
+        return super().forward(x)
+
+
+def test_a_softmax_among_heads_hides_no_attention_after_it():
+    model, x = nn.Sequential(HeadsFirstAttention()).eval(), torch.randn(B, T, E)
+    for _ in range(2):
+        assert_right(seen(model, x), model[0].truth(x))
+
+
 class Slots(Qkv):
     """A softmax over the queries, summed over the keys."""
 
@@ -461,6 +476,32 @@ class NothingYet(Qkv):
     def truth(self, x):
         q, k = (heads(f(self.places.weight[None].repeat(len(x), 1, 1))).double() for f in (self.q, self.k))
         return (q @ k.mT * D**-0.5).softmax(-1).diagonal(0, -2, -1)
+
+
+class Chosen(Qkv):
+    """Grounding DINO: the tokens with the largest scores say where, what was learned says what, and only that is weighed."""
+
+    def __init__(self):
+        super().__init__()
+        self.what, self.score = nn.Embedding(5, E), nn.Linear(E, 1)
+
+    def parts(self, x):
+        best = self.score(x)[..., 0].topk(5, dim=1).indices
+        where = x.gather(1, best[..., None].expand(-1, -1, E))
+        what = self.what.weight[None].repeat(len(x), 1, 1)
+        return heads(self.q(what + where)), heads(self.k(what + where)), heads(self.v(what))
+
+    def forward(self, x):
+        q, k, v = self.parts(x)
+        return ((q @ k.mT * D**-0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    def truth(self, x):
+        return diagonal(weights(*self.parts(x)[:2]))
+
+
+def test_learned_values_of_chosen_tokens_are_weighed():
+    model, x = Chosen().eval(), torch.randn(B, T, E)
+    assert_right(seen(model, x), model.truth(x))
 
 
 def test_values_that_hold_nothing_yet_are_weighed_all_the_same():

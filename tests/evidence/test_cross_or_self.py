@@ -100,6 +100,25 @@ def test_one_key_for_all_queries_is_skipped_beside_what_is_read(mixed, fused):
     assert_right(cap, model.own.truth(x))
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_chosen_tokens_that_read_another_input_are_skipped(fused):
+    class Reads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.reads, self.score = Any2(fused), Any2(fused), nn.Linear(E, 1)
+
+        def forward(self, x, text):
+            best = self.score(x)[..., 0].topk(4, dim=1).indices
+            return self.reads((x + self.own(x, x)).gather(1, best[..., None].expand(-1, -1, E)), text)
+
+    model, x = Reads().eval(), torch.randn(B, T, E)
+    for length in (4, 6):
+        cap = seen(model, x, torch.randn(B, length, E))
+        assert cap.layers == ("own",)
+        assert "different inputs" in cap.skipped["reads"]
+        assert_right(cap, model.own.truth(x))
+
+
 class Annotated(nn.Module):
     """Encoder and decoder in the style of the Annotated Transformer: one class for both kinds of attention."""
 

@@ -42,7 +42,10 @@ class Padded(nn.Module):
         if self.fused:
             return F.scaled_dot_product_attention(q, k, v, hidden.logical_not()).transpose(1, 2).flatten(2)
         scores = q @ k.mT / math.sqrt(D)
-        scores = scores.masked_fill(hidden, self.constant) if self.kind == "fill" else scores + hidden * self.constant
+        if self.kind == "in place":
+            scores.masked_fill_(hidden, self.constant)
+        else:
+            scores = scores.masked_fill(hidden, self.constant) if self.kind == "fill" else scores + hidden * self.constant
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
@@ -50,7 +53,7 @@ class Padded(nn.Module):
 @pytest.mark.parametrize(
     ("constant", "fused", "kind"),
     [(-1e9, False, "fill"), (-1e9, False, "add"), (-1e4, False, "add"), (-torch.inf, False, "fill"),
-     (torch.finfo(torch.float32).min, False, "fill"), (0.0, True, "fill")],
+     (torch.finfo(torch.float32).min, False, "fill"), (-torch.inf, False, "in place"), (0.0, True, "fill")],
 )  # fmt: skip
 def test_mask_made_inside_the_model(constant, fused, kind, causal):
     model, x = Padded(constant, fused, causal, kind).eval(), torch.randn(B, T, E)

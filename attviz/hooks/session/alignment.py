@@ -256,12 +256,17 @@ class Judge:
         return slot
 
 
+def apart(answer: Answer | None, reason: str) -> bool:
+    """Whether a softmax was shown to be self-attention, and the one before it in its module, with this reason, to be none of tokens."""
+    return answer is not None and answer.kind == "self" and not reason.startswith(CROSS)
+
+
 def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
     """Different lengths and no cache: cross-attention if it was not followed, undecided if it was followed without result."""
     if kv_len < q_len:
         return Verdict(None, kv_len > 1, f"q_len={q_len} but kv_len={kv_len}: fewer keys than queries, so not every query has a key", call)
     if answer is not None and kv_len > 1 and answer.kind == "unsettled":
-        return Verdict(None, True, untold=unequal(q_len, kv_len))
+        return Verdict(None, True, untold=answer.why if answer.apart else unequal(q_len, kv_len))
     return Verdict(None, kv_len > 1, unequal(q_len, kv_len), call)
 
 

@@ -22,7 +22,7 @@ from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session import graphs
-from attviz.hooks.session.alignment import Judge, Verdict
+from attviz.hooks.session.alignment import Judge, Verdict, apart
 from attviz.hooks.session.faults import Faults
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.implicit import ImplicitSteps
@@ -230,7 +230,7 @@ class Observer:
         dim = dimension(args, kwargs) if operator.kind == "softmax" else None
         verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, shown_here)
         if scope is not None:
-            if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None:
+            if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None and not apart(answer, scope.reason):
                 verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
             scope.seen = scope.seen or verdict.accounts
             scope.reason = scope.reason or verdict.reason

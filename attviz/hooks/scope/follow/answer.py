@@ -190,7 +190,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
     if of_input(rows) and kv_len > 1 and _no_tokens(keys, streams):
         return Answer("none", "the keys are projections or features, not tokens")
-    if of_input(rows) and of_input(keys) and not roots_of(rows) & roots_of(keys):
+    if roots_of(rows) and roots_of(keys) and not roots_of(rows) & roots_of(keys):
         return Answer("cross", "queries and keys come from different inputs")
     if of_input(rows) and of_input(keys) and q_len != kv_len and _pooled(*_apart(rows, keys), q_len < kv_len, taken):
         return Answer("cross", f"the {'queries' if q_len < kv_len else 'keys'} are pooled: each stands for several tokens")

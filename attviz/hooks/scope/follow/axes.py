@@ -107,6 +107,7 @@ class Symbols:
         self._known: dict[tuple[Hashable, ...], Symbol] = {}
         self._count = 0
         self._numbers: dict[Axis, int] = {}
+        self._meetings: set[frozenset[Axis]] = set()
 
     def fresh(self) -> int:
         """A unique number."""
@@ -242,6 +243,16 @@ class Symbols:
     def beside(self, candidates: Sequence[Axis]) -> Axis:
         """The name of an axis of concatenated tensors: between a given cache and a layer's result, that of the layer's features."""
         return next((axis for axis in candidates if rank_of(axis) == FEATURE), None) or self.met(candidates)
+
+    def meet(self, candidates: Sequence[Axis]) -> Axis:
+        """The name of an axis where tensors were combined element by element, so that index ``i`` of each is the same."""
+        if len(candidates) > 1 and candidates[0] and candidates[-1] and candidates[0] != candidates[-1]:
+            self._meetings.add(frozenset([candidates[0], candidates[-1]]))
+        return self.met(candidates)
+
+    def have_met(self, one: Axis, other: Axis) -> bool:
+        """Whether index ``i`` of two axes is the same."""
+        return one == other or frozenset([one, other]) in self._meetings
 
     @staticmethod
     def met(candidates: Sequence[Axis]) -> Axis:

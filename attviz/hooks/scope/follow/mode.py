@@ -178,7 +178,8 @@ class Follow(TorchDispatchMode):
                 one.weights.softmax.used.append("a product of two softmaxes")
                 two.weights.softmax.used.append("a product of two softmaxes")
                 return True
-            values = other.streams or trace.axes[contracted] == other.axes[kept]  # of the keys' tokens, whatever they hold (DETR: zeros)
+            # of the keys' tokens, whatever they hold (DETR: zeros, or what was learned)
+            values = other.streams or self.symbols.have_met(trace.axes[contracted], other.axes[kept])
             if trace.weights is not None and not values:  # heads are mixed (talking heads); no values are weighed
                 trace.weights.softmax.used.append(trace.weights.changed or "a product with learned weights")
             elif trace.weights is not None:

@@ -181,7 +181,7 @@ def pointwise(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     result = []
     for place in range(-first.ndim, 0):
         candidates = [axes[place] for tensor, axes in given if tensor.ndim >= -place and tensor.shape[place] == first.shape[place]]
-        result.append(traces.symbols.met(candidates) if candidates else traces.symbols.spread(first.shape[place]))
+        result.append(traces.symbols.meet(candidates) if candidates else traces.symbols.spread(first.shape[place]))
     return tuple(result)
 
 

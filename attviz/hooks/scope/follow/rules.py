@@ -22,8 +22,11 @@ SAME = frozenset(
     "triu tril fill nan_to_num _transformer_encoder_layer_fwd renorm dropout softmax log_softmax rms_norm layer_norm".split()
 )
 """Operators that keep every index of their first argument where it is."""
-UNTAGGED = frozenset("leaky_relu ldexp celu elu selu hardsigmoid hardtanh".split())
-"""Operators on each element that torch 2.9 does not tag as pointwise."""
+UNTAGGED = frozenset(
+    "leaky_relu ldexp celu elu selu hardsigmoid hardtanh abs copysign eq ge gelu gt heaviside le lt masked_fill mish ne relu6 rrelu "
+    "threshold true_divide".split()
+)
+"""Operators on each element that torch 2.9 does not tag as pointwise, or of which torch 2.13 does not tag the variant in place."""
 
 
 def axes_after(traces: Traces, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[tuple[Tensor, Axes]]:
