@@ -174,6 +174,28 @@ def test_cross_attention_that_is_recorded_differs(monkeypatch):
     assert "no own key" in check.layers[0].evidence
 
 
+def test_one_key_that_all_queries_share_is_nobodys_own():
+    class Prompted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.key = nn.Linear(32, 32)
+
+        def forward(self, x, prompt):
+            key = self.key(prompt)
+            return F.scaled_dot_product_attention(x, key, key)
+
+    class Prompts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.cross_attention = Encoder(), Prompted()
+
+        def forward(self, x, prompt):
+            return self.cross_attention(self.encoder(x)[:, None], prompt)
+
+    check = attviz.check(Prompts().eval(), torch.randn(2, 6, 32), torch.randn(2, 1, 1, 32))
+    assert check.ok, check
+
+
 class Channels(nn.Module):
     """Attention of channels to channels, with as many channels to a head as there are tokens."""
 
