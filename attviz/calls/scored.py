@@ -7,7 +7,7 @@ the CPU the rows are summed again in blocks of queries: O(q_len) memory, float32
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -116,15 +116,20 @@ class ScoredCall(ScoreCall):
         """Which queries see the key ``offset`` after their own; on a GPU computed once for all layers with the same mask."""
         if self.block_mask is None:
             return None
-        if not on_gpu(self.query):  # a mask may be used again when what its function looks at has changed
-            return self._seen_at((self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0)))
+        return self.once(
+            offset,
+            lambda: self._seen_at((self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0))),  # type: ignore[arg-type,return-value]
+        )
+
+    def once(self, kind: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """What ``make`` says of the mask, on a GPU once for all layers; elsewhere its function may look at something new each time."""
+        if not on_gpu(self.query):
+            return make()
         masks = _of_mask.setdefault(self.block_mask, {})
-        kind = (offset, self.kv_offset, self.shape)
-        if kind not in masks:
-            seen = self._seen_at((self.own_keys() + offset).clamp(0, max(self.shape[3] - 1, 0)))
-            assert seen is not None
-            masks[kind] = seen
-        return masks[kind]
+        key = (kind, self.kv_offset, self.shape)
+        if key not in masks:
+            masks[key] = make()
+        return masks[key]
 
     def _seen_at(self, index: Int[Tensor, "#batch #num_heads q_len"]) -> Bool[Tensor, "#batch #num_heads q_len"] | None:
         """Which queries see the key chosen for them, by the mask alone."""

@@ -10,6 +10,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 import attviz
+from attviz.calls import scored
+from attviz.hooks.session import padding
 from tests.evidence.judge import B, D, E, H, T, assert_right, diagonal, heads, is_loud, seen, weights
 
 pytestmark = [
@@ -65,8 +67,12 @@ class OwnMask(Flex):
         return self.attend(x, x, lambda b, h, q, k: real[b, k])
 
 
+@pytest.mark.parametrize("gpu", [True, False])
 @pytest.mark.parametrize("first", [True, False])
-def test_padding_that_a_mask_function_hides(first):
+def test_padding_that_a_mask_function_hides(first, gpu, monkeypatch):
+    """On a GPU the mask is asked once for all layers: here the same code runs on the CPU."""
+    monkeypatch.setattr(scored, "on_gpu", lambda tensor: gpu)
+    monkeypatch.setattr(padding, "on_gpu", lambda tensor: gpu)
     model, x = OwnMask(first).eval(), torch.randn(B, T, E)
     cap = seen(model, x, REAL.long())
     tokens, real = model.tokens(x), model.real(REAL)

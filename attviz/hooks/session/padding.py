@@ -13,7 +13,7 @@ from attviz.calls.fused import FusedCall
 from attviz.calls.scored import ScoredCall
 from attviz.calls.softmax import SoftmaxCall
 from attviz.hooks.session.opened import may_be_opened, opened_padding
-from attviz.kernels import diagonal_of_bias
+from attviz.kernels import diagonal_of_bias, on_gpu
 
 _HIDDEN = -9e3  # what hides a key is -1e4 (the oldest half precision masks) or less; a bias that means something is far above
 _FEW = 1 << 24  # pairs of a query and a key, all heads together: so many a mask function may be asked about at once
@@ -87,15 +87,15 @@ def _of_functions(call: ScoredCall, with_last: bool, sparse: bool) -> Hidden | b
     q_len, device = call.shape[2], call.device
     rows = torch.arange(q_len, device=device)
     keys = (call.own_keys()[..., :1] + rows).clamp(0, call.shape[3] - 1)[..., None, :]
-    if device.type != "cpu":
+    if on_gpu(call.query):
         own = None if sparse and call.shape[0] * call.shape[1] * q_len**2 > _FEW else call.seen()
         if own is None:
             return None
-        last = call.mask_of(rows[-1:], keys)[..., 0, :] if with_last else None
-        return Hidden(own, last, best=call.mask_of(rows, keys).any(2) if sparse else None)
+        last = call.once("last", lambda: call.mask_of(rows[-1:], keys)[..., 0, :]) if with_last else None
+        return Hidden(own, last, best=call.once("best", lambda: call.mask_of(rows, keys).any(2)) if sparse else None)
 
     def added(some: Tensor, to: Tensor) -> Tensor:
-        scores = torch.zeros(*call.shape[:2], len(some), to.shape[-1])
+        scores = torch.zeros(*call.shape[:2], len(some), to.shape[-1], device=device)
         return call.modify(scores, some[None, None, :, None], to)
 
     own = added(rows, keys.mT)[..., 0]
