@@ -234,7 +234,7 @@ INPUTS: dict[str, Callable[[Any], Inputs]] = {
         **_text(), **_image(), "image_embeds_position_mask": (torch.arange(_LENGTH) < config.latent_query_num).long().expand(_BATCH, -1),
     },
     "layoutlmv2": lambda config: {**_text(), "bbox": _boxes(_LENGTH), "image": torch.randn(_BATCH, 3, 32, 32)},
-    "levit": lambda config: _image(64),
+    "levit": lambda config: _image(128),
     "cvt": lambda config: _image(64),
     "mobilevitv2": lambda config: _image(128),
     "lightglue": lambda config: {"pixel_values": torch.randn(_BATCH, 2, 1, 64, 64)},

@@ -173,7 +173,7 @@ OVERRIDES: dict[str, dict[str, Any]] = {
     "kosmos-2": {"latent_query_num": 3},
     "layoutlmv2": {"coordinate_size": 6, "shape_size": 4},
     "levit": {
-        "image_size": 64,
+        "image_size": 128,
         "patch_size": 16,
         "hidden_sizes": [16, 32, 32],
         "num_attention_heads": [2, 4, 4],

@@ -83,7 +83,8 @@ def test_a_class_token_beside_what_was_pooled_changes_nothing(side, fused):
     assert "'1'" in is_loud(nn.Sequential(WithAClassToken(), Pooling(fused, None, _first_and_some)).eval(), x)
 
 
+@pytest.mark.parametrize("before", [nn.Identity(), nn.Hardswish(), nn.PReLU(), nn.LogSigmoid(), nn.Mish()])
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_part_of_the_queries_is_not_pooled(fused):
+def test_a_part_of_the_queries_is_not_pooled(before, fused):
     """The first third of the tokens asks: each has a key of its own, and the capture says that it could not find it."""
-    assert "only some of them" in is_loud(nn.Sequential(Pooling(fused, _first_third)).eval(), torch.randn(B, LENGTH, E))
+    assert "only some of them" in is_loud(nn.Sequential(before, Pooling(fused, _first_third)).eval(), torch.randn(B, LENGTH, E))

@@ -262,9 +262,9 @@ def _apart(rows: Axis, keys: Axis) -> tuple[Axis, Axis]:
 
 def _pooled(rows: Axis, keys: Axis, fewer_queries: bool, taken: Taken) -> bool:
     """Whether each query, or each key, stands for several tokens: made by an operator, or by summing over one side of a split."""
-    if any(symbol.kind == "by" for symbol in (*rows, *keys)):
-        return True
     few, many = (rows, keys) if fewer_queries else (keys, rows)
+    if any(symbol.kind == "by" and symbol not in many for symbol in few):
+        return True
     of = sources(few)
     chosen = any(sources(axis) & of for axis, _ in taken)  # one of each group, not all of it
     return of <= sources(many) and all(symbol.kind == "sub" for symbol in few) and not chosen

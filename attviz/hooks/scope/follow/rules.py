@@ -24,9 +24,9 @@ SAME = frozenset(
 """Operators that keep every index of their first argument where it is."""
 UNTAGGED = frozenset(
     "leaky_relu ldexp celu elu selu hardsigmoid hardtanh abs copysign eq ge gelu gt heaviside le lt masked_fill mish ne relu6 rrelu "
-    "threshold true_divide".split()
+    "threshold true_divide hardswish _prelu_kernel log_sigmoid_forward rrelu_with_noise floor_divide xlogy".split()
 )
-"""Operators on each element that torch 2.9 does not tag as pointwise, or of which torch 2.13 does not tag the variant in place."""
+"""Operators on each element that torch 2.9 does not tag as pointwise, or which torch 2.13 does not, or not in place."""
 
 
 def axes_after(traces: Traces, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> list[tuple[Tensor, Axes]]:
