@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from attviz.errors import CaptureError
 from tests.evidence.judge import B, D, E, H, T, assert_right, diagonal, heads, is_loud, seen, weights
 
 
@@ -224,6 +225,33 @@ def test_styles(style, batch):
     model, x = style().eval(), torch.randn(batch, T, E)
     for _ in range(2):  # followed, then by what was shown
         assert_right(seen(model, x), model.truth(x))
+
+
+class NullKeysBehind(NullKeyFused):
+    """Two learned keys behind the keys, which can be switched off."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.switched_on, self.fused = True, fused
+
+    def forward(self, x):
+        q, k, v = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        if self.switched_on:
+            k, v = (torch.cat([part, null.expand(len(x), -1, -1, -1)], 2) for null, part in zip(self.null, (k, v), strict=True))
+        out = F.scaled_dot_product_attention(q, k, v) if self.fused else (q @ k.mT / math.sqrt(D)).softmax(-1) @ v
+        return out.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_keys_that_are_fewer_than_were_followed_are_loud(fused):
+    model, x = NullKeysBehind(fused).eval(), torch.randn(B, T, E)
+    k = torch.cat([heads(model.k(x)), model.null[0].expand(len(x), -1, -1, -1)], 2)
+    assert_right(seen(model, x), diagonal(weights(heads(model.q(x)), k)))
+    model.switched_on = False
+    with pytest.raises(
+        CaptureError, match=rf"q_len={T} but kv_len={T}: the keys are fewer than in the call that was followed \(2 behind\)"
+    ):
+        seen(model, x)
 
 
 @pytest.mark.parametrize("style", [HeadsLast, HeadsFirst, FoldedHeadsFirst, FoldedBatchFirst, TokensFirst, KeysFirst])

@@ -103,6 +103,9 @@ def test_labels_say_what_stands_out_and_call_the_rest_uncertain_or_none():
     assert planted([[0.05, 0.8, 0.1]], error=0.4).labels == (("uncertain",),)
     assert planted([[0.05, 0.3, 0.1]], chance=0.2).labels == (("none",),)  # 1.5 times chance
     assert planted([[float("nan"), 0.8, 0.1]]).labels == (("previous",),)
+    vague = torch.tensor([0.01, 0.5, 0.01], dtype=torch.float64).view(3, 1, 1)  # the second may be as strong as the first
+    assert planted([[0.8, 0.6, 0.4]])._replace(error=vague).labels == (("uncertain",),)
+    assert planted([[0.8, 0.4, 0.6]])._replace(error=vague).labels == (("own",),)
     assert repr(table) == "<RolesTable 1 layers, 4 heads: 1 previous, 1 induction; 1 uncertain>"
     with pytest.raises(ArgumentError, match="role must be one of 'own', 'previous', 'induction'"):
         table.find("first")
