@@ -12,7 +12,9 @@ def tree(folder: Path) -> Path:
     """A package of one function, and a test that holds half of it."""
     (folder / "attviz" / "metrics").mkdir(parents=True)
     (folder / "attviz" / "__init__.py").write_text("")
-    (folder / "attviz" / "metrics" / "__init__.py").write_text("def held(x):\n    return x + 2\n\n\ndef loose(x):\n    return x - 5\n")
+    (folder / "attviz" / "metrics" / "__init__.py").write_text(
+        "def held(x) -> int | None:\n    return x + 2\n\n\ndef loose(x):\n    return x - 5\n"
+    )
     (folder / "test_it.py").write_text("from attviz.metrics import held\n\n\ndef test_held():\n    assert held(1) == 3\n")
     (folder / "pyproject.toml").write_text(
         '[tool.pytest.ini_options]\nmarkers = ["gpu", "interpreter"]\naddopts = "--import-mode=importlib"\n'
