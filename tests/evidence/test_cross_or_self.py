@@ -119,6 +119,38 @@ def test_chosen_tokens_that_read_another_input_are_skipped(fused):
         assert_right(cap, model.own.truth(x))
 
 
+class Masked(Any2):
+    def forward(self, x, mask):
+        query, key, value = heads(self.q(x)), heads(self.k(x)), heads(self.v(x))
+        self.given = query, key, mask
+        return ((query @ key.mT / math.sqrt(E // H) + mask).softmax(-1) @ value).transpose(1, 2).flatten(2)
+
+
+def test_a_mask_from_another_input_does_not_say_where_the_keys_come_from():
+    """Tokens some of which are filled with features of another input, under a mask that is looked up by index (VibeVoice)."""
+
+    class Filled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.layers = nn.Embedding(20, E), nn.ModuleList(Masked(False) for _ in range(2))
+
+        def forward(self, input_ids, features, attention_mask):
+            for _ in range(3):  # far from its input, so the mask is nearer to one
+                features = features.flip(1)
+            x = self.embedding(input_ids).masked_scatter((input_ids == 0)[..., None], features)
+            batch = torch.arange(len(attention_mask))[:, None, None, None]
+            mask = torch.where(attention_mask[batch, torch.arange(T)].bool(), 0.0, torch.finfo(torch.float32).min)
+            for layer in self.layers:
+                x = x + layer(x, mask)
+            return x
+
+    model, ids, real = Filled().eval(), torch.randint(1, 20, (B, T)), torch.ones(B, T, dtype=torch.int64)
+    ids[:, 2:4], real[1, 6:] = 0, 0
+    cap = seen(model, ids, torch.randn(B, 2, E), real)
+    missing = torch.where(real[:, None].bool(), 0.0, torch.nan)
+    assert_right(cap, *(diagonal(weights(*layer.given)) + missing for layer in model.layers))
+
+
 class Annotated(nn.Module):
     """Encoder and decoder in the style of the Annotated Transformer: one class for both kinds of attention."""
 

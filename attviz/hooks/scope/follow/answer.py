@@ -121,6 +121,7 @@ def _of_scores(follow: Follow, scores: Tensor, dim: int, one_input: bool) -> Ans
     keys, size = trace.axes[dim], scores.shape[dim]
     found: Answer | None = None
     pair = trace.pair
+    keys = keys if pair is None else pair.unmasked(keys, trace.axes)
     if is_product(pair) and in_slices(trace.axes[:-2]):
         return Answer("unsettled", _IN_SLICES, apart=True)
     one = dim - 1 if dim and scores.shape[dim - 1] == 1 else None  # where a single query stands
@@ -190,7 +191,7 @@ def _compared(rows: Axis, keys: Axis, q_len: int, kv_len: int, streams: Pair | N
         return Answer("cross", "the queries are learned or made of features, the keys are tokens")
     if of_input(rows) and kv_len > 1 and _no_tokens(keys, streams):
         return Answer("none", "the keys are projections or features, not tokens")
-    if roots_of(rows) and roots_of(keys) and not roots_of(rows) & roots_of(keys):
+    if _of_other_inputs(rows, keys, streams):
         return Answer("cross", "queries and keys come from different inputs")
     if of_input(rows) and of_input(keys) and q_len != kv_len and _pooled(*_apart(rows, keys), q_len < kv_len, taken):
         return Answer("cross", f"the {'queries' if q_len < kv_len else 'keys'} are pooled: each stands for several tokens")
@@ -207,6 +208,12 @@ def _made_by_others(rows: Axis, summed: frozenset[Symbol]) -> bool:
     """Whether the features that a product sums over were made by other weights than what it compares: as with tokens, not with heads."""
     own = frozenset[Symbol]().union(*(sources(axis) for axis, _ in pieces_of(rows)))
     return bool(summed) and all(symbol.rank == FEATURE for symbol in summed) and not own & summed
+
+
+def _of_other_inputs(rows: Axis, keys: Axis, pair: Pair | None) -> bool:
+    """Whether tokens are compared with those of another input; a mask of another input may have named an axis of scores."""
+    compared = [(rows, keys), (pair.rows, pair.keys)] if pair is not None and pair.rows and pair.keys else [(rows, keys)]
+    return all(roots_of(one) and roots_of(two) and not roots_of(one) & roots_of(two) for one, two in compared)
 
 
 def _no_tokens(keys: Axis, pair: Pair | None) -> bool:

@@ -138,7 +138,8 @@ class Follow(TorchDispatchMode):
             one, two = (traces[tensor] for tensor in (args[-2:] if name in ("baddbmm", "addmm") else args[:2]))
             batched = "b" in name[:1]
             other = batched and (crossed(one.axes[:1], two.axes[:1]) or one_for_all(one, two, 1))
-            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]), one.learned_from)
+            ends = (one.axes[-2], two.axes[-1])
+            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]), one.learned_from, *ends)
             self.products += bool(one.streams and two.streams)
             exponential = False
             if self._mixes_tokens(name, args, one, two):

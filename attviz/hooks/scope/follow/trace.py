@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Axis, Symbol, Symbols
+from attviz.hooks.scope.follow.axes import CONSTANT, Axes, Axis, Symbol, Symbols, roots_of
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +47,8 @@ class Pair(NamedTuple):
         buffered: Whether one of them is in a buffer.
         summed: Sources of the axis that was summed over; other axes from the same sources are heads.
         learned_from: The parameters from which a query is made that depends on no input.
+        rows: The axis that one factor gave the product.
+        keys: The axis that the other factor gave it.
     """
 
     query: frozenset[int]
@@ -55,6 +57,15 @@ class Pair(NamedTuple):
     buffered: bool = False
     summed: frozenset[Symbol] = frozenset()
     learned_from: frozenset[int] = frozenset()
+    rows: Axis = ()
+    keys: Axis = ()
+
+    def unmasked(self, keys: Axis, axes: Axes) -> Axis:
+        """The axis of the keys of scores with these axes, as the product of tokens with themselves had it before a mask named it."""
+        own = self.rows
+        if not own or own != self.keys or axes.count(own) != 1:
+            return keys
+        return own if roots_of(keys) and not roots_of(keys) & roots_of(own) else keys
 
 
 def is_product(pair: Pair | None) -> bool:
