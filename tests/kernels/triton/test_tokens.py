@@ -38,6 +38,7 @@ def test_two_layers_of_one_step(dtype, num_heads):
 def test_segments_longer_than_a_chunk_are_pooled_from_their_pieces(monkeypatch):
     monkeypatch.setattr(operator, "SEGMENT_CHUNK", 8)
     monkeypatch.setattr(tokens, "SEGMENT_CHUNK", 8)
+    monkeypatch.setattr(tokens.long_kernel, "warmup", lambda *_, **__: None, raising=False)  # the interpreter of Triton 3.5 has none
     ids = torch.cat((torch.full((17,), 4), torch.full((8,), 1), torch.full((9,), 6), torch.tensor([0, -1])))
     ids = ids[torch.randperm(len(ids))][None]
     state = TokenState.empty(7, 2)
