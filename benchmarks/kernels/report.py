@@ -35,10 +35,8 @@ table (dtype / size of a head, rounded up to a power of two):
 
 {served}
 
-A tile is clean if every case that asks for its row compiles so. With triton 3.7.1 all rows of sm_80 and sm_90 were chosen that way, those
-of `logsumexp` in float32 with heads of 64 and 128 on NVIDIA, and most of those in 16 bits with heads of 64 and 128 on sm_100, sm_120 and
-gfx942. The other rows were chosen with other versions; of these the cases below and those of the tests were compiled again, and a few
-bytes may spill in others.
+A tile is clean if every case that asks for its row compiles so, sizes of 1 and odd strides among them. All rows of all architectures were
+chosen that way with triton 3.7.1, which torch 2.13 requires; with another version a few bytes may spill.
 
 The page holds a selection. `--all` compiles every case (each dtype and size of a head with the least and the most that can be asked of a
 kernel, sizes of 1, odd strides, offsets beyond 32 bits) for every architecture; the tests compile each case for one architecture in turn,
