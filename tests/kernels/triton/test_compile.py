@@ -45,7 +45,7 @@ def test_kernel_keeps_its_promises_and_the_page_is_up_to_date(name, arch, tmp_pa
     case = CASES[name]
     reports = compile_launch(case.launch, arch)
     faults = [fault for kernel, report in reports.items() for fault in case.faults(kernel, report, arch)]
-    if COMPILER < (3, 6):  # the tiles were chosen with newer compilers; a few bytes spilled cost time, not truth
+    if COMPILER != (3, 7):  # the tiles were chosen with the compiler that is locked; a few bytes spilled cost time, not truth
         faults = [fault for fault in faults if "spilled" not in fault]
     assert not faults
     if COMMITTED and case.shown:  # written by this very compiler
