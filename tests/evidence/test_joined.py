@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import attviz
+from attviz import readings as r
 from tests.evidence.judge import B, D, E, H, assert_right, diagonal, heads, seen, weights
 
 LENGTHS = torch.tensor([5, 3, 2])
@@ -140,3 +142,42 @@ def test_positions_written_into_a_part_of_the_tokens(fused):
     with torch.no_grad():
         truth = diagonal(weights(model.turned(model.q, joined, 5), model.turned(model.k, joined, 5)))
     assert_right(seen(model, text, image), truth)
+
+
+class Drafted(nn.Module):
+    """A draft model: its tokens see a context before them and each other, under one mask of all keys."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.q, self.k = nn.Linear(E, E), nn.Linear(E, E)
+        self.fused = fused
+
+    def forward(self, x, context, attention_mask):
+        query, key = heads(self.q(x)), heads(self.k(torch.cat([context, x], 1)))
+        seen = attention_mask.bool()[:, None, None]
+        if self.fused:
+            return F.scaled_dot_product_attention(query, key, key, seen)
+        return (query @ key.mT / math.sqrt(D)).masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1) @ key
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_received_of_a_padded_context_before_padded_tokens(fused):
+    """A key that is padding has received nothing, which is no number: in the context as among the own tokens."""
+    model, x, context = Drafted(fused).eval(), torch.randn(B, 6, E), torch.randn(B, 5, E)
+    places = torch.arange(11)[None]
+    real = (places >= torch.tensor([[0], [2], [0]])) & (places < torch.tensor([[11], [11], [9]]))
+    with torch.no_grad(), attviz.capture(model, read=[r.Received(), r.Keys(first=1)]) as cap:
+        model(x, context, attention_mask=real.long())
+    with torch.no_grad():
+        query, key = heads(model.q(x)), heads(model.k(torch.cat([context, x], 1)))
+    hidden = torch.zeros(real.shape, dtype=torch.float64).masked_fill(~real, -torch.inf)[:, None, None]
+    matrix, shown = weights(query, key, hidden), real[:, None, 5:]
+    received = (matrix * shown[..., None]).sum(2)
+    first = torch.stack([matrix[text, ..., column] for text, column in enumerate((0, 2, 0))])
+    (record,) = cap.records
+    assert_right(cap, torch.where(shown, diagonal(matrix, 5), torch.nan))
+    for name, want in {
+        "received": torch.where(real[:, None], received, torch.nan),
+        "keys(first=1)": torch.where(shown, first, torch.nan),
+    }.items():
+        torch.testing.assert_close(record.readings[name].double(), want, rtol=0, atol=1e-5, equal_nan=True)

@@ -139,7 +139,8 @@ class Follow(TorchDispatchMode):
             batched = "b" in name[:1]
             other = batched and (crossed(one.axes[:1], two.axes[:1]) or one_for_all(one, two, 1))
             ends = (one.axes[-2], two.axes[-1])
-            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]), one.learned_from, *ends)
+            kept = any(symbol.kept for side in (one, two) if not side.streams for axis in side.axes for symbol in axis)
+            pair = Pair(one.streams, two.streams, other, one.buffered or two.buffered, sources(one.axes[-1]), one.learned_from, *ends, kept)
             self.products += bool(one.streams and two.streams)
             exponential = False
             if self._mixes_tokens(name, args, one, two):

@@ -49,6 +49,7 @@ class Pair(NamedTuple):
         learned_from: The parameters from which a query is made that depends on no input.
         rows: The axis that one factor gave the product.
         keys: The axis that the other factor gave it.
+        kept: Whether a factor that depends on no input was there before the forward (a cache, a memory), and so is no parameter.
     """
 
     query: frozenset[int]
@@ -59,6 +60,7 @@ class Pair(NamedTuple):
     learned_from: frozenset[int] = frozenset()
     rows: Axis = ()
     keys: Axis = ()
+    kept: bool = False
 
     def unmasked(self, keys: Axis, axes: Axes) -> Axis:
         """The axis of the keys of scores with these axes, as the product of tokens with themselves had it before a mask named it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attviz.hooks.scope.follow.axes import CONSTANT, FEATURE, UNKNOWN, Axes, Axis, of_input, rank_of, size_of
-from attviz.hooks.scope.follow.trace import Rule, Trace, Traces
+from attviz.hooks.scope.follow.trace import Rule, Trace, Traces, is_product
 from attviz.hooks.scope.follow.windows import filler, unfolded
 
 
@@ -121,13 +122,27 @@ def _concatenated(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
             fills = [_fills_up(axis, trace) for (axis, _), trace in zip(pieces, found, strict=True)]
             pieces = [(filler(traces, size) if fill else axis, size) for (axis, size), fill in zip(pieces, fills, strict=True)]
         kept = [any(symbol.kept for axis in trace.axes for symbol in axis) for trace in found]
+        scores = any(is_product(trace.pair) for trace in found)
+        of_tokens = [frozenset[int]() if scores and _of_no_key(trace) else trace.streams for trace in found]
         pieces = [
-            (axis or traces.symbols.single(size, of.streams, of.learned_from, old), size)
-            for (axis, size), of, old in zip(pieces, found, kept, strict=True)
+            (axis or traces.symbols.single(size, of, trace.learned_from, old), size)
+            for (axis, size), of, trace, old in zip(pieces, of_tokens, found, kept, strict=True)
         ]
         # a single token and a cache: what names the keys, not their mask
         result[dim] = traces.symbols.concatenated(pieces, UNKNOWN if any(streams) else CONSTANT)
     return tuple(result)
+
+
+def _of_no_key(trace: Trace) -> bool:
+    """Whether weights made a logit of the queries alone: beside scores, a sink that is learned, however much it depends on tokens.
+
+    All that the weights made is still there: ``(query * key).sum(-1)``, which is the score of a key, has summed over the head's features.
+    """
+    pair = trace.pair
+    if pair is None or pair.kept or bool(pair.query) == bool(pair.key):
+        return False
+    features = math.prod(symbol.size for axis in trace.axes for symbol in axis if symbol.rank == FEATURE)
+    return features >= size_of(pair.keys if pair.query else pair.rows)
 
 
 def _fills_up(axis: Axis, trace: Trace) -> bool:
