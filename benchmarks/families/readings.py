@@ -76,7 +76,7 @@ def read_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any]) 
         return found
     used: set[int] = set()
     for record in records:
-        _compare(record, seen, used, found)
+        _compare(record, seen, used, inputs.get("attention_mask"), found)
     found.layers = len(records)
     if found.verdict == "right" and found.reasons:
         found.verdict = "partly" if found.errors else "refused"
@@ -87,7 +87,7 @@ def read_path(family: str, path: str, model: nn.Module, inputs: dict[str, Any]) 
     return found
 
 
-def _compare(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[int], found: Read) -> None:
+def _compare(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[int], mask: Tensor | None, found: Read) -> None:
     """One layer: every reading is right or has a reason."""
     layer = str(record.layer)
     silent = [name for name in NAMES if name not in record.readings and name not in record.reasons]
@@ -103,7 +103,7 @@ def _compare(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[
         return
     index, weights, offset = matched
     used.add(index)
-    for name, want in expected(weights, offset, record.query_mask).items():
+    for name, want in expected(weights, offset, record.query_mask, mask).items():
         if name not in record.readings:
             continue
         error = _difference(record.readings[name], want)
@@ -131,13 +131,14 @@ def _partners(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set
                 yield index, shaped[..., : rows[-1] - sinks], offset
 
 
-def expected(weights: Tensor, offset: int, real: Tensor | None) -> dict[str, Tensor]:
+def expected(weights: Tensor, offset: int, real: Tensor | None, mask: Tensor | None) -> dict[str, Tensor]:
     """The readings, from the matrix.
 
     Args:
         weights: ``[batch, num_heads, q_len, kv_len]`` in float64.
         offset: Own key of query 0.
         real: ``[batch, q_len]``, True where the query is no padding.
+        mask: The mask that the model was given, which may be one of all keys: those of a context too.
     """
     batch, _, q_len, kv_len = weights.shape
     real = torch.ones(batch, q_len, dtype=torch.bool) if real is None else real
@@ -150,6 +151,8 @@ def expected(weights: Tensor, offset: int, real: Tensor | None) -> dict[str, Ten
     received = (weights * real[:, None, :, None]).sum(-2)
     if q_len == kv_len:
         received = torch.where(real[:, None], received, torch.nan)
+    elif mask is not None and mask.shape == (batch, kv_len):  # what a real query looks at is no padding, whatever the mask says
+        received = torch.where(mask.bool()[:, None] | (received > 0).any(1, keepdim=True), received, torch.nan)
     shown = real[:, None]
     return {
         "offset(-1)": torch.where(shown, previous, torch.nan),

@@ -14,7 +14,7 @@ from benchmarks.families.readings import NAMES, read_family
 from benchmarks.families.tiny import families
 
 PADDING_OF_THEIR_OWN = "blt grounding-dino informer siglip2_vision_model udop xlnet".split()  # the model's mask is not the operator's
-OF_THEIR_OWN_KIND = "deberta-v2 gemma2 gpt_oss qwen2_5_vl_vision swin t5 whisper".split()
+OF_THEIR_OWN_KIND = "deberta-v2 gemma2 gpt_oss inkling2_text muse_glimmer_assistant qwen2_5_vl_vision swin t5 whisper".split()
 
 
 @pytest.fixture(autouse=True)
