@@ -145,19 +145,38 @@ def test_positions_written_into_a_part_of_the_tokens(fused):
 
 
 class Drafted(nn.Module):
-    """A draft model: its tokens see a context before them and each other, under one mask of all keys."""
+    """A draft model: its tokens see a context and each other, under one mask of all keys, or one of the own tokens."""
 
-    def __init__(self, fused: bool) -> None:
+    def __init__(self, fused: bool, own_first: bool = False) -> None:
         super().__init__()
         self.q, self.k = nn.Linear(E, E), nn.Linear(E, E)
-        self.fused = fused
+        self.fused, self.own_first = fused, own_first
 
-    def forward(self, x, context, attention_mask):
-        query, key = heads(self.q(x)), heads(self.k(torch.cat([context, x], 1)))
-        seen = attention_mask.bool()[:, None, None]
+    def keys(self, x, context):
+        return heads(self.k(torch.cat([x, context] if self.own_first else [context, x], 1)))
+
+    def forward(self, x, context, attention_mask=None, allowed=None):
+        query, key = heads(self.q(x)), self.keys(x, context)
+        given = attention_mask if allowed is None else allowed
+        others = (0, key.shape[2] - given.shape[1]) if self.own_first else (key.shape[2] - given.shape[1], 0)
+        seen = F.pad(given.bool(), others, value=True)[:, None, None]
         if self.fused:
             return F.scaled_dot_product_attention(query, key, key, seen)
         return (query @ key.mT / math.sqrt(D)).masked_fill(~seen, torch.finfo(torch.float32).min).softmax(-1) @ key
+
+
+def assert_readings_of_keys(cap, matrix, shown, real_keys):
+    """``Received`` is no number at padding keys, and the first key is none of them."""
+    received = torch.where(real_keys[:, None], (matrix * shown[..., None]).sum(2), torch.nan)
+    first = torch.where(shown, matrix[torch.arange(B), :, :, real_keys.int().argmax(1)], torch.nan)
+    for name, want in {"received": received, "keys(first=1)": first}.items():
+        torch.testing.assert_close(cap.records[0].readings[name].double(), want, rtol=0, atol=1e-5, equal_nan=True)
+
+
+def matrix_of(model, x, context, real_keys):
+    hidden = torch.zeros(real_keys.shape, dtype=torch.float64).masked_fill(~real_keys, -torch.inf)[:, None, None]
+    with torch.no_grad():
+        return weights(heads(model.q(x)), model.keys(x, context), hidden)
 
 
 @pytest.mark.parametrize("fused", [True, False])
@@ -168,16 +187,23 @@ def test_received_of_a_padded_context_before_padded_tokens(fused):
     real = (places >= torch.tensor([[0], [2], [0]])) & (places < torch.tensor([[11], [11], [9]]))
     with torch.no_grad(), attviz.capture(model, read=[r.Received(), r.Keys(first=1)]) as cap:
         model(x, context, attention_mask=real.long())
-    with torch.no_grad():
-        query, key = heads(model.q(x)), heads(model.k(torch.cat([context, x], 1)))
-    hidden = torch.zeros(real.shape, dtype=torch.float64).masked_fill(~real, -torch.inf)[:, None, None]
-    matrix, shown = weights(query, key, hidden), real[:, None, 5:]
-    received = (matrix * shown[..., None]).sum(2)
-    first = torch.stack([matrix[text, ..., column] for text, column in enumerate((0, 2, 0))])
-    (record,) = cap.records
+    matrix, shown = matrix_of(model, x, context, real), real[:, None, 5:]
     assert_right(cap, torch.where(shown, diagonal(matrix, 5), torch.nan))
-    for name, want in {
-        "received": torch.where(real[:, None], received, torch.nan),
-        "keys(first=1)": torch.where(shown, first, torch.nan),
-    }.items():
-        torch.testing.assert_close(record.readings[name].double(), want, rtol=0, atol=1e-5, equal_nan=True)
+    assert_readings_of_keys(cap, matrix, shown, real)
+
+
+@pytest.mark.parametrize("named", ["attention_mask", "allowed"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("own_first", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_received_of_padded_tokens_beside_others(fused, own_first, side, named):
+    """The mask is one of the own tokens alone, whether the model's argument or only the operator's says so."""
+    model, x, context = Drafted(fused, own_first).eval(), torch.randn(B, 6, E), torch.randn(B, 5, E)
+    real = torch.arange(6)[None] < torch.tensor([[6], [4], [5]])
+    real = real.flip(1) if side == "left" else real
+    with torch.no_grad(), attviz.capture(model, read=[r.Received(), r.Keys(first=1)]) as cap:
+        model(x, context, **{named: real.long()})
+    real_keys = F.pad(real, (0, 5) if own_first else (5, 0), value=True)
+    matrix, shown = matrix_of(model, x, context, real_keys), real[:, None]
+    assert_right(cap, torch.where(shown, diagonal(matrix, 0 if own_first else 5)[..., :6], torch.nan))
+    assert_readings_of_keys(cap, matrix, shown, real_keys)

@@ -8,7 +8,10 @@ from transformers import (
     AutoModelForCausalLM,
     BartConfig,
     BartModel,
+    DynamicCache,
     LlamaConfig,
+    MistralConfig,
+    StaticCache,
     T5Config,
     T5Model,
     WhisperConfig,
@@ -18,9 +21,10 @@ from transformers import (
 import attviz
 from attviz import readings as r
 from attviz.calls import trust
+from tests.hooks.session.test_launches import counter_on_the_device  # noqa: F401  (a fixture)
 from tests.hooks.tap.test_transformers_flash import NAME, kernel, model_of  # noqa: F401  (the stand-in from the hub, for the tests that ask for it)
 from tests.readings.test_readings import SIZES, eager_weights
-from tests.test_decoding import CONFIGS, MAJOR, NEW, PROMPT, WAYS, build, prompt
+from tests.test_decoding import CACHE, CONFIGS, MAJOR, NEW, PROMPT, WAYS, build, prompt
 
 READ = (r.Offset(-1, name="previous"), r.RowEntropy(), r.Received(), r.Rows(-1), r.Keys(first=2), r.Duplicate(), r.Window(1), r.TopKeys(2))
 
@@ -137,11 +141,48 @@ def test_rows_of_the_last_token_while_generating_with_every_cache(config, way, p
             entropy = torch.special.entr(weights[:, :, number]).sum(-1)
             torch.testing.assert_close(record.readings["row_entropy"][..., -1], entropy, rtol=0, atol=1e-5)
             same = out[:, :number] == out[:, number : number + 1]
+            held = max(0, number + 1 - record.readings["rows(-1)"].shape[-1])  # the first key of a sliding cache
             for text in range(2):
+                first = weights[text, :, number, max(held, int(mask[text].argmax()))]
+                torch.testing.assert_close(record.readings["sink"][text, :, -1], first, rtol=0, atol=1e-5)
                 earlier = (same[text] & mask[text, :number].bool()).nonzero()
                 if len(earlier) and "duplicate" in record.readings and record.readings["rows(-1)"].shape[-1] > number:
                     found = record.readings["duplicate"][text, :, -1]
                     torch.testing.assert_close(found, weights[text, :, number, int(earlier.max())], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("counted", ["by the host", "on the device"])
+@pytest.mark.parametrize("cut", [(4, 5, 6, 7), (3, 5, 7), (7,)])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("kind", [DynamicCache, StaticCache])
+def test_keys_that_are_padding_in_a_cache(kind, window, side, cut, counted, request):
+    """The mask is one of tokens, the keys may be slots: padding and unused slots have received nothing, and are not the first key."""
+    if counted == "on the device":
+        request.getfixturevalue("counter_on_the_device")
+    config = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=window)
+    model = AutoModelForCausalLM.from_config(config).eval().model
+    ids, mask = torch.randint(5, 20, (2, 7)), torch.ones(2, 7, dtype=torch.long)
+    mask[1, slice(0, 2) if side == "left" else slice(1, 2)] = 0
+    weights = eager_weights(model, ids, mask)
+    model.set_attn_implementation("sdpa")
+    spans = list(zip((0, *cut[:-1]), cut, strict=True))
+    cache = kind(config=config, **{"max_cache_len": 10} if kind is StaticCache else {})
+    with torch.no_grad(), attviz.capture(model, read=[r.Received(), r.Keys(first=1)], keep="all") as cap:
+        for start, stop in spans:
+            model(ids[:, start:stop], attention_mask=mask[:, :stop], use_cache=True, **{CACHE: cache})
+    for (start, stop), step in zip(spans, cap.steps, strict=True):
+        real, shown = mask[:, :stop].bool(), mask[:, None, start:stop].bool()
+        for record, whole in zip(step, weights, strict=True):
+            kv_len = record.readings["received"].shape[-1]
+            dropped = max(0, stop - kv_len)  # by a window
+            rows = whole[:, :, start:stop, dropped:stop]
+            received = torch.where(real[:, None, dropped:], (rows * shown[..., None]).sum(2), torch.nan)
+            received = torch.nn.functional.pad(received, (0, kv_len - (stop - dropped)), value=torch.nan)
+            first = torch.where(shown, rows[torch.arange(2), :, :, real[:, dropped:].int().argmax(1)], torch.nan)
+            close = {"rtol": 0, "atol": 1e-5, "equal_nan": True}
+            torch.testing.assert_close(record.readings["received"].double(), received, **close)
+            torch.testing.assert_close(record.readings["keys(first=1)"].double(), first, **close)
 
 
 CROSS = {
