@@ -149,10 +149,12 @@ def expected(weights: Tensor, offset: int, real: Tensor | None, mask: Tensor | N
     rows = torch.stack([weights[text, :, int(row)] if row >= 0 else torch.full_like(weights[text, :, 0], torch.nan)
                         for text, row in enumerate(last)])  # fmt: skip
     received = (weights * real[:, None, :, None]).sum(-2)
-    if q_len == kv_len:
-        received = torch.where(real[:, None], received, torch.nan)
-    elif mask is not None and mask.shape == (batch, kv_len):  # what a real query looks at is no padding, whatever the mask says
-        received = torch.where(mask.bool()[:, None] | (received > 0).any(1, keepdim=True), received, torch.nan)
+    padded = torch.zeros(batch, kv_len, dtype=torch.bool)
+    if q_len != kv_len and mask is not None and mask.shape == (batch, kv_len):
+        padded = ~mask.bool() & (received == 0).all(1)  # what a real query looks at is no padding, whatever the mask says
+    else:
+        padded[:, offset : offset + q_len] = ~real
+    received = torch.where(padded[:, None], torch.nan, received)
     shown = real[:, None]
     return {
         "offset(-1)": torch.where(shown, previous, torch.nan),
