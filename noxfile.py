@@ -96,7 +96,8 @@ def _pins(frozen: str) -> list[str]:
 
 
 def _install(session: nox.Session, constraints: Path | None) -> None:
-    pinned = [] if constraints is None else ["-c", str(constraints)]
+    # an environment that is used again would otherwise keep what was the newest when it was made
+    pinned = ["--upgrade", "--upgrade-strategy", "eager"] if constraints is None else ["-c", str(constraints)]
     session.install(*pinned, *BUILD)
     session.install(*pinned, "--no-build-isolation", "-e", ".[test]")
     session.install(*pinned, "--no-build-isolation", "--no-deps", *ALONE)
