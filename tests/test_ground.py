@@ -148,6 +148,12 @@ def _index_transform_is_there() -> bool:
         return True
 
 
+def _floats_can_be_constants() -> bool:
+    from torch._dynamo import config
+
+    return isinstance(config.specialize_float, bool)
+
+
 def _flex_operator_is_there() -> bool:
     return bool(torch._higher_order_ops.flex_attention)
 
@@ -233,6 +239,7 @@ GROUND = [
     Ground("_torchdynamo_orig_callable", "hooks/tap", "flex compiled by hand is missed, loudly", _compiled_functions_name_their_original),
     Ground("_dynamo", "hooks/scope", "whole compiled models: layers without names", _optimized_module_is_where_it_was),
     Ground("_trace_wrapped_higher_order_op", "calls", "a score_mod that indexes a table fails", _index_transform_is_there),
+    Ground("_dynamo", "calls", "flex with a softcap is read by torch on a GPU: slow, with a warning", _floats_can_be_constants),
     Ground("_higher_order_ops", "calls", "flex under autocast is read in the wrong dtype", _flex_operator_is_there),
     Ground("_python_dispatch", "hooks/scope", "the first forward cannot be followed: CaptureError", _dispatch_modes_stack),
     Ground("_dispatch_tls_local_exclude_set", "hooks/session", "an interrupt can leave gradients off", _excluded_keys_are_put_back),

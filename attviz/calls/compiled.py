@@ -8,8 +8,9 @@ block mask, and never holds the matrix. What cannot be compiled is computed by p
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import lru_cache
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -53,8 +54,8 @@ def weights_through(
         isinstance(index, int) or tuple(size == 1 for size in index.shape),
     )
     given = (query.dtype, seen is None or tuple(size == 1 for size in seen.shape), sinks is None)
-    code = getattr(score_mod, "__code__", score_mod)
-    found: Tensor = _compiled(code, shapes, given)(score_mod, query, key, logsumexp, index, seen, sinks, scale)
+    with _numbers_are_constants():
+        found: Tensor = _compiled(_known_as(score_mod), scale, shapes, given)(score_mod, query, key, logsumexp, index, seen, sinks, scale)
     return found
 
 
@@ -64,14 +65,37 @@ def logsumexp_through(
     """Log-sum-exp of every row, by a compiled flex_attention over the same functions; natural logarithm."""
     from torch.nn.attention.flex_attention import AuxRequest
 
-    code = (getattr(score_mod, "__code__", score_mod), getattr(getattr(block_mask, "mask_mod", None), "__code__", None))
+    code = (_known_as(score_mod), _known_as(getattr(block_mask, "mask_mod", None)), scale)
     values = key[..., :_NARROW] if key.shape[3] >= _NARROW else key
-    _, aux = _compiled_flex(code, query.dtype, query.shape[0] == 1, query.shape[2] == 1)(
-        query, key, values, score_mod=score_mod, block_mask=block_mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1],
-        return_aux=AuxRequest(lse=True),
-    )  # fmt: skip
+    with _numbers_are_constants():
+        _, aux = _compiled_flex(code, query.dtype, query.shape[0] == 1, query.shape[2] == 1)(
+            query, key, values, score_mod=score_mod, block_mask=block_mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1],
+            return_aux=AuxRequest(lse=True),
+        )  # fmt: skip
     lse: Tensor = aux.lse
     return lse
+
+
+def _known_as(function: Callable[..., Tensor] | None) -> tuple[object, ...]:
+    """What a compiled kernel belongs to: the code of a function and the numbers that it closes over."""
+    cells = getattr(function, "__closure__", None) or ()
+    return getattr(function, "__code__", function), *(cell for cell in map(_number_in, cells) if cell is not None)
+
+
+def _number_in(cell: CellType) -> float | None:
+    try:
+        held = cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+    return held if isinstance(held, float) else None
+
+
+def _numbers_are_constants() -> AbstractContextManager[object]:
+    """While a kernel is compiled: the compiler cannot divide a mapped score by a symbolic float, and a softcap is a float."""
+    from torch._dynamo import config
+
+    made: AbstractContextManager[object] = config.patch(specialize_float=True)
+    return made
 
 
 @lru_cache(maxsize=64)

@@ -105,7 +105,7 @@ def diagonal_from_logsumexp_reference(
     logits = dense_logits(query, key, scale=scale, bias=bias, softcap=softcap)
     edges_q = [0, q_len] if cu_seqlens_q is None else cu_seqlens_q.tolist()
     edges_k = [0, key.shape[2]] if cu_seqlens_q is None else (cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k).tolist()
-    out = torch.full((batch, num_heads, q_len), float("nan"), dtype=torch.float64)
+    out = torch.full((batch, num_heads, q_len), float("nan"), dtype=torch.float64, device=query.device)
     for start, end, low, high in zip(edges_q, edges_q[1:], edges_k, edges_k[1:], strict=False):
         own = high - end if kv_offset is None else kv_offset
         for b, h, i in itertools.product(range(batch), range(num_heads), range(start, end)):

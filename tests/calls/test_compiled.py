@@ -79,6 +79,22 @@ def test_the_diagonal_is_one_kernel_that_holds_no_copy_and_no_matrix():
     assert not twins._failed
 
 
+@pytest.mark.parametrize("caps", [(2.0,), (2.0, 3.0)])
+def test_numbers_that_a_score_mod_closes_over_are_constants(caps):
+    """As transformers' softcap is."""
+
+    def capped(cap):
+        return lambda score, b, h, q, k: cap * torch.tanh(score / cap)
+
+    query, key = inputs()
+    for cap in caps:
+        lse = dense_logits(query, key, scale=0.3, softcap=cap).logsumexp(-1).float()
+        weights = torch.exp(dense_logits(query, key, scale=0.3, softcap=cap) - lse.double()[..., None])
+        found = ScoredCall("flex", query, key, capped(cap), None, 0.3, lse, None, PAST).own()
+        torch.testing.assert_close(found.double(), weights.diagonal(PAST, -2, -1), rtol=1e-5, atol=1e-6)
+    assert not twins._failed
+
+
 @pytest.fixture
 def without_inductor(monkeypatch):
     """Dynamo as it is, without the compiler behind it."""
