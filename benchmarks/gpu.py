@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 KERNEL_COLUMNS = ("kernel", "shape", "p50_ms", "p20_ms", "p80_ms", "floor_ms", "of_floor", "over_flash", "note")
 READING_COLUMNS = ("reading", "model", "capture_ms", "with_reading_ms", "ratio", "note")
 MODEL_COLUMNS = (
-    *("model", "backend", "layers", "plain_ms", "capture_ms", "ratio", "bit_identical"),
+    *("model", "backend", "layers", "plain_ms", "capture_ms", "ratio", "open_ratio", "bit_identical"),
     *("plain_peak_mb", "extra_peak_mb", "diagonal_mb", "note"),
 )
 
@@ -201,12 +201,12 @@ def run(out: Path, minutes: float, fresh: bool) -> int:
         (out / f"{stem}.md").write_text("\n\n".join(page) + "\n")
 
     journal = Journal(out / f"{stem}.jsonl", about, fresh)
-    kernels = measure_kernels(start + minutes * 60 * 0.3, journal)
+    kernels = measure_kernels(start + minutes * 60 * 0.25, journal)
     write("kernels", kernels, KERNEL_COLUMNS)
     draw(out / f"{stem}.png", kernels)
-    readings = measure_readings(start + minutes * 60 * 0.5, minutes, journal)
+    readings = measure_readings(start + minutes * 60 * 0.4, minutes, journal)
     write("readings", readings, READING_COLUMNS)
-    peers = measure_peers(start + minutes * 60 * 0.6, minutes, journal)
+    peers = measure_peers(start + minutes * 60 * 0.5, minutes, journal)
     if peers:
         write("peers", peers, peer_rows.COLUMNS)
     models = measure_models(start + minutes * 60, minutes, journal)

@@ -1,10 +1,14 @@
-"""Whole models on a GPU: capture beside the plain forward, for each attention backend, without and with gradients."""
+"""Whole models on a GPU: capture beside the plain forward, for each attention backend, without and with gradients.
+
+``ratio`` has entering and leaving in it, once a forward; ``open_ratio`` is a forward in a context that stays open.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gc
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import attviz
 from benchmarks.kernels import timing
-from benchmarks.kernels.timing import default_device, time_pairs
+from benchmarks.kernels.timing import clocked, default_device, time_pairs
 
 Row = dict[str, object]
 BACKENDS = {
@@ -38,6 +42,8 @@ class ModelCase:
     training: bool = False
     dense: bool = False  # small enough for eager attention to be tried
     width: int = 4096  # of a Llama's hidden states
+    pairs: int = 3  # at least, of each comparison
+    only: str = ""  # one backend, where a forward takes long
 
     def build(self, num_layers: int, implementation: str = "sdpa") -> nn.Module:
         import transformers
@@ -72,7 +78,7 @@ CASES = (
     ModelCase("llama-3-8b 1x4096 bf16", "llama", 1, 4096, 32, torch.bfloat16, dense=True),
     ModelCase("llama-3-8b 1x4096 bf16 training", "llama", 1, 4096, 4, torch.bfloat16, training=True),
     ModelCase("llama-3-8b 1x32768 bf16", "llama", 1, 32768, 32, torch.bfloat16, dense=True),
-    ModelCase("llama-3-8b 1x131072 bf16", "llama", 1, 131072, 16, torch.bfloat16),
+    ModelCase("llama-3-8b 1x131072 bf16", "llama", 1, 131072, 16, torch.bfloat16, pairs=1, only="flash"),
 )
 
 
@@ -114,6 +120,8 @@ def measure(case: ModelCase, seconds: float, deadline: float = math.inf) -> Iter
     """Rows of one model: each backend plain and captured, and eager attention until it runs out of memory."""
     model, layers = fitting_model(case)
     for name, backend in BACKENDS.items():
+        if case.only not in ("", name):
+            continue
         row: Row = {"model": case.name, "backend": name, "layers": layers}
         if time.monotonic() > deadline:
             yield row | {"note": "not measured: out of time"}
@@ -146,20 +154,40 @@ def _row(case: ModelCase, model: nn.Module, seconds: float) -> Row:
         cap_of[:] = [cap.diagonal]
         return hidden
 
-    same = torch.equal(plain(), captured())
+    hidden, plain_peak = peak_bytes(plain)
+    hidden = hidden.cpu()  # or it would count as memory of the capture
+    same, capture_peak = peak_bytes(captured)
+    bit_identical = torch.equal(hidden, same.cpu())
+    del same
     assert bool(((cap_of[0] >= 0) & (cap_of[0] <= 1)).all()), "a diagonal is no probability"
-    plain_time, capture_time = time_pairs(plain, captured, seconds, at_least=3)
-    plain_peak, capture_peak = peak_bytes(plain), peak_bytes(captured)
+    plain_time, capture_time = time_pairs(plain, captured, seconds, at_least=case.pairs)
     return {
         "plain_ms": plain_time.p50_ms,
         "capture_ms": capture_time.p50_ms,
         "ratio": capture_time.p50_ms / plain_time.p50_ms,
-        "bit_identical": same,
+        "open_ratio": _inside(model, plain, seconds, case.pairs),
+        "bit_identical": bit_identical,
         "plain_peak_mb": plain_peak / 2**20,
         "extra_peak_mb": (capture_peak - plain_peak) / 2**20,
         "diagonal_mb": cap_of[0].numel() * 4 / 2**20,
         "note": "",
     }
+
+
+def _inside(model: nn.Module, plain: Callable[[], Tensor], seconds: float, pairs: int) -> float:
+    """A forward in a context that stays open, over a plain one: what each further step of a loop costs."""
+
+    def inside() -> float:
+        with attviz.capture(model, keep="last"):
+            plain()
+            return clocked(plain)
+
+    one, two = [], []
+    end = time.monotonic() + seconds * timing.PATIENCE
+    while len(one) < pairs or time.monotonic() < end:
+        one.append(clocked(plain))
+        two.append(inside())
+    return statistics.median(two) / statistics.median(one)
 
 
 def _eager_row(case: ModelCase, layers: int) -> Row:
@@ -176,22 +204,21 @@ def _eager_row(case: ModelCase, layers: int) -> Row:
 
         dense()
         timing, _ = time_pairs(dense, lambda: None, 0.5, at_least=3)
-        return row | {"capture_ms": timing.p50_ms, "plain_peak_mb": peak_bytes(dense) / 2**20, "note": ""}
+        return row | {"capture_ms": timing.p50_ms, "plain_peak_mb": peak_bytes(dense)[1] / 2**20, "note": ""}
     except torch.OutOfMemoryError:
         return row | {"note": "out of memory"}
     except Exception as error:
         return row | {"note": f"{type(error).__name__}: " + " ".join(str(error).split())[:150]}
 
 
-def peak_bytes(run: Callable[[], object]) -> int:
-    """Largest allocation of the device during one call; 0 without a GPU."""
+def peak_bytes(run: Callable[[], Tensor]) -> tuple[Tensor, int]:
+    """What a call returns, and the largest allocation of the device during it; 0 without a GPU."""
     clean()
     if not timing.gpu.is_available():
-        run()
-        return 0
+        return run(), 0
     timing.gpu.reset_peak_memory_stats()
-    run()
-    return int(timing.gpu.max_memory_allocated())
+    result = run()
+    return result, int(timing.gpu.max_memory_allocated())
 
 
 def clean() -> None:

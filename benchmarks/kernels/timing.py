@@ -44,12 +44,12 @@ def time_pairs(first: Callable[[], object], second: Callable[[], object], second
     first(), second()
     end = time.monotonic() + seconds * PATIENCE
     while len(one) < at_least or time.monotonic() < end:
-        one.append(_clocked(first))
-        two.append(_clocked(second))
+        one.append(clocked(first))
+        two.append(clocked(second))
     return Timing(*_percentiles(one)), Timing(*_percentiles(two))
 
 
-def _clocked(run: Callable[[], object]) -> float:
+def clocked(run: Callable[[], object]) -> float:
     """Milliseconds by the clock, from an idle device to an idle device."""
     wait = gpu.synchronize if gpu.is_available() else lambda: None
     wait()
