@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import contextlib
+import functools
 import itertools
 import json
 import multiprocessing
@@ -31,6 +32,7 @@ from benchmarks.kernels.timing import time_calls
 
 LENGTH = 4096
 Blocks = dict[str, int]
+Worker = Callable[..., "float | str"]  # calls a function with its arguments
 
 
 def candidates(kernel: str) -> Iterator[Blocks]:
@@ -94,22 +96,61 @@ def worth_a_try(
     return [blocks for blocks, job in zip(tried, jobs, strict=True) if not job.result()]
 
 
-def best(kernel: str, head_dim: int, dtype: torch.dtype, tried: Sequence[Blocks]) -> tuple[Blocks, float] | None:
-    """Fastest blocks that give what the table's blocks give, and their milliseconds."""
+@functools.lru_cache(maxsize=1)
+def known(kernel: str, head_dim: int, dtype: torch.dtype) -> tuple[Callable[[], torch.Tensor], torch.Tensor]:
+    """The call, and what the table's blocks give; once for all candidates of a row."""
     run = call(kernel, head_dim, dtype)
-    expected = run()
+    return run, run()
+
+
+def milliseconds(kernel: str, head_dim: int, dtype: torch.dtype, blocks: Blocks) -> float | str:
+    """Of one candidate, or what is wrong with it: its answer, or too little shared memory."""
+    run, expected = known(kernel, head_dim, dtype)
+    with using(kernel, blocks):
+        try:
+            torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
+            return time_calls([run], seconds=0.05).p50_ms
+        except torch.AcceleratorError:
+            raise  # the device is broken for this process
+        except Exception as error:  # no room in shared memory is Triton's own error, no RuntimeError
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:80]}"
+
+
+def best(kernel: str, head_dim: int, dtype: torch.dtype, tried: Sequence[Blocks], worker: Worker) -> tuple[Blocks, float] | None:
+    """Fastest blocks that give what the table's blocks give, and their milliseconds."""
     results: list[tuple[float, Blocks]] = []
     for blocks in tried:
-        with using(kernel, blocks):
-            try:
-                torch.testing.assert_close(run(), expected, rtol=1e-3, atol=1e-5)
-                results.append((time_calls([run], seconds=0.05).p50_ms, blocks))
-            except Exception as error:  # no room in shared memory (Triton's own error, no RuntimeError), or wrong: out
-                print(f"  {blocks}: {type(error).__name__}: {' '.join(str(error).split())[:80]}")
+        found = worker(milliseconds, kernel, head_dim, dtype, blocks)
+        if isinstance(found, str):
+            print(f"  {blocks}: {found}", flush=True)
+        else:
+            results.append((found, blocks))
     if not results:
         return None
-    milliseconds, blocks = min(results, key=lambda result: result[0])
-    return blocks, milliseconds
+    fastest, blocks = min(results, key=lambda result: result[0])
+    return blocks, fastest
+
+
+class OneProcess:
+    """Runs functions in a process of its own, a new one after each crash: a tile that is compiled wrong breaks its process."""
+
+    def __init__(self) -> None:
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+
+    def __call__(self, function: Callable[..., float | str], *args: object) -> float | str:
+        if self._pool is None:  # a forked process could not use the GPU's driver
+            self._pool = concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        try:
+            return self._pool.submit(function, *args).result()
+        except (torch.AcceleratorError, concurrent.futures.BrokenExecutor) as error:
+            self.close()
+            return f"breaks the device: {' '.join(str(error).split())[:80]}"
+
+    def close(self) -> None:
+        """End the process."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -126,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     table = json.loads(TABLE.read_text())
     deadline = time.monotonic() + 60 * arguments.minutes
     spawned = multiprocessing.get_context("spawn")  # a forked process could not use the GPU's driver
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool:
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=spawned) as pool, contextlib.closing(OneProcess()) as worker:
         for head_dim, dtype, kernel in itertools.product((128, 64, 32, 256, 16), (torch.bfloat16, torch.float32), table["kernels"]):
             if dtype is torch.float32 and head_dim > MAX_HEAD_DIM_SINGLE and kernel != "logsumexp":
                 continue
@@ -134,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
             if time.monotonic() > deadline:
                 print(f"{kernel} {row}: not measured, out of time", flush=True)
                 continue
-            found = best(kernel, head_dim, dtype, worth_a_try(pool, arch, kernel, dtype, head_dim, list(candidates(kernel))))
+            found = best(kernel, head_dim, dtype, worth_a_try(pool, arch, kernel, dtype, head_dim, list(candidates(kernel))), worker)
             if found is None:
                 print(f"{kernel} {row}: no candidate ran, the row stays", flush=True)
                 continue

@@ -1,6 +1,8 @@
 """The committed table has a row for whatever a launch asks, and the choice between Triton and torch is as documented."""
 
+import contextlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -88,7 +90,24 @@ def test_the_measuring_is_walked_through_without_a_gpu(kernel, monkeypatch):
     monkeypatch.setattr(timing, "gpu", rehearsal.Device())
     monkeypatch.setattr(timing, "PATIENCE", 0.0)
     tried = list(tune.candidates(kernel))[:2]
-    assert tune.best(kernel, 16, torch.float32, tried) == (tried[0], 1.0)
+    tune.known.cache_clear()
+    assert tune.best(kernel, 16, torch.float32, tried, lambda function, *args: function(*args)) == (tried[0], 1.0)
+
+
+def _breaks(how):
+    if how == "dies":
+        os._exit(1)
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_tile_that_breaks_the_device_costs_only_itself():
+    from benchmarks.kernels import tune
+
+    with contextlib.closing(tune.OneProcess()) as worker:
+        assert "illegal memory access" in worker(_breaks, "raises")
+        assert worker(max, 1.0, 2.0) == 2.0
+        assert worker(_breaks, "dies").startswith("breaks the device")
+        assert worker(max, 1.0, 2.0) == 2.0
 
 
 def test_what_was_measured_is_written_row_by_row(monkeypatch, tmp_path):
@@ -101,7 +120,7 @@ def test_what_was_measured_is_written_row_by_row(monkeypatch, tmp_path):
     monkeypatch.setattr(launch, "architecture", lambda device: "sm_70")  # none of those that are compiled first
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(tune, "best", lambda kernel, head_dim, dtype, tried: None if kernel == "mass" else (tried[0], 1.0))
+    monkeypatch.setattr(tune, "best", lambda kernel, head_dim, dtype, tried, worker: None if kernel == "mass" else (tried[0], 1.0))
     before = json.loads(table.read_text())
     assert tune.main(["--dry-run"]) == 0
     assert json.loads(table.read_text()) == before
