@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from attviz.kernels.self_score import NEVER
+
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
 BACKEND = "inductor"
-_NEVER = torch.finfo(torch.float32).min / 2  # a log-sum-exp below this says: every key carries a finfo.min mask
 _NARROW = 16  # the fewest values that flex_attention takes
 
 
@@ -144,7 +145,7 @@ def _weigh(
         denominator = torch.logaddexp(denominator, sinks.to(exact)[:, None])
     weights = torch.exp(scores - denominator).clamp(0.0, 1.0)
     if sinks is None:
-        weights = torch.where(logsumexp <= _NEVER, 1.0 / kv_len, weights)
+        weights = torch.where(logsumexp <= NEVER, 1.0 / kv_len, weights)
     alive = ~torch.isinf(logsumexp) & (scores != -torch.inf)
     weights = torch.where(alive if seen is None else alive & seen, weights, 0.0).float()
     return torch.where(there, weights, torch.nan)

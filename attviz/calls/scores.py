@@ -14,11 +14,11 @@ from torch import Tensor
 from attviz.calls.call import AttentionCall, RowFacts
 from attviz.kernels import mass_from_logsumexp, reach_from_logsumexp, received_from_logsumexp, self_scores
 from attviz.kernels.qk import QkOptions
+from attviz.kernels.self_score import NEVER
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-_NEVER = torch.finfo(torch.float32).min / 2  # a log-sum-exp below this says: every key carries a finfo.min mask
 _HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
 _FLOOR = -1e30  # shifted scores below this weigh exactly 0; clamping there keeps 0 * inf out of the entropy
 
@@ -99,7 +99,7 @@ class ScoreCall(AttentionCall):
         scores = self.modify(scores[..., None], rows, keys[..., None])[..., 0]
         lse = self.denominator().to(scores.dtype)
         weights = torch.exp(scores - lse).clamp_(0.0, 1.0)
-        weights = torch.where(lse <= _NEVER, 1.0 / max(kv_len, 1), weights)  # masked everywhere with finfo.min: uniform
+        weights = torch.where(lse <= NEVER, 1.0 / max(kv_len, 1), weights)  # masked everywhere with finfo.min: uniform
         weights = torch.where(lse.isinf() | (scores == -torch.inf), 0.0, weights)
         return torch.where(there, weights.float(), torch.nan)
 

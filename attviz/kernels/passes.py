@@ -15,7 +15,7 @@ from attviz.kernels import checks
 from attviz.kernels.blocked_softmax import row_sums, tiles
 from attviz.kernels.parts import parts
 from attviz.kernels.qk import QkOptions, QkRules, resolve_options
-from attviz.kernels.self_score import rows_of_logsumexp
+from attviz.kernels.self_score import NEVER, rows_of_logsumexp
 from attviz.kernels.tile_sums import facts, receive, weigh
 from attviz.kernels.twins import twin_of
 from attviz.kernels.weight_tiles import HIDDEN, serves
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
     from typing_extensions import Unpack
-
-_NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
 
 
 def received_from_logsumexp(
@@ -177,7 +175,7 @@ def _weights(logits: Tensor, logsumexp: Tensor, kv_len: int) -> Tensor:
     """One tile of weights ``[num_heads, rows, columns]``; a dead row has weight 0; a row hidden by ``finfo.min`` is uniform."""
     lse = logsumexp.to(logits.dtype)[..., None]
     weights = torch.exp(logits - lse).clamp_(max=1.0)
-    weights = torch.where(lse <= _NEVER, 1.0 / max(kv_len, 1), weights)
+    weights = torch.where(lse <= NEVER, 1.0 / max(kv_len, 1), weights)
     return torch.where(lse.isinf() | (logits == -torch.inf), 0.0, weights)
 
 

@@ -21,7 +21,7 @@ _CPU_CHUNK = 1 << 19  # products held at once: 2 MiB of float32 stays in the cac
 _LARGE = 1 << 17  # elements of a query from which a batch of matrix products is faster than a product and its sum
 _EXACT = ("none", "ieee")  # how PyTorch says that matrix products of float32 are float32
 _DEVICE_CHUNK = 1 << 24  # an accelerator wants few launches, not a small cache footprint
-_NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
+NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
 
 
 def self_scores(
@@ -154,7 +154,7 @@ def weights_from_scores(
             seen = seen & (diagonal_bias != float("-inf"))
     weights = torch.exp(exponent - denominator).clamp_(0.0, 1.0).float()
     if sinks is None:
-        weights = torch.where(logsumexp <= _NEVER, 1.0 / max(kv_len, 1), weights)
+        weights = torch.where(logsumexp <= NEVER, 1.0 / max(kv_len, 1), weights)
     return torch.where(seen, weights, 0.0)
 
 
@@ -163,7 +163,7 @@ def _ordinary(logsumexp: Tensor, diagonal_bias: Tensor | None) -> bool:
     if logsumexp.device.type != "cpu" or logsumexp.numel() == 0 or (diagonal_bias is not None and diagonal_bias.dtype is torch.bool):
         return False
     least, largest = torch.aminmax(logsumexp)
-    return float(least) > _NEVER and float(largest) < float("inf")  # NaN is neither
+    return float(least) > NEVER and float(largest) < float("inf")  # NaN is neither
 
 
 def rows_of_logsumexp(logsumexp: Tensor, batch: int, num_heads: int, q_len: int) -> Float[Tensor, "batch num_heads q_len"]:

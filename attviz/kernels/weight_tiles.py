@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attviz.kernels.self_score import NEVER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from attviz.kernels.blocked_softmax import ScoreRules
 
 HIDDEN = -1e30  # a mask adds this or less; no true bias comes near
-_NEVER = torch.finfo(torch.float32).min / 2  # a logsumexp below this says: every key carries a finfo.min mask
 _ROWS = 64  # queries of a tile: with more, a causal text computes more that is hidden
 _COLUMNS = 2048
 _TILE = 1 << 17  # elements of a tile for each thread: 512 KiB of float32
@@ -29,7 +30,7 @@ def serves(query: Tensor, logsumexp: Tensor, rules: ScoreRules) -> bool:
     """Whether :func:`log_tiles` knows these rules, and no row is one that ``finfo.min`` hides as a whole, which has equal weights."""
     if query.device.type != "cpu" or rules.softcap or rules.left >= 0 or rules.alibi_slopes is not None or rules.key_mask is not None:
         return False
-    return bool(((logsumexp > _NEVER) | logsumexp.isinf()).all())
+    return bool(((logsumexp > NEVER) | logsumexp.isinf()).all())
 
 
 def log_tiles(query: Tensor, key: Tensor, logsumexp: Tensor, rules: ScoreRules) -> Iterator[tuple[slice, slice, slice, Tensor]]:
