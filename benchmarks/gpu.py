@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -84,20 +85,28 @@ def measure_readings(deadline: float, minutes: float, journal: Journal) -> list[
 
 
 def measure_models(deadline: float, minutes: float, journal: Journal) -> list[Row]:
-    """All models with all backends, until the deadline; nothing without a GPU."""
-    rows: list[Row] = []
-    for case in model_rows.CASES if timing.gpu.is_available() else ():
+    """A decode step, then all models with all backends, until the deadline; nothing without a GPU."""
+    if not timing.gpu.is_available():
+        return []
+    rows = _model_rows(model_rows.DECODE.name, journal, model_rows.measure_decode(minutes * 60 / 200))
+    for case in model_rows.CASES:
         if time.monotonic() > deadline - 20:
             rows.append({"model": case.name, "note": "not measured: out of time"})
-            continue
-        try:
-            for row in journal.of("models", case.name, model_rows.measure(case, minutes * 60 / 100, deadline)):
-                rows.append(row)
-                print(_line(row), flush=True)
-        except Exception as error:  # one model must not cost the others their numbers
-            rows.append({"model": case.name, "note": f"{FAILED}{type(error).__name__}: " + " ".join(str(error).split())[:150]})
-            traceback.print_exc()
-        model_rows.clean()
+        else:
+            rows += _model_rows(case.name, journal, model_rows.measure(case, minutes * 60 / 150, deadline))
+    return rows
+
+
+def _model_rows(name: str, journal: Journal, made: Iterator[Row]) -> list[Row]:
+    rows: list[Row] = []
+    try:
+        for row in journal.of("models", name, made):
+            rows.append(row)
+            print(_line(row), flush=True)
+    except Exception as error:  # one model must not cost the others their numbers
+        rows.append({"model": name, "note": f"{FAILED}{type(error).__name__}: " + " ".join(str(error).split())[:150]})
+        traceback.print_exc()
+    model_rows.clean()
     return rows
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import math
 import statistics
 import time
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import attviz
 from benchmarks.kernels import timing
 from benchmarks.kernels.timing import clocked, default_device, time_pairs
+from benchmarks.kernels.truth import true_weights
 
 Row = dict[str, object]
 BACKENDS = {
@@ -80,6 +82,7 @@ CASES = (
     ModelCase("llama-3-8b 1x32768 bf16", "llama", 1, 32768, 32, torch.bfloat16, dense=True),
     ModelCase("llama-3-8b 1x131072 bf16", "llama", 1, 131072, 16, torch.bfloat16, pairs=1, only="flash"),
 )
+DECODE = ModelCase("llama-like 32 layers, decode step bf16", "llama", 1, 64, 32, torch.bfloat16, width=512)
 
 
 def fitting_model(case: ModelCase) -> tuple[nn.Module, int]:
@@ -188,6 +191,56 @@ def _inside(model: nn.Module, plain: Callable[[], Tensor], seconds: float, pairs
         one.append(clocked(plain))
         two.append(inside())
     return statistics.median(two) / statistics.median(one)
+
+
+def measure_decode(seconds: float) -> Iterator[Row]:
+    """One row: a decode step of 32 layers, in a context that stays open, where the host is all that counts."""
+    model, row = DECODE.build(DECODE.num_layers), {"model": DECODE.name, "backend": "any", "layers": DECODE.num_layers}
+    run = _decode_step(model)
+    with torch.no_grad():
+        expected = true_weights(run)[..., -1]
+        with attviz.capture(model) as cap:
+            run()
+        torch.testing.assert_close(cap.diagonal.double(), expected, rtol=2e-3, atol=2e-3)
+        before = _launches(run)
+        ratio = _inside(model, run, seconds, pairs=10)
+        with attviz.capture(model, keep="last"):
+            run()
+            more = _launches(run) - before
+        plain = statistics.median(clocked(run) for _ in range(10))
+    host_us = (ratio - 1) * plain * 1e3 / DECODE.num_layers
+    note = f"{host_us:.0f} us more a layer, {more} launches more a step"
+    yield row | {"plain_ms": plain, "open_ratio": ratio, "note": note}
+
+
+def _decode_step(model: nn.Module) -> Callable[[], Tensor]:
+    """One token behind a cache, which is cut off it again."""
+    from transformers import DynamicCache
+
+    ids, cache = DECODE.inputs()["input_ids"], DynamicCache(config=model.config)
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # up to transformers 5.23
+    options = {named: cache, "use_cache": True}
+    with torch.no_grad():
+        model(input_ids=ids[:, :-1], **options)
+
+    def run() -> Tensor:
+        hidden: Tensor = model(input_ids=ids[:, -1:], **options).last_hidden_state
+        cache.crop(-1)
+        return hidden
+
+    return run
+
+
+def _launches(run: Callable[[], object]) -> int:
+    """Kernels that a call launches; 0 without a GPU."""
+    from torch.profiler import ProfilerActivity, profile
+
+    if not torch.cuda.is_available():
+        return 0
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        run()
+        torch.cuda.synchronize()
+    return sum(event.count for event in seen.key_averages() if "LaunchKernel" in event.key)
 
 
 def _eager_row(case: ModelCase, layers: int) -> Row:

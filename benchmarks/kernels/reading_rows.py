@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any
-from unittest import mock
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import attviz
 from attviz import readings as r
 from benchmarks.kernels.model_rows import ModelCase, clean
 from benchmarks.kernels.timing import time_pairs
+from benchmarks.kernels.truth import true_weights
 
 Row = dict[str, object]
 Truth = Callable[[Tensor], Tensor]  # from the weights of every layer in float64, [num_layers, batch, num_heads, q_len, kv_len]
@@ -62,29 +60,6 @@ def measure(case: ModelCase, seconds: float, deadline: float, names: tuple[str, 
                 continue
             yield row | _timed(run, READINGS[name][0], seconds)
             clean()
-
-
-def true_weights(run: Callable[[], object]) -> Tensor:
-    """Softmax in float64 of the query and key that each layer gives the operator, ``[num_layers, batch, num_heads, q_len, kv_len]``.
-
-    Of the same numbers in half precision: an eager model would round its hidden states elsewhere, and its own layers differ then.
-    """
-    found, plain = [], F.scaled_dot_product_attention
-
-    def seen(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, *rest: Any, **named: Any
-    ) -> Tensor:
-        assert attn_mask is None, "the models of this table have no mask but the causal one"
-        scale = named.get("scale") or query.shape[3] ** -0.5
-        logits = scale * query.double() @ key.double().repeat_interleave(query.shape[1] // key.shape[1], 1).mT
-        if named.get("is_causal", rest[:1] == (True,)):
-            logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
-        found.append(logits.softmax(-1))
-        return plain(query, key, value, attn_mask, dropout_p, *rest, **named)
-
-    with mock.patch.object(F, "scaled_dot_product_attention", seen):
-        run()
-    return torch.stack(found)
 
 
 def _run(model: torch.nn.Module, inputs: dict[str, Tensor]) -> Callable[[tuple[r.Reading, ...]], None]:

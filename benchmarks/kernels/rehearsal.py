@@ -99,6 +99,7 @@ def rehearsing() -> Iterator[None]:
             (timing, "gpu", Device()),
             (kernel_rows, "GPU_SHAPES", tuple(map(small_shape, kernel_rows.GPU_SHAPES))),
             (model_rows, "CASES", tuple(map(small_model, model_rows.CASES))),
+            (model_rows, "DECODE", replace(small_model(model_rows.DECODE), num_layers=2)),
             (reading_rows, "GPU_CASES", tuple(map(small_model, reading_rows.GPU_CASES))),
             (peer_rows, "SHAPES", tuple(map(small_shape, peer_rows.SHAPES[:2]))),
             (peer_rows, "MODEL", small_model(peer_rows.MODEL)),

@@ -173,7 +173,7 @@ def test_every_row_of_a_run_on_a_gpu_is_walked_through(monkeypatch, capsys):
     assert {name for name, _ in kernels} >= {"received_from_logsumexp", "mass_from_logsumexp", "reach_from_logsumexp", "flash_forward"}
     assert not [row for row in parts["kernels"][0] + parts["readings"][0] if row.get("note")]
     assert {row["model"] for row in parts["readings"][0]} == {case.name for case in reading_rows.GPU_CASES}
-    assert {row["model"] for row in parts["models"][0]} == {case.name for case in model_rows.CASES}
+    assert {row["model"] for row in parts["models"][0]} == {case.name for case in (model_rows.DECODE, *model_rows.CASES)}
     flash = [row for row in parts["models"][0] if row["backend"] == "flash" and "training" not in row["model"]]
     assert all(row["bit_identical"] and not row["note"] for row in flash)
     assert [row["note"] for row in parts["peers"][0]] == [""] * 3
