@@ -44,6 +44,7 @@ class AttentionCall:
         kv_offset: Key of query 0: the own key of query ``i`` is ``i + kv_offset``. A tensor if only the device knows it.
         query: After positional encoding, if the operator exposes it.
         key: Before ``repeat_kv`` if the model groups its heads, if the operator exposes it.
+        whole: The call as its operator saw it, if this one leaves some of its keys out.
         cu_seqlens: If several texts are packed into one row: the start of each, and the total.
     """
 
@@ -52,6 +53,7 @@ class AttentionCall:
     query: Float[Tensor, "batch num_heads q_len head_dim"] | None = None
     key: Float[Tensor, "batch num_kv_heads kv_len head_dim"] | None = None
     cu_seqlens: Int[Tensor, " texts+1"] | None = None
+    whole: AttentionCall | None = None
     operator: str
     kv_offset: int | Tensor
     _facts: RowFacts

@@ -57,6 +57,7 @@ def hidden_keys(call: AttentionCall, with_last: bool, added: Tensor | None = Non
     offset = call.kv_offset
     if not isinstance(offset, int):
         return None
+    call = call.whole or call
     if isinstance(call, ScoredCall):
         return _of_functions(call, with_last, sparse)
     if isinstance(call, FusedCall):

@@ -27,8 +27,8 @@ def settle(call: FusedCall | ScoredCall | SoftmaxCall, answer: Answer, context: 
     if offset is None:
         return _lost(answer, q_len, kv_len)
     if answer.layout is None and call.query.ndim == 4:
-        return call if isinstance(offset, int) and not offset else call.replace(kv_offset=offset)
-    return _from_query(call, answer.layout, offset)
+        return _without_sinks(call if isinstance(offset, int) and not offset else call.replace(kv_offset=offset), answer)
+    return _from_query(call, answer, offset)
 
 
 def _offset(
@@ -52,6 +52,15 @@ def _lost(answer: Answer, q_len: int, kv_len: int) -> str:
 def _sinks(answer: Answer) -> int:
     """Number of columns after the own keys that are not keys but learned. Tokens of another input, and slots of a buffer, are keys."""
     return 0 if answer.buffer else answer.behind
+
+
+def _without_sinks(call: FusedCall | ScoredCall, answer: Answer) -> AttentionCall:
+    sinks = _sinks(answer)
+    if not sinks:
+        return call
+    from attviz.calls.sunk import SunkCall  # rare
+
+    return SunkCall(call, sinks)
 
 
 def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | None, followed: bool) -> AttentionCall | str:
@@ -85,16 +94,16 @@ def _from_weights(call: SoftmaxCall, answer: Answer, context: TokenContext | Non
     return DiagonalCall(call.operator, own, arranged(scores, layout))
 
 
-def _from_query(call: FusedCall | ScoredCall, layout: Layout | None, offset: int | Tensor) -> AttentionCall | str:
+def _from_query(call: FusedCall | ScoredCall, answer: Answer, offset: int | Tensor) -> AttentionCall | str:
     """A fused call whose leading axes are not batch and heads: computed at once, then rearranged."""
-    query, key = call.query, call.key
+    query, key, layout = call.query, call.key, answer.layout
     if query.ndim == 3:
         lse = None if call.logsumexp is None else call.logsumexp.reshape(1, *query.shape[:2])
         call = call.replace(query=query[None], key=key[None], logsumexp=lse)
         layout = None if layout is None else Layout((((False, 1),), *layout.axes), layout.rows, layout.keys)
     call = call.replace(kv_offset=offset)
     if layout is None:
-        return call
+        return _without_sinks(call, answer)
     found = arranged(call.own(), layout)
     if found is None:
         return f"its query {tuple(query.shape)} does not say how its axes are split into batch and heads"
