@@ -52,6 +52,7 @@ def _others_among(names: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
 
 FLAG = "?"
 ONE_TOKEN = "?one token"
+COMPILED = "?compiled"  # nobody sees what a module is given inside compiled code
 
 
 def of_one(situation: Situation) -> bool:
@@ -104,6 +105,8 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
     answers = _answers.get(module)
     if answers is None:
         return None
+    if COMPILED in situation:
+        return _whatever_given([each for (_, *rest), each in answers.items() if rest == [family(operator), ordinal]])
     found = answers.get((situation, family(operator), ordinal))
     if ONE_TOKEN in situation and (found is None or (found.kind == "unsettled" and not found.apart)):
         # compiled, or out of a cache that nobody could follow: what a text showed holds for its tokens
@@ -118,6 +121,14 @@ def known(module: nn.Module, situation: Situation, operator: str, ordinal: int) 
     if not others or any(answer.kind != others[0].kind for answer in others) or others[0].kind == "none":
         return None
     return replace(others[0], layout=None, single=False)
+
+
+def _whatever_given(answers: list[Answer | None]) -> Answer | None:
+    """What the same attention was found to be in every situation; None where it was not followed."""
+    found = [answer for answer in answers if answer is not None and (answer.kind != "unsettled" or answer.apart)]
+    if len({(answer.kind, answer.behind, answer.layout, answer.buffer, answer.moved) for answer in found}) > 1:
+        return Answer("unsettled", "it attends in different ways, depending on what it is given, which compiled code does not show")
+    return found[0] if found else None
 
 
 def was_followed(module: nn.Module, situation: Situation) -> bool:

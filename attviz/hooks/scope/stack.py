@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -38,6 +39,37 @@ def running_modules() -> Iterator[Running]:
                 yield Running(module, id(frame), seen["args"], seen["kwargs"])
             previous = module
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def compiled_node() -> tuple[Any, int] | None:
+    """The ``torch.fx.Node`` that runs an operator in code compiled for the innermost module, and which run of its graph that is.
+
+    None if that module runs as it was written; a node of None if the compiled code keeps no graph.
+    """
+    graphs = sys.modules.get("torch.fx.graph_module")
+    frame: FrameType | None = sys._getframe(1)
+    compiled: tuple[Any, int] | None = None
+    while frame is not None and graphs is not None:
+        code, node = frame.f_code, None
+        if code in _CODES and not isinstance(frame.f_locals["self"], graphs.GraphModule):
+            break
+        if code.co_name == "run_node":  # of an interpreter of graphs
+            node = frame.f_locals.get("n")
+        elif code.co_filename.startswith("<eval_with_key>"):
+            node = _node_at(frame.f_locals.get("self"), frame.f_lineno)
+        elif code.co_name == "_fn" and frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
+            compiled = compiled or (None, id(frame))
+        if isinstance(node, graphs.torch.fx.Node):
+            return node, id(frame)
+        frame = frame.f_back
+    return compiled
+
+
+def _node_at(graph: Any, line: int) -> Any:
+    """Node of a line of the code that was generated for a graph; None if the graph does not tell."""
+    known = {} if graph is None else vars(graph)
+    index = known.get("_lineno_map", {}).get(line - (known.get("_prologue_start") or 0))
+    return None if index is None else next(islice(graph.graph.nodes, index, None), None)
 
 
 def runs_in(function: str, depth: int) -> bool:

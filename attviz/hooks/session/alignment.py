@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,42 +18,32 @@ from attviz.calls.trust import checked
 from attviz.hooks.scope.evidence import Situation, of_one
 from attviz.hooks.scope.follow.answer import Answer
 from attviz.hooks.scope.model_map import Layout
+from attviz.hooks.scope.owner import Found
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.session.padding import last_visible
-from attviz.hooks.session.reasons import AHEAD, CROSS, MANY_AXES, MOVED, ONE_BY_ONE, OTHER_DIMENSION, ROWS, two_readings, unequal
+from attviz.hooks.session.reasons import (
+    AHEAD,
+    COMPILED,
+    CROSS,
+    FOREIGN,
+    MANY_AXES,
+    MOVED,
+    ONE_BY_ONE,
+    OTHER_DIMENSION,
+    ROWS,
+    Verdict,
+    lengths_differ,
+    two_readings,
+    unequal,
+)
 from attviz.hooks.session.settled import settle
 from attviz.hooks.session.shapes import folded, in_four_dimensions, with_heads
 from attviz.hooks.tap.operators import Operator
 from attviz.names import has_sinks, is_cross_attention, is_other_softmax, names_another, predicts_ahead
 
-
-class Verdict(NamedTuple):
-    """The result of judging an operator call.
-
-    Attributes:
-        call: The call with its ``kv_offset`` set and its weights as ``[batch, num_heads, q_len, kv_len]``; None if it has no diagonal.
-        accounts: Whether the call is an attention of its module, recorded or not, so that the module does not count as missed.
-        reason: Why there is no diagonal, for ``cap.skipped``.
-        crossing: The call itself, if it is attention to another sequence.
-        aside: What this operator does instead of attention; counts only if nothing else of the module was seen.
-        untold: What was seen, if it is not enough to decide: reported loudly at the end.
-        evidence: How it was settled.
-        moved: Whether its rows are the tokens in a different order than in the input.
-    """
-
-    call: AttentionCall | None
-    accounts: bool
-    reason: str | None = None
-    crossing: AttentionCall | None = None
-    aside: str | None = None
-    untold: str | None = None
-    evidence: str = ""
-    moved: bool = False
-
-
-_FOREIGN = Verdict(None, False)
+_IN_COMPILED_CODE = Answer("unsettled", COMPILED, apart=True)
 
 
 class Judge:
@@ -78,6 +68,7 @@ class Judge:
         answer: Answer | None = None,
         dim: int | None = None,
         followed: bool = False,
+        found: Found | None = None,
     ) -> Verdict:
         """Judge one call of ``owner`` (None if the module is unknown).
 
@@ -91,6 +82,7 @@ class Judge:
             answer: What following the module showed, if it was followed.
             dim: Dimension of a softmax; None for other operators.
             followed: Whether ``answer`` comes from this very call.
+            found: Where the call comes from, if it was looked for.
         """
         laid_out = isinstance(call, SoftmaxCall) and layout_of(module) is not None
         if answer is not None and not laid_out and answer.kind != "unsettled" and not self._of_a_pair(answer, owner, module, situation):
@@ -103,7 +95,7 @@ class Judge:
         if dim is not None and not laid_out and isinstance(call, SoftmaxCall) and (call.weights.ndim < 3 or dim != call.weights.ndim - 1):
             if untold and answer is not None and answer.weighing and call.weights.shape[-1] == call.weights.shape[-2]:
                 return Verdict(None, True, untold=answer.why)
-            return _FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=OTHER_DIMENSION)
+            return FOREIGN if call.weights.ndim < 3 else Verdict(None, False, aside=OTHER_DIMENSION)
         if not laid_out and owner not in self._vouched and self._is_cross(owner, module, situation):
             if not untold or owner in self._named:
                 return Verdict(None, True, CROSS, _crossing(call, module, context))
@@ -114,8 +106,13 @@ class Judge:
             return Verdict(None, True, untold=two_readings(answer))
         if answer is None and owner not in self._named and folded(call, module, context):
             return Verdict(None, True, untold=ROWS)
-        verdict = self._by_shape(call, owner, module, context, answer)
-        return verdict if verdict.call is None else verdict._replace(evidence="its lengths and its operator")
+        if answer is None and found is not None and found.compiled:
+            answer = _IN_COMPILED_CODE
+        if found is not None and found.node is not None and isinstance(call, SoftmaxCall) and not laid_out:
+            verdict = self._inlined(call, owner, module, context, answer, found.node)
+        else:
+            verdict = self._by_shape(call, owner, module, context, answer)
+        return verdict if verdict.call is None or verdict.evidence else verdict._replace(evidence="its lengths and its operator")
 
     def _settled(
         self, call: AttentionCall, answer: Answer, module: nn.Module | None, context: TokenContext | None, followed: bool
@@ -183,7 +180,7 @@ class Judge:
             return self._softmax(call, owner, module, context, answer)
         if isinstance(call, FusedCall):
             return self._fused(call, owner, module, context, answer)
-        return self._ruled(call, owner, context)
+        return self._ruled(call, owner, context, answer)
 
     def _fused(
         self, call: FusedCall, owner: str | None, module: nn.Module | None, context: TokenContext | None, answer: Answer | None
@@ -197,14 +194,16 @@ class Judge:
             return Verdict(call, True)
         offset = self._offset(q_len, kv_len, owner, context, call.bias)
         if offset is None:
-            return _lengths_differ(q_len, kv_len, call, answer)
+            return lengths_differ(q_len, kv_len, call, answer)
         return Verdict(call.replace(kv_offset=offset), True)
 
-    def _ruled(self, call: AttentionCall, owner: str | None, context: TokenContext | None) -> Verdict:
+    def _ruled(self, call: AttentionCall, owner: str | None, context: TokenContext | None, answer: Answer | None) -> Verdict:
         """A call whose reader knows its rules: packed texts, windows, functions."""
         q_len, kv_len = call.shape[2:]
         if call.cu_seqlens is None and q_len != kv_len:
             offset = self._offset(q_len, kv_len, owner, context)
+            if offset is None and answer is _IN_COMPILED_CODE:
+                return lengths_differ(q_len, kv_len, call, answer)
             if offset is None:
                 return Verdict(None, True, unequal(q_len, kv_len), call)
             call = call.replace(kv_offset=offset) if isinstance(call, ScoredCall) else call
@@ -230,7 +229,7 @@ class Judge:
             (q_len == 1 and not (answer is not None and answer.paired))
             or (owner is not None and module is not None and is_other_softmax(owner, module))
         ):
-            return _FOREIGN
+            return FOREIGN
         sinks = 0
         if q_len == kv_len:
             offset: int | Tensor | None = 0
@@ -240,11 +239,38 @@ class Judge:
             sinks = int(has_sinks(module))
             offset = self._offset(q_len, kv_len - sinks, owner, context, call.logits)
         else:
-            return _FOREIGN
+            return FOREIGN
         call = in_four_dimensions(call, module, context, sinks)
         if offset is None:
-            return _lengths_differ(q_len, kv_len, call, answer) if expected else _FOREIGN
+            return lengths_differ(q_len, kv_len, call, answer) if expected else FOREIGN
         return Verdict(call.replace(kv_offset=offset), True)
+
+    def _inlined(
+        self,
+        call: SoftmaxCall,
+        owner: str | None,
+        module: nn.Module | None,
+        context: TokenContext | None,
+        answer: Answer | None,
+        node: Any,
+    ) -> Verdict:
+        """A softmax of compiled code whose graph may show that some of its columns are no keys."""
+        from attviz.hooks.scope.graph import joined  # of compiled code alone
+
+        shown = joined(node)
+        whole = unpacked(call, module, context)
+        q_len, kv_len = whole.weights.shape[-2:]
+        if q_len == kv_len or (q_len == 1 and owner not in self._expected) or kv_len == q_len + int(has_sinks(module)):
+            return self._softmax(call, owner, module, context, answer)
+        if shown is not None and shown.learned:
+            keys = kv_len - shown.columns
+            offset = 0 if keys == q_len else self._offset(q_len, keys, owner, context, whole.logits)
+            if offset is not None:
+                kept = in_four_dimensions(whole, module, context, shown.columns).replace(kv_offset=offset)
+                return Verdict(kept, True, evidence=f"its compiled graph ({shown.columns} learned behind the keys)")
+        if shown is not None and not shown.learned and self._offset(q_len, kv_len, owner, context) is None:
+            return Verdict(None, True, untold=COMPILED)
+        return self._softmax(call, owner, module, context, answer)
 
     def _offset(
         self, q_len: int, kv_len: int, owner: str | None, context: TokenContext | None, mask: Tensor | None = None
@@ -254,20 +280,6 @@ class Judge:
         if slot is None and owner in self._named and kv_len >= q_len:
             return last_visible(mask, q_len, kv_len) - q_len + 1
         return slot
-
-
-def apart(answer: Answer | None, reason: str) -> bool:
-    """Whether a softmax was shown to be self-attention, and the one before it in its module, with this reason, to be none of tokens."""
-    return answer is not None and answer.kind == "self" and not reason.startswith(CROSS)
-
-
-def _lengths_differ(q_len: int, kv_len: int, call: AttentionCall, answer: Answer | None) -> Verdict:
-    """Different lengths and no cache: cross-attention if it was not followed, undecided if it was followed without result."""
-    if kv_len < q_len:
-        return Verdict(None, kv_len > 1, f"q_len={q_len} but kv_len={kv_len}: fewer keys than queries, so not every query has a key", call)
-    if answer is not None and kv_len > 1 and answer.kind == "unsettled":
-        return Verdict(None, True, untold=answer.why if answer.apart else unequal(q_len, kv_len))
-    return Verdict(None, kv_len > 1, unequal(q_len, kv_len), call)
 
 
 def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenContext | None) -> AttentionCall | None:
@@ -280,7 +292,7 @@ def _crossing(call: AttentionCall, module: nn.Module | None, context: TokenConte
 def _laid_out(layout: WeightLayout, call: SoftmaxCall, module: nn.Module, context: TokenContext | None) -> Verdict:
     found = layout.diagonal(module, call.weights)
     if found is None:
-        return _FOREIGN
+        return FOREIGN
     if isinstance(found, str):
         return Verdict(None, True, found)
     return Verdict(DiagonalCall(call.operator, trimmed(found, None if context is None else context.length)), True)

@@ -28,6 +28,7 @@ from attviz.hooks.scope.follow.trace import flat_tensors
 from attviz.hooks.scope.model_map import Layout, is_of_library
 from attviz.hooks.scope.owner import Locator
 from attviz.hooks.scope.tokens import TokenContext
+from attviz.hooks.session.graphs import eager_stance
 from attviz.hooks.session.grouped import unpacked
 from attviz.hooks.tap.hub import thread_state
 from attviz.hooks.tap.operators import Operator
@@ -181,4 +182,5 @@ class Following:
 
     def _allowed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether following is possible: not into compiled code, and not on an empty batch."""
-        return not self._layout.regions and may_follow() and all(tensor.numel() for tensor in flat_tensors((args, kwargs)))
+        as_written = not self._layout.regions or eager_stance()
+        return as_written and may_follow() and all(tensor.numel() for tensor in flat_tensors((args, kwargs)))

@@ -32,7 +32,7 @@ def refuse_replays(model: nn.Module, layout: Layout) -> None:
     Raises:
         CaptureError: The message names the parts, and how to compile them instead.
     """
-    if not layout.regions or not _on_cuda(model) or _eager_stance():
+    if not layout.regions or not _on_cuda(model) or eager_stance():
         return
     replaying = [name for name, region in layout.regions.items() if _replays(region)]
     if not replaying:
@@ -70,7 +70,8 @@ def _on_cuda(model: nn.Module) -> bool:
     return tensor is not None and tensor.is_cuda
 
 
-def _eager_stance() -> bool:
+def eager_stance() -> bool:
+    """Whether compiled code runs as it was written now."""
     frames = sys.modules.get("torch._dynamo.eval_frame")
     stance = getattr(getattr(frames, "_stance", None), "stance", "default")
     return bool(stance == "force_eager")

@@ -18,14 +18,15 @@ from attviz.errors import CaptureError
 from attviz.hooks.scope import stack
 from attviz.hooks.scope.evidence import Followed, Situation
 from attviz.hooks.scope.model_map import Layout
-from attviz.hooks.scope.owner import Locator
+from attviz.hooks.scope.owner import Found, Locator
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.scope.tokens import TokenContext
 from attviz.hooks.session import graphs
-from attviz.hooks.session.alignment import Judge, Verdict, apart
+from attviz.hooks.session.alignment import Judge
 from attviz.hooks.session.faults import Faults
 from attviz.hooks.session.following import Following
 from attviz.hooks.session.implicit import ImplicitSteps
+from attviz.hooks.session.reasons import Verdict, apart
 from attviz.hooks.session.recorder import Recorder
 from attviz.hooks.session.running import LayerScope, ThreadState, had_nothing_to_do
 from attviz.hooks.session.short import ShortWays
@@ -66,6 +67,7 @@ class Observer:
         self._following = Following(layout, self._locator, self.skipped)
         self.untold = self._following.untold
         self._ways = ShortWays(selection)
+        self._inlined: Any = None  # what was seen of compiled code
         self.implicit = ImplicitSteps(recorder.begin, lambda step: self._end(step, completed=True))
 
     # ---- scope: called by the hooks
@@ -210,14 +212,14 @@ class Observer:
 
     def _receive(self, local: ThreadState, operator: Operator, call: AttentionCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         scope = local.scopes[-1] if local.scopes else None
-        owner: str | None
-        region: str | None = None
+        owner, region = None, None
+        found: Found | None = None
         if scope is not None and not self._discovering:
             owner, situation = scope.name, scope.situation  # the ordinary call
             ordinal, scope.count = scope.count, scope.count + 1
         else:
             hooked, given = (None, ()) if scope is None else (scope.name, scope.situation)
-            owner, situation, region, identity = self._locator.place(hooked, given)
+            owner, situation, region, identity = (found := self._locator.place(hooked, given))[:4]
             ordinal = 0
             if owner is not None:
                 ordinal = local.counts.get((owner, identity), 0)
@@ -228,7 +230,13 @@ class Observer:
         if module is not None:
             answer, shown_here = self._following.answer(local.followed, operator, call, module, situation, ordinal, context, args, kwargs)
         dim = dimension(args, kwargs) if operator.kind == "softmax" else None
-        verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, shown_here)
+        verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, shown_here, found)
+        if found is not None and found.compiled:
+            if self._inlined is None:
+                from attviz.hooks.session.inlined import Inlined  # of compiled code alone
+
+                self._inlined = Inlined(self.layout)
+            self._inlined.note(found, verdict)
         if scope is not None:
             if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None and not apart(answer, scope.reason):
                 verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
@@ -264,6 +272,11 @@ class Observer:
         if call is not None:
             self._recorder.add(step, None, call, context, "its place in compiled code, its lengths and its operator")
 
+    def account(self) -> None:
+        """Look, when the context ends, for attentions in compiled code of which nothing was seen."""
+        if self._inlined is not None and "the model" not in self.missed:
+            self.missed |= self._inlined.close({*self.owners, *self.skipped, *self.untold, *self.missed}, self.skipped)
+
     # ---- steps
 
     def _implicit_step(self, owner: str | None) -> Step:
@@ -275,7 +288,7 @@ class Observer:
     def _end(self, step: Step, completed: bool) -> None:
         missed: dict[str, str] = {}
         skipped: dict[str, str] = {}
-        names = step.names(self.layout, self.selection, missed, skipped)
+        names = step.names(self.layout, self.selection, self._inlined.names if self._inlined else (), missed, skipped)
         if completed:
             self.missed.update(missed)
             self.skipped.update(skipped)

@@ -143,6 +143,7 @@ class Session:
     def _complain(self) -> None:
         observer = self.observer
         observer.faults.raise_first()
+        observer.account()
         untold = {name: why for name, why in observer.untold.items() if name in self.selection}
         missed = {name: why for name, why in observer.missed.items() if name in self.selection and name not in observer.skipped}
         if untold:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from attviz.hooks.scope.model_map import Layout
 from attviz.hooks.scope.selection import Selection
 from attviz.hooks.session.pending import PendingCross, PendingRecord
+from attviz.hooks.session.reasons import LOST
 from attviz.hooks.session.waiting import Small, Waiting, pending_of
 from attviz.names import is_cross_attention
 from attviz.readings import Tokens
@@ -70,15 +71,17 @@ class Step:
         """All finished records of cross-attention."""
         return tuple(pending.record() for pending in self.crossing)
 
-    def names(self, layout: Layout, selection: Selection, missed: dict[str, str], skipped: dict[str, str]) -> dict[int, str | None]:
-        """Layers of the calls from compiled regions, by index; None if no name can be trusted.
+    def names(
+        self, layout: Layout, selection: Selection, inlined: Container[str], missed: dict[str, str], skipped: dict[str, str]
+    ) -> dict[int, str | None]:
+        """Layers of the calls from compiled regions, by index; None if no name can be trusted. Those ``inlined`` were named by their graph.
 
         Inside a region no hook runs. Compiled code keeps the order of its attention calls, so their order is the order of
         registration if, and only if, there are as many calls as modules (or a multiple: the region ran several times).
         """
         names: dict[int, str | None] = {}
         for region, calls in self.regions.items():
-            inside = layout.expected_in(region)
+            inside = [name for name in layout.expected_in(region) if name not in inlined]
             trusted = bool(inside) and len(calls) % len(inside) == 0
             crossing: list[str] = []
             for turn, index in enumerate(calls):
@@ -93,6 +96,9 @@ class Step:
                 skipped.update(dict.fromkeys(crossing, "cross-attention by its name, inside compiled code, so there is no diagonal"))
             else:
                 names.update({index: None for index in calls if index is not None})
+            lost = sum(index is None for index in calls)
+            if lost and not trusted:
+                missed.setdefault(region or "the model", f"compiled: {lost} of its attention calls show no diagonal. {LOST}")
             if len(calls) < len(inside):
                 missed.setdefault(
                     region or "the model",
