@@ -32,7 +32,7 @@ class Read:
         layers: Layers with a record.
         errors: Largest difference of each reading.
         reasons: Why a layer cannot give a reading: ``{"layer: reading": reason}``.
-        note: What is wrong.
+        note: What is wrong: every reading of every layer.
     """
 
     family: str
@@ -92,7 +92,7 @@ def _compare(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[
     layer = str(record.layer)
     silent = [name for name in NAMES if name not in record.readings and name not in record.reasons]
     if silent:
-        found.verdict, found.note = "wrong", f"{layer}: no {silent[0]}, and no reason"
+        _call_wrong(found, f"{layer}: no {', '.join(silent)}, and no reason")
         return
     found.reasons |= {f"{layer}: {name}": reason for name, reason in record.reasons.items()}
     if set(NAMES) <= set(record.reasons):
@@ -103,13 +103,20 @@ def _compare(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[
         return
     index, weights, offset = matched
     used.add(index)
+    off = []
     for name, want in expected(weights, offset, record.query_mask, mask).items():
         if name not in record.readings:
             continue
         error = _difference(record.readings[name], want)
         found.errors[name] = max(error, found.errors.get(name, 0.0))
         if not error <= seen[index].rounding * _LOOSER.get(name, 1.0):
-            found.verdict, found.note = "wrong", f"{layer}: {name} is off by {error:.1e}"
+            off.append(f"{name} is off by {error:.1e}")
+    if off:
+        _call_wrong(found, f"{layer}: {', '.join(off)}")
+
+
+def _call_wrong(found: Read, what: str) -> None:
+    found.verdict, found.note = "wrong", f"{found.note}; {what}" if found.note else what
 
 
 def _partners(record: attviz.records.DiagonalRecord, seen: list[Seen], used: set[int]) -> Iterator[tuple[int, Tensor, int]]:
