@@ -88,3 +88,52 @@ def test_a_class_token_beside_what_was_pooled_changes_nothing(side, fused):
 def test_a_part_of_the_queries_is_not_pooled(before, fused):
     """The first third of the tokens asks: each has a key of its own, and the capture says that it could not find it."""
     assert "only some of them" in is_loud(nn.Sequential(before, Pooling(fused, _first_third)).eval(), torch.randn(B, LENGTH, E))
+
+
+class Aggregated(nn.Module):
+    """As EfficientLoFTR: queries are convolved patches of an image, keys the largest values of patches."""
+
+    def __init__(self, fused: bool, queries: nn.Module, keys: nn.Module) -> None:
+        super().__init__()
+        self.q, self.k, self.fused, self.queries, self.keys = nn.Linear(E, E), nn.Linear(E, E), fused, queries, keys
+
+    def forward(self, image, other=None):
+        query, key = self.queries(image).flatten(2).mT, self.keys(image if other is None else other).flatten(2).mT
+        query, key = heads(self.q(query)), heads(self.k(key))
+        if self.fused:
+            return F.scaled_dot_product_attention(query, key, key)
+        return (query @ key.mT / math.sqrt(D)).softmax(-1) @ key
+
+
+def _patches(stride=2, kernel=2, **options):
+    return nn.Conv2d(E, E, kernel, stride, groups=E, **options)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("keys", [nn.MaxPool2d(2), nn.AvgPool2d(2, 2), _patches()])
+def test_patches_made_in_two_ways_are_the_same_tokens(keys, fused):
+    model, image = Aggregated(fused, _patches(), keys).eval(), torch.randn(B, E, 8, 6)
+    cap = seen(model, image)
+    with torch.no_grad():
+        query, key = (heads(linear(made(image).flatten(2).mT)) for made, linear in ((model.queries, model.q), (keys, model.k)))
+    expected = (query.double() @ key.double().mT / math.sqrt(D)).softmax(-1).diagonal(0, -2, -1)
+    torch.testing.assert_close(cap.diagonal[0].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    ("queries", "keys"),
+    [
+        (_patches(2, 3, padding=1), nn.MaxPool2d(2)),  # windows that overlap
+        (_patches(2, 3, padding=1), nn.MaxPool2d(3, 2, padding=1)),  # the same windows, which overlap
+        (_patches(), nn.Sequential(nn.ConstantPad2d((0, 0, -1, 1), 0.0), nn.MaxPool2d(2))),  # moved by one
+    ],
+)
+def test_patches_that_overlap_or_lie_elsewhere_are_loud(queries, keys, fused):
+    assert is_loud(Aggregated(fused, queries, keys).eval(), torch.randn(B, E, 8, 6))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_patches_of_another_image_are_no_tokens_of_this_one(fused):
+    model, images = Aggregated(fused, _patches(), nn.MaxPool2d(2)).eval(), torch.randn(2, B, E, 8, 6)
+    assert_skipped(seen(model, images[0], images[1]), "")

@@ -19,6 +19,8 @@ _POOLING = (
     "adaptive_max_pool2d adaptive_avg_pool1d upsample_nearest2d upsample_bilinear2d"
 ).split()
 
+_ONLY_WINDOWS = ("[]", "[[0, 0]]", "[[0]]", "[[0, 0], [1, 1]]")  # after kernel and stride: no padding, nothing left out
+
 
 def _looked_up(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     return (*traces[args[1]].axes, _feature(traces, traces[args[0]].axes[1], out.shape[-1]))
@@ -134,11 +136,14 @@ def _linear(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 
 def _convolved(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
     axes, rest = traces[args[0]].axes, tuple(map(str, args[3:]))
-    symbols = traces.symbols
+    symbols, kernel = traces.symbols, tuple(args[1].shape[2:])
+    stride, padding, dilation, transposed = args[3:7]
+    plain = not transposed and set(padding) == {0} and set(dilation) == {1}
     spatial = [
         axis
-        if size == args[0].shape[index] and set(args[3]) == {1}
-        else symbols.derived("convolution", axis, size, *rest, tuple(args[1].shape[2:]))
+        if size == args[0].shape[index] and set(stride) == {1}
+        else (_of_patches(traces, axis, size, kernel[index - 2], stride[index - 2]) if plain else ())
+        or symbols.derived("convolution", axis, size, *rest, kernel)
         for index, (axis, size) in enumerate(zip(axes[2:], out.shape[2:], strict=True), start=2)
     ]
     return (axes[0], _feature(traces, traces[args[1]].axes[0], out.shape[1]), *spatial)
@@ -146,11 +151,22 @@ def _convolved(traces: Traces, args: Any, kwargs: Any, out: Any) -> Axes:
 
 def _pooled(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
     first = out[0] if isinstance(out, (tuple, list)) else out
+    kernel, stride = args[1], args[2] if len(args) > 2 and args[2] else args[1]
+    plain = isinstance(kernel, (list, tuple)) and isinstance(stride, (list, tuple)) and str(list(args[3:])) in _ONLY_WINDOWS
     axes = tuple(
-        axis if size == args[0].shape[index] else traces.symbols.derived("pool", axis, size, str(args[1:]))
+        axis
+        if size == args[0].shape[index]
+        else (_of_patches(traces, axis, size, kernel[index - first.ndim], stride[index - first.ndim]) if plain else ())
+        or traces.symbols.derived("pool", axis, size, str(args[1:]))
         for index, (axis, size) in enumerate(zip(traces[args[0]].axes, first.shape, strict=True))
     )
     return [axes, axes]
+
+
+def _of_patches(traces: Traces, axis: Axis, size: int, kernel: int, stride: int) -> Axis:
+    """The axis of windows that touch and do not overlap, however their tokens were summed up; empty if they do not."""
+    touch = kernel == stride and size == size_of(axis) // max(kernel, 1)
+    return traces.symbols.derived("patches", axis, size, kernel) if touch else ()
 
 
 def _reduced(traces: Traces, args: Any, kwargs: Any, out: Any) -> list[Axes]:
