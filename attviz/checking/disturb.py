@@ -17,6 +17,7 @@ from attviz.checking.watch import Seen, watching
 _RANK: tuple[Verdict, ...] = ("self", "shared", "apart", "once", "mixed", "rows", "keys", "untouched")
 # How changes are looked at: as they are; then without what a row has in common (its largest score, subtracted by the model).
 _LOOKS: tuple[dict[str, Any], ...] = ({}, {"shifted": True})
+_ONE_SIDE = ("rows", "keys", "apart")
 _ENOUGH = 2  # pairs of tokens behind the first: padding, too, asks and does not answer
 Index = tuple[int | slice, ...]
 
@@ -58,9 +59,11 @@ def findings_of(model: nn.Module, name: str, module: nn.Module, args: tuple[Any,
     found = [Finding(seen, name, "untouched") for seen in before]
     for group in groups_of((args, kwargs)):
         best = [Finding(seen, name, "untouched") for seen in before]
-        for pairs in _layouts(group.tensor):
+        for one_of_several, pairs in _layouts(group.tensor):
             shown = _tried(name, before, run, group, pairs)
             best = [min(old, new, key=_rank) if _open(old, new) else old for old, new in zip(best, shown, strict=True)]
+            if one_of_several and any(finding.verdict in _ONE_SIDE for finding in shown):
+                break  # the other member of a pair answers: what moves both at once would look like self-attention
             if all(finding.verdict == "self" for finding in best):
                 return best
         found = [_better(old, new) for old, new in zip(found, best, strict=True)]
@@ -149,21 +152,27 @@ def _rank(finding: Finding) -> int:
     return _RANK.index(finding.verdict)
 
 
-def _layouts(tensor: Tensor) -> Iterator[Iterable[list[Index]]]:
+def _layouts(tensor: Tensor) -> Iterator[tuple[bool, Iterable[list[Index]]]]:
     """Pairs of neighbouring tokens: in the middle first, then further out, in case packed images or windows separate the middle.
 
-    Channels are first assumed to be the last axis, then the second, as in images and sounds. The two are judged apart: where channels are
-    last, what the second takes for a token is many tokens.
+    Channels are first assumed to be the last axis, then the second, as in images and sounds; before that, the third, as in pairs of images,
+    which comes with True. They are judged apart: where channels are last, what the second takes for a token is many tokens.
     """
     if tensor.is_nested:
-        yield [[(0, len(tensor[0]) // 2 - step) for step in (0, 1)]]
+        yield False, [[(0, len(tensor[0]) // 2 - step) for step in (0, 1)]]
         return
-    yield ([_pair(tensor.shape[:-1], eighth, step) for step in (0, 1)] for eighth in (4, 1, 0, 6, 2, 7))
+    yield False, ([_pair(tensor.shape[:-1], eighth, step) for step in (0, 1)] for eighth in (4, 1, 0, 6, 2, 7))
+    if tensor.ndim >= 5:
+        rest = tuple(tensor.shape[3:])
+        yield True, ([(0, 0, slice(None), *_pair(rest, eighth, step)) for step in (0, 1)] for eighth in (4, 1, 6))
     if tensor.ndim >= 3:
         rest = tuple(tensor.shape[2:])
         yield (
-            [(_pair(tensor.shape[:1], eighth, step)[0], slice(None), *_pair(rest, eighth, step)) for step in (0, 1)]
-            for eighth in ((4,) if tensor.ndim == 3 else (4, 1, 6))
+            False,
+            (
+                [(_pair(tensor.shape[:1], eighth, step)[0], slice(None), *_pair(rest, eighth, step)) for step in (0, 1)]
+                for eighth in ((4,) if tensor.ndim == 3 else (4, 1, 6))
+            ),
         )
 
 
@@ -197,7 +206,7 @@ def _moved(original: Tensor, place: Index) -> Tensor:
 
 def _spread(original: Tensor, place: Index) -> Tensor:
     """How far tokens differ, channel by channel: a larger step would drown everything but the token's score with itself."""
-    channels_first = any(isinstance(index, slice) for index in place)
-    tokens = (original.movedim(1, -1) if channels_first else original).detach().float().cpu().flatten(0, -2)
+    channels = next((axis for axis, index in enumerate(place) if isinstance(index, slice)), -1)
+    tokens = original.movedim(channels, -1).detach().float().cpu().flatten(0, -2)
     spread = tokens.std(0) if len(tokens) > 1 else torch.zeros(tokens.shape[-1])
     return torch.where(spread > 0, spread, max(float(tokens.std().nan_to_num(0.0)), 0.0) or 1.0)

@@ -11,6 +11,7 @@ from torch import nn
 
 import attviz
 from attviz import Capture
+from attviz.checking.disturb import findings_of
 
 BATCH, HEADS, WIDTH = 2, 4, 32
 
@@ -159,3 +160,25 @@ def test_a_softmax_of_the_model_around_is_no_partner_of_a_layers_record():
     check = attviz.check(Whole(), torch.randn(BATCH, 9, WIDTH))
     assert check.ok, check
     assert [row.layer for row in check.layers] == ["encoder.first", "encoder.second"]
+
+
+class OfAPair(nn.Module):
+    """Images in pairs, ``[batch, 2, channels, height, width]``, that ask each other."""
+
+    def __init__(self, across: bool) -> None:
+        super().__init__()
+        self.attention, self.across = Attention(), across
+
+    def forward(self, images):
+        one, two = (image.flatten(2).mT for image in images.unbind(1))
+        return self.attention(one, two if self.across else one), self.attention(two, one if self.across else two)
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_a_pair_in_one_tensor_is_not_moved_as_one(across):
+    model, images = OfAPair(across).eval(), torch.randn(BATCH, 2, WIDTH, 4, 4)
+    with torch.no_grad():
+        findings = findings_of(model, "", model, (images,), {})
+    assert len(findings) == 2
+    for finding in findings:
+        assert (finding.verdict in ("rows", "keys", "apart")) if across else finding.verdict == "self", finding.verdict
