@@ -156,17 +156,22 @@ def draw(path: Path, rows: list[Row]) -> None:
     rows = [row for row in rows if "p50_ms" in row]
     if not rows:
         return
-    shapes = list(dict.fromkeys(str(row["shape"]) for row in rows))
-    figure, axes = plt.subplots(len(shapes), 1, figsize=(7, 2.3 * len(shapes)), layout="constrained", squeeze=False)
-    for ax, shape in zip(axes[:, 0], shapes, strict=True):
-        here = [row for row in rows if row["shape"] == shape]
+    shapes = {shape: [row for row in rows if row["shape"] == shape] for shape in dict.fromkeys(str(row["shape"]) for row in rows)}
+    heights = [len(here) for here in shapes.values()]
+    figure, axes = plt.subplots(
+        len(shapes), 1, figsize=(7, 0.24 * sum(heights) + 1.1 * len(shapes)), layout="constrained", squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+    )  # fmt: skip
+    for ax, (shape, here) in zip(axes[:, 0], shapes.items(), strict=True):
         names = [str(row["kernel"]) for row in here]
         ax.barh(names, [float(str(row["p50_ms"])) for row in here], color="#4477aa", label="measured, median")
-        ax.scatter([float(str(row["floor_ms"])) for row in here], names, marker="|", s=180, color="#cc3311", zorder=3, label="floor")
+        ax.scatter([float(str(row["floor_ms"])) for row in here], names, marker="|", s=110, color="#cc3311", zorder=3, label="floor")
         ax.set(xscale="log", xlabel="milliseconds", title=shape)
         ax.invert_yaxis()
-    axes[0, 0].legend(loc="best", fontsize="small")
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", fontsize="small", ncols=2, frameon=False)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
 
 
 def driver() -> str:
