@@ -91,7 +91,8 @@ def test_every_room_is_on_a_floor():
 # What is no heuristic: attributes of Python, of torch and of our own.
 INTERFACES = {
     "__func__", "__code__", "__closure__", "__name__", "_schema", "tags", "_op_dk", "_compiled_call_impl", "get_compiler_config", "_stance",
-    "stance", "device_mesh", "placements", "mask_mod", "_flex_attention_autocast_impl", "attviz_observer", "_bias", "add_note",
+    "stance", "device_mesh", "placements", "mask_mod", "_flex_attention_autocast_impl", "attviz_observer", "attviz_left", "_bias",
+    "add_note",
 }  # fmt: skip
 
 

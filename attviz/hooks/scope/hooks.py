@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from torch.utils.hooks import RemovableHandle
 
 from attviz.hooks.scope.evidence import places_of_others, situation_of
-from attviz.hooks.scope.model_map import Layout, is_scripted
+from attviz.hooks.scope.model_map import Layout, is_compiled, is_scripted
 from attviz.hooks.scope.tokens import ContextReader, TokenContext, TokenSource
 from attviz.hooks.session.observer import Observer
 
@@ -131,6 +131,18 @@ class Scope:
             for handle in handles:
                 self._containers.callback(handle.remove)
             self._towers.append((name, reader, handles))
+        self._attach_regions()
+
+    def _attach_regions(self) -> None:
+        """Notice whether the other compiled modules are called: the compiler may leave nothing of their attention to see."""
+        for name, module in self._layout.regions.items():
+            if name in self._layout.containers or not is_compiled(module):
+                continue
+            if module._compiled_call_impl is not None:
+                self._containers.callback(_wrap(module, self._observer, self._marker(name)))
+            else:
+                mark = ContainerHook(self._observer, lambda *_, name=name: self._mark(name))
+                self._containers.callback(module.register_forward_pre_hook(mark, prepend=True).remove)
 
     def release_containers(self) -> None:
         """Remove the hooks of towers that added nothing in the first forward and cannot later: the model around them opens the steps."""
@@ -181,10 +193,28 @@ class Scope:
 
         self._on_enter()
         self._observer.enter(read, name, args, kwargs)
+        if name in self._layout.regions:
+            self._mark(name)
+
+    def _mark(self, region: str) -> None:
+        observer = self._observer
+        if not _off() and not observer.paused and not observer.place.elsewhere():
+            observer.inlined.entered.add(region)
 
     def _leave(self, completed: bool) -> None:
         if self._observer.leave(completed):
             self._on_leave()
+
+    def _marker(self, region: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        def around(call: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*args: Any, **kwargs: Any) -> Any:
+                self._mark(region)
+                return call(*args, **kwargs)
+
+            run.get_compiler_config = getattr(call, "get_compiler_config", None)  # type: ignore[attr-defined]  # another capture asks
+            return run
+
+        return around
 
     def _wrapper(self, reader: ContextReader, name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         def around(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,14 +253,17 @@ def _wrap(module: nn.Module, observer: Observer, around: Callable[[Callable[...,
     held, before = name in slot, module._compiled_call_impl
     ours: Any = around(module._call_impl if before is None else before)
 
-    def undo() -> None:
-        if slot.get(name) is not ours:
-            return  # the user compiled the module meanwhile: theirs stays
+    def put_back() -> None:
         if held:
             slot[name] = before
         else:
             del slot[name]
 
-    ours.attviz_observer, ours.attviz_undo = observer, undo
+    def undo() -> None:
+        ours.attviz_left = True
+        while getattr(slot.get(name), "attviz_left", False):  # also those inside it, whose captures ended first
+            slot[name].attviz_put_back()  # if the user compiled the module meanwhile, theirs stays
+
+    ours.attviz_observer, ours.attviz_undo, ours.attviz_put_back = observer, undo, put_back
     slot[name] = ours
     return undo

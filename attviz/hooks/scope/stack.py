@@ -56,7 +56,7 @@ def compiled_node() -> tuple[Any, int] | None:
         if code.co_name == "run_node":  # of an interpreter of graphs
             node = frame.f_locals.get("n")
         elif code.co_filename.startswith("<eval_with_key>"):
-            node = _node_at(frame.f_locals.get("self"), frame.f_lineno)
+            node = _node_at(frame.f_locals.get("self"), frame.f_lineno - code.co_firstlineno)
         elif code.co_name == "_fn" and frame.f_globals.get("__name__") == "torch._dynamo.eval_frame":
             compiled = compiled or (None, id(frame))
         if isinstance(node, graphs.torch.fx.Node):
@@ -66,9 +66,8 @@ def compiled_node() -> tuple[Any, int] | None:
 
 
 def _node_at(graph: Any, line: int) -> Any:
-    """Node of a line of the code that was generated for a graph; None if the graph does not tell."""
-    known = {} if graph is None else vars(graph)
-    index = known.get("_lineno_map", {}).get(line - (known.get("_prologue_start") or 0))
+    """Node of the code that was generated for a graph, by its line from ``def`` on; None if the graph does not tell."""
+    index = None if graph is None else vars(graph).get("_lineno_map", {}).get(line)
     return None if index is None else next(islice(graph.graph.nodes, index, None), None)
 
 

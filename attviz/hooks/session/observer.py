@@ -48,6 +48,7 @@ class Observer:
         paused: Set between samples of ``every=N``.
         place: The coroutine it belongs to.
         implicit: Its forwards that no container announced.
+        inlined: What was seen of compiled code.
     """
 
     def __init__(self, layout: Layout, selection: Selection, recorder: Recorder) -> None:
@@ -67,7 +68,9 @@ class Observer:
         self._following = Following(layout, self._locator, self.skipped)
         self.untold = self._following.untold
         self._ways = ShortWays(selection)
-        self._inlined: Any = None  # what was seen of compiled code
+        from attviz.hooks.session.inlined import Inlined  # `import attviz` does without
+
+        self.inlined = Inlined(layout)
         self.implicit = ImplicitSteps(recorder.begin, lambda step: self._end(step, completed=True))
 
     # ---- scope: called by the hooks
@@ -231,12 +234,8 @@ class Observer:
             answer, shown_here = self._following.answer(local.followed, operator, call, module, situation, ordinal, context, args, kwargs)
         dim = dimension(args, kwargs) if operator.kind == "softmax" else None
         verdict = self._judge(operator, call, owner, module, situation, context, answer, dim, shown_here, found)
-        if found is not None and found.compiled:
-            if self._inlined is None:
-                from attviz.hooks.session.inlined import Inlined  # of compiled code alone
-
-                self._inlined = Inlined(self.layout)
-            self._inlined.note(found, verdict)
+        if found is not None:
+            self.inlined.note(found, verdict)
         if scope is not None:
             if operator.kind == "softmax" and verdict.call is not None and scope.reason is not None and not apart(answer, scope.reason):
                 verdict = Verdict(None, True, scope.reason)  # one of several softmaxes that make up one attention (Nyström)
@@ -274,8 +273,8 @@ class Observer:
 
     def account(self) -> None:
         """Look, when the context ends, for attentions in compiled code of which nothing was seen."""
-        if self._inlined is not None and "the model" not in self.missed:
-            self.missed |= self._inlined.close({*self.owners, *self.skipped, *self.untold, *self.missed}, self.skipped)
+        if "the model" not in self.missed:
+            self.missed |= self.inlined.close({*self.owners, *self.skipped, *self.untold, *self.missed}, self.skipped)
 
     # ---- steps
 
@@ -288,7 +287,7 @@ class Observer:
     def _end(self, step: Step, completed: bool) -> None:
         missed: dict[str, str] = {}
         skipped: dict[str, str] = {}
-        names = step.names(self.layout, self.selection, self._inlined.names if self._inlined else (), missed, skipped)
+        names = step.names(self.layout, self.selection, self.inlined.names, missed, skipped)
         if completed:
             self.missed.update(missed)
             self.skipped.update(skipped)
