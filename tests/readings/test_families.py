@@ -36,7 +36,8 @@ def test_every_reading_of_every_layer_is_right(family):
         assert read.layers >= 2
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "inkling2_text"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch 2.9, about how transformers makes a mask in compiled code
+@pytest.mark.parametrize("family", sorted({"gpt_oss", "inkling2_text"} & set(families())))
 def test_compiled_families_with_sinks_read_what_they_read_uncompiled(family):
     """Before anybody saw the model uncompiled: the graph that was compiled shows its sinks, and whose softmax is whose."""
     model, inputs = prepare(family)
