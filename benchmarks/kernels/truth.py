@@ -21,11 +21,13 @@ def true_weights(run: Callable[[], object]) -> Tensor:
     def seen(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, *rest: Any, **named: Any
     ) -> Tensor:
-        assert attn_mask is None, "the models of this table have no mask but the causal one"
         scale = named.get("scale") or query.shape[3] ** -0.5
         logits = scale * query.double() @ key.double().repeat_interleave(query.shape[1] // key.shape[1], 1).mT
         if named.get("is_causal", rest[:1] == (True,)):
             logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
+        if attn_mask is not None:  # older releases of transformers make one
+            hidden = attn_mask.logical_not() if attn_mask.dtype is torch.bool else attn_mask <= torch.finfo(attn_mask.dtype).min
+            logits = logits.masked_fill(hidden, -torch.inf)
         found.append(logits.softmax(-1))
         return plain(query, key, value, attn_mask, dropout_p, *rest, **named)
 
