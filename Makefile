@@ -35,9 +35,10 @@ lint:
 types:
 	$(BIN)/mypy
 
-# Kernels are compiled ahead of time in this process; Triton's interpreter needs one of its own.
+# Kernels are compiled ahead of time in this process; Triton's interpreter needs one of its own. A local Ray wants the cores for itself.
 tests:
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not interpreter and not gpu"
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not interpreter and not gpu and not alone"
+	$(BIN)/python -m pytest tests/integrations -m alone
 
 interpreter:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist worksteal -m interpreter
