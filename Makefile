@@ -35,10 +35,9 @@ lint:
 types:
 	$(BIN)/mypy
 
-# Kernels are compiled ahead of time in this process; Triton's interpreter needs one of its own. A local Ray wants the cores for itself.
+# Kernels are compiled ahead of time in this process; Triton's interpreter needs one of its own.
 tests:
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not interpreter and not gpu and not alone"
-	$(BIN)/python -m pytest tests/integrations -m alone
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not interpreter and not gpu"
 
 interpreter:
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels -n 2 --dist worksteal -m interpreter
