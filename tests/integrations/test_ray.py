@@ -27,6 +27,7 @@ def folder(classifier, tokenizer, tmp_path):  # noqa: F811
 def test_a_local_ray_of_two_workers_gives_what_one_process_gives(folder):
     root = str(Path(__file__).parents[2])
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment.pop("TMPDIR", None)  # that of nox lies in its environment, where Ray's workers refuse to start
     command = [sys.executable, "-m", "tests.integrations.ray_worker", folder]
     shown = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False, timeout=600)
     assert shown.returncode == 0, shown.stdout[-1000:] + shown.stderr[-3000:]
