@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attviz.kernels.references import dense_logits
+
 
 def true_weights(run: Callable[[], object]) -> Tensor:
     """Softmax in float64 of the query and key that each layer gives the operator, ``[num_layers, batch, num_heads, q_len, kv_len]``.
@@ -21,13 +23,8 @@ def true_weights(run: Callable[[], object]) -> Tensor:
     def seen(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0, *rest: Any, **named: Any
     ) -> Tensor:
-        scale = named.get("scale") or query.shape[3] ** -0.5
-        logits = scale * query.double() @ key.double().repeat_interleave(query.shape[1] // key.shape[1], 1).mT
-        if named.get("is_causal", rest[:1] == (True,)):
-            logits = logits.masked_fill(torch.ones_like(logits, dtype=torch.bool).triu(1), -torch.inf)
-        if attn_mask is not None:  # older releases of transformers make one
-            hidden = attn_mask.logical_not() if attn_mask.dtype is torch.bool else attn_mask <= torch.finfo(attn_mask.dtype).min
-            logits = logits.masked_fill(hidden, -torch.inf)
+        causal = named.get("is_causal", rest[:1] == (True,))
+        logits = dense_logits(query, key, scale=named.get("scale"), is_causal=causal, causal_alignment="top_left", bias=attn_mask)
         found.append(logits.softmax(-1))
         return plain(query, key, value, attn_mask, dropout_p, *rest, **named)
 
