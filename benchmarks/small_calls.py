@@ -101,7 +101,7 @@ def made(case: Case, implementation: str = "sdpa") -> nn.Module:
 def forward(model: nn.Module, case: Case, padded: bool = False, **options: Any) -> Callable[[], Any]:
     """One forward: 8 tokens, or one token behind a cache, which is cut off it again; ``padded``: the last one is padding."""
     torch.manual_seed(1)
-    ids = torch.randint(0, 99, (1, case.past + 1 if case.past else 8))
+    ids = torch.randint(0, 99, (1, case.past + 1 if case.past else 8)).to(next(model.parameters()).device)
     given: dict[str, Any] = {"attention_mask": torch.ones_like(ids)} if case.masked else {}
     if padded:
         given["attention_mask"][:, -1] = 0

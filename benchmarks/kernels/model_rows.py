@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import inspect
 import math
 import statistics
 import time
@@ -22,6 +21,7 @@ import attviz
 from benchmarks.kernels import timing
 from benchmarks.kernels.timing import clocked, default_device, time_pairs
 from benchmarks.kernels.truth import true_weights
+from benchmarks.small_calls import Case, forward
 
 Row = dict[str, object]
 BACKENDS = {
@@ -177,7 +177,7 @@ def _row(case: ModelCase, model: nn.Module, seconds: float) -> Row:
     }
 
 
-def _inside(model: nn.Module, plain: Callable[[], Tensor], seconds: float, pairs: int) -> float:
+def _inside(model: nn.Module, plain: Callable[[], object], seconds: float, pairs: int) -> float:
     """A forward in a context that stays open, over a plain one: what each further step of a loop costs, when its layers are known."""
 
     def inside() -> float:
@@ -196,8 +196,8 @@ def _inside(model: nn.Module, plain: Callable[[], Tensor], seconds: float, pairs
 def measure_decode(seconds: float) -> Iterator[Row]:
     """One row: a decode step of 32 layers, in a context that stays open, where the host is all that counts."""
     model, row = DECODE.build(DECODE.num_layers), {"model": DECODE.name, "backend": "any", "layers": DECODE.num_layers}
-    run = _decode_step(model)
     with torch.no_grad():
+        run = forward(model, Case("llama", past=DECODE.q_len - 1))
         expected = true_weights(run)[..., -1]
         with attviz.capture(model) as cap:
             run()
@@ -211,24 +211,6 @@ def measure_decode(seconds: float) -> Iterator[Row]:
     host_us = (ratio - 1) * plain * 1e3 / DECODE.num_layers
     note = f"{host_us:.0f} us more a layer, {more} launches more a step"
     yield row | {"plain_ms": plain, "open_ratio": ratio, "note": note}
-
-
-def _decode_step(model: nn.Module) -> Callable[[], Tensor]:
-    """One token behind a cache, which is cut off it again."""
-    from transformers import DynamicCache
-
-    ids, cache = DECODE.inputs()["input_ids"], DynamicCache(config=model.config)
-    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"  # up to transformers 5.23
-    options = {named: cache, "use_cache": True}
-    with torch.no_grad():
-        model(input_ids=ids[:, :-1], **options)
-
-    def run() -> Tensor:
-        hidden: Tensor = model(input_ids=ids[:, -1:], **options).last_hidden_state
-        cache.crop(-1)
-        return hidden
-
-    return run
 
 
 def _launches(run: Callable[[], object]) -> int:
